@@ -1,0 +1,28 @@
+"""The errors a person can cause and mend: each is one line that says what is wrong and what to do.
+
+Each class knows the exit code the command line ends with (README, "Exit codes").
+"""
+
+
+class AdvimgError(Exception):
+    """Something expected failed; nothing was written. The message is one line for a person."""
+
+    exit_code = 1
+
+
+class UsageError(AdvimgError, ValueError):
+    """An option or argument makes no sense: unknown class, ε out of range, two options that exclude each other."""
+
+    exit_code = 2
+
+
+class PhotoError(AdvimgError):
+    """The photo cannot be read, or is of a kind or size that cannot be attacked."""
+
+
+class OutputError(AdvimgError):
+    """A result cannot be written where it was asked for."""
+
+
+class ClassifierError(AdvimgError):
+    """The classifier cannot be loaded, or does not behave like one."""

@@ -1,0 +1,96 @@
+"""Class names: look one up as people write it, list those that match, name files after them.
+
+No torch here: the command line completes and lists names without loading a network.
+"""
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from advimg.errors import UsageError
+
+_IMAGENET = Path(__file__).with_name("imagenet_classes.txt")
+
+
+class Labels:
+    """The names of a classifier's outputs, in the order of its logits.
+
+    Names need not be unique: ImageNet has two cranes. Such a class is asked for by its index.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        self._by_key: dict[str, list[int]] = {}
+        for index, name in enumerate(self.names):
+            self._by_key.setdefault(_key(name), []).append(index)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> str:
+        return self.names[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Labels) and self.names == other.names
+
+    def __hash__(self) -> int:
+        return hash(self.names)
+
+    def find(self, query: str | int) -> int:
+        """Return the index of the class that ``query`` names.
+
+        An index (``144``, ``"144"``) is taken as it is. A name is matched exactly, then without regard to case,
+        with ``-`` and ``_`` as good as a space.
+
+        Raises:
+            UsageError: no such class (the message lists the nearest names), more than one, or an index out of range.
+        """
+        text = str(query).strip()
+        # A name that is exactly this text wins over an index: labels of digits ("0".."9") stay usable.
+        exact = [index for index, name in enumerate(self.names) if name == query]
+        if not exact and re.fullmatch(r"[+-]?\d+", text):
+            index = int(text)
+            if not 0 <= index < len(self):
+                raise UsageError(f"class index {index} is out of range; this classifier has 0 to {len(self) - 1}")
+            return index
+        matches = exact or self._by_key.get(_key(text), [])
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            choices = " or ".join(f"{index} ({self.names[index]})" for index in matches)
+            raise UsageError(f"class {text!r} is ambiguous; give its index: {choices}")
+        nearest = self._nearest(text)
+        hint = f"did you mean {', '.join(nearest)}?" if nearest else "`advimg labels QUERY` searches the names"
+        raise UsageError(f"unknown class {text!r}; {hint}")
+
+    def search(self, query: str = "") -> list[int]:
+        """Return the indices of all classes whose name contains every word of ``query``, in order."""
+        words = _key(query).split()
+        return [index for index, name in enumerate(self.names) if all(word in _key(name) for word in words)]
+
+    def slug(self, index: int) -> str:
+        """Return a short name for files and shells (``german_shepherd``), with the index where two classes share it."""
+        key = _key(self.names[index])
+        slug = key.replace(" ", "_") or "class"
+        return slug if len(self._by_key[key]) == 1 and key else f"{slug}_{index}"
+
+    def _nearest(self, text: str, count: int = 5) -> list[str]:
+        from difflib import get_close_matches  # needed only on the way to an error
+
+        key = _key(text)
+        similar = get_close_matches(key, self._by_key, n=count, cutoff=0.6)
+        containing = [other for other in self._by_key if key and key in other]
+        keys = list(dict.fromkeys(similar + containing))[:count]
+        return [self.names[self._by_key[key][0]] for key in keys]
+
+
+@cache
+def imagenet_labels() -> Labels:
+    """Return the 1,000 ImageNet names, in torchvision's spelling and order."""
+    return Labels(_IMAGENET.read_text(encoding="utf-8").splitlines())
+
+
+def _key(name: str) -> str:
+    """Fold a name to what lookups compare: lower case, words of letters and digits with one space between."""
+    return " ".join(re.sub(r"[\W_]+", " ", name.replace("'", "").casefold()).split())

@@ -1,0 +1,84 @@
+"""The record of one attack: one JSON shape for ``--json``, the batch journal and the PNG's own text chunk."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
+from typing import Any
+
+CHUNK_KEY = "advimg"
+"""The key of the PNG text chunk that holds the record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The class the picture shall be taken for."""
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """One class a classifier sees in a picture, with its softmax confidence (0..1)."""
+
+    index: int
+    name: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What was asked, what was done and what the classifier sees in the file.
+
+    Field names are the keys of the JSON object. ``confidence`` is the target's in the file, ``min_confidence`` the one
+    asked for; ``steps`` were taken from the start that gave the file, ``gradients`` counts every pass through the
+    network, all starts together; ``psnr`` is in decibels, None where nothing changed.
+    """
+
+    advimg: str
+    source: str
+    source_sha256: str
+    size: tuple[int, int]
+    model: str
+    weights: str | None
+    weights_sha256: str | None
+    target: Target
+    eps: int
+    seed: int
+    min_confidence: float
+    max_steps: int
+    step_size: float
+    momentum: float
+    loss: str
+    restarts: int
+    device: str
+    precision: str
+    before: tuple[Guess, ...]
+    after: tuple[Guess, ...]
+    fooled: bool
+    confidence: float
+    linf: int
+    psnr: float | None
+    steps: int
+    gradients: int
+    seconds: float
+    outputs: Mapping[str, str]
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain JSON values, in the order of the fields."""
+        return asdict(self) | {"size": list(self.size), "outputs": dict(self.outputs)}
+
+    def to_json(self) -> str:
+        """Return the record as one line of ASCII JSON."""
+        return json.dumps(self.to_dict(), allow_nan=False)
+
+    def to_chunk(self) -> str:
+        """Return the JSON for the PNG's text chunk: without what differs between runs or tells of the disk's folders.
+
+        So the same photo, settings and machine give the same bytes.
+        """
+        shown = self.to_dict() | {"source": PurePath(self.source).name}
+        del shown["outputs"], shown["seconds"]
+        return json.dumps(shown, allow_nan=False)

@@ -1,0 +1,92 @@
+"""What an attack is asked to do: a plain frozen record of numbers, checked once, used everywhere."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from advimg.errors import UsageError
+
+LossName = Literal["ce", "margin"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one targeted L∞ attack.
+
+    Raises:
+        UsageError: a value lies outside its range.
+    """
+
+    eps: int = 10
+    """The budget: no colour channel of any pixel moves by more than this many of 255 levels."""
+    confidence: float = 0.9
+    """Stop as soon as the target's softmax confidence, judged by the official preprocessing, reaches this."""
+    steps: int = 100
+    """The most PGD steps from each start."""
+    step_size: float | None = None
+    """Step length in levels; None is half of eps."""
+    momentum: float = 0.75
+    """The share of the last velocity that stays (arXiv:1710.06081); 0 is plain PGD."""
+    loss: LossName = "ce"
+    """"ce" (cross-entropy) or "margin" (best other logit less the target's)."""
+    restarts: int = 0
+    """How many further starts, at random points of the ε-ball, follow a start that fell short."""
+    seed: int = 0
+    """Seeds the random starts."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", whole_eps(self.eps))
+        _require(0 <= self.confidence < 1, f"confidence {self.confidence:g}: give a value from 0 to below 1, like 0.9")
+        _require(self.steps >= 1, f"steps {self.steps}: at least 1 is needed")
+        _require(
+            self.step_size is None or 0 < self.step_size <= 255,
+            f"step size {self.step_size}: give levels above 0 and at most 255",
+        )
+        _require(0 <= self.momentum < 1, f"momentum {self.momentum:g}: give a value from 0 to below 1, like 0.75")
+        _require(self.loss in get_args(LossName), f"unknown loss {self.loss!r}: use ce or margin")
+        _require(self.restarts >= 0, f"restarts {self.restarts}: give 0 or more")
+        _require(0 <= self.seed < 2**63, f"seed {self.seed}: give a whole number from 0 to 2^63 - 1")
+
+    @property
+    def alpha(self) -> float:
+        """The step length in levels, with the default filled in."""
+        return self.eps / 2 if self.step_size is None else self.step_size
+
+
+def parse_eps(text: str) -> int:
+    """Read an ε as people write it: ``10`` or ``10/255``, in levels of 255.
+
+    Raises:
+        UsageError: not a number, out of 1..255, or a bare fraction such as 0.04.
+    """
+    numerator, slash, denominator = text.strip().partition("/")
+    if slash and denominator.strip() != "255":
+        raise UsageError(f"eps {text!r}: eps is counted in levels of 255; write 10 or 10/255")
+    try:
+        value = float(numerator)
+    except ValueError:
+        raise UsageError(f"eps {text!r} is not a number; write a whole number of levels, like 10 or 10/255") from None
+    return whole_eps(value)
+
+
+def whole_eps(value: float) -> int:
+    """Check an ε in levels and return it as a whole number from 1 to 255.
+
+    Raises:
+        UsageError: out of range or not whole.
+    """
+    if 0 < value < 1:
+        levels = max(1, round(value * 255))
+        raise UsageError(f"eps {value:g} looks like a fraction; eps is counted in levels of 255: write {levels}")
+    if not 1 <= value <= 255:
+        raise UsageError(f"eps {value:g} is out of range; give whole levels from 1 to 255, like 10")
+    if value != int(value):
+        raise UsageError(
+            f"eps {value:g} is not whole; pixels have whole levels, so give {int(value)} or {int(value) + 1}"
+        )
+    return int(value)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
