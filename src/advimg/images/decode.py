@@ -1,0 +1,149 @@
+"""From a file's bytes to upright RGB levels, the way PIL does it; everything odd about files is settled here."""
+
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from advimg.errors import PhotoError
+from advimg.images.photo import Levels, Photo
+
+MAX_PIXELS = 178_000_000
+"""The most pixels a photo may have: PIL's own limit against decompression bombs."""
+
+# Named, so that a file that only calls itself a picture can start no other decoder (EPS runs Ghostscript).
+# PIL's JPEG reader opens MPO too, which some phones and cameras write under the name .jpg.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+_open_lock = threading.Lock()
+
+
+def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Read a photo from a file.
+
+    Raises:
+        PhotoError: there is no such file, it is no picture, it is broken, or it is larger than ``max_pixels``.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise PhotoError(f"{path} is a folder; give one photo")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise PhotoError(f"{path} does not exist; check the path") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise PhotoError(f"{path} cannot be read: {reason}") from error
+    return decode_photo(data, source=str(path), max_pixels=max_pixels)
+
+
+def decode_photo(data: bytes, *, source: str, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Decode the bytes of a picture file. ``source`` names it in messages and in the record.
+
+    Raises:
+        PhotoError: as :func:`read_photo`.
+    """
+    if not data:
+        raise PhotoError(f"{source} is empty")
+    with _opened(data, source) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise PhotoError(
+                f"{source} has {width}x{height} = {width * height:,} pixels, more than the {max_pixels:,} allowed; "
+                "raise --max-pixels if you trust it"
+            )
+        notes = []
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format != "MPO":  # an MPO's further frames are previews of the same photo
+            notes.append(f"{source} has {frames} frames; only the first is used")
+        icc_profile = _rgb_profile(image.info.get("icc_profile"))
+        levels, alpha = _levels(ImageOps.exif_transpose(image), source)
+    levels.flags.writeable = False
+    return Photo(
+        levels=levels,
+        alpha=alpha,
+        icc_profile=icc_profile,
+        source=source,
+        sha256=hashlib.sha256(data).hexdigest(),
+        notes=tuple(notes),
+    )
+
+
+def photo_from_pixels(picture: Image.Image | Levels, *, source: str = "picture") -> Photo:
+    """Take a picture that is in memory already: a PIL image, or an array of levels [height, width, 3], uint8.
+
+    Raises:
+        PhotoError: an array of another shape or type.
+    """
+    if isinstance(picture, Image.Image):
+        levels, alpha = _levels(ImageOps.exif_transpose(picture), source)
+        profile = _rgb_profile(picture.info.get("icc_profile"))
+    else:
+        levels, alpha, profile = np.array(picture), None, None
+        if levels.dtype != np.uint8 or levels.ndim != 3 or levels.shape[2] != 3 or 0 in levels.shape:
+            raise PhotoError(f"{source}: an array must be uint8 [height, width, 3], not {levels.dtype} {levels.shape}")
+    levels.flags.writeable = False
+    return Photo(
+        levels=levels,
+        alpha=alpha,
+        icc_profile=profile,
+        source=source,
+        sha256=hashlib.sha256(levels.tobytes()).hexdigest(),
+    )
+
+
+@contextmanager
+def _opened(data: bytes, source: str) -> Iterator[Image.Image]:
+    """Open a picture, and turn whatever PIL raises while it is in use into one PhotoError.
+
+    PIL's decoders raise nearly anything on damaged files (OSError, SyntaxError, ValueError, struct.error, EOFError,
+    IndexError, zlib.error, …), so all of it means the same here: this file is broken.
+    """
+    try:
+        # PIL's own limit is a global of its module and fixed; ours is the caller's, and checked before any pixel
+        # is decoded. The lock keeps threads from restoring each other's value.
+        with _open_lock:
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+        with image:
+            yield image
+    except PhotoError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PhotoError(f"{source} is not a picture that can be read (JPEG, PNG, WebP, BMP, TIFF, GIF)") from error
+    except MemoryError as error:
+        raise PhotoError(f"{source} is too large for this machine's memory") from error
+    except Exception as error:
+        raise PhotoError(f"{source} is damaged: {error}") from error
+
+
+def _levels(image: Image.Image, source: str) -> tuple[Levels, Levels | None]:
+    """Convert any PIL mode to RGB levels and, where the picture has transparency, its alpha."""
+    if image.mode in _SIXTEEN_BIT:
+        # convert("RGB") would saturate: every level above 255 would be white.
+        deep = np.asarray(image).astype(np.int64)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise PhotoError(f"{source} has 32-bit levels; save it with 8 or 16 bits a channel")
+        grey = ((deep + 128) // 257).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2), None
+    if image.mode == "F":
+        raise PhotoError(f"{source} has floating-point levels; save it with 8 or 16 bits a channel")
+    if image.has_transparency_data:
+        rgba = np.array(image.convert("RGBA"))
+        return np.ascontiguousarray(rgba[:, :, :3]), np.ascontiguousarray(rgba[:, :, 3])
+    return np.array(image.convert("RGB")), None
+
+
+def _rgb_profile(profile: object) -> bytes | None:
+    """Keep a colour profile only if it is for RGB: a CMYK or grey one would be wrong in an RGB file."""
+    # Bytes 16 to 20 of an ICC profile name its colour space (ICC.1:2022, section 7.2).
+    return profile if isinstance(profile, bytes) and profile[16:20] == b"RGB " else None

@@ -1,0 +1,75 @@
+"""Files that appear whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from advimg.errors import OutputError
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Find out before the work whether ``path`` can be written after it.
+
+    Raises:
+        OutputError: its folder does not exist or cannot be written, or the file exists and ``overwrite`` is false.
+    """
+    folder = path.parent
+    if not folder.exists():
+        raise OutputError(f"the output folder {folder} does not exist; create it first")
+    if not folder.is_dir():
+        raise OutputError(f"the output folder {folder} is a file; choose another")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; give a file name")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists; use --force to overwrite it")
+    probe = _beside(path)
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write in the output folder {folder}: {error.strerror or error}") from error
+
+
+def write_whole(path: Path, data: bytes, *, overwrite: bool, check: Callable[[bytes], bool] | None = None) -> None:
+    """Write ``data`` to a temporary file in the same folder, read it back, and rename it into place.
+
+    Args:
+        path: where the file shall appear.
+        data: all its bytes.
+        overwrite: whether a file that is there may be replaced.
+        check: called with the bytes read back from the disk; if it returns False the file does not appear.
+
+    Raises:
+        OutputError: the file exists, cannot be written, or did not pass ``check``.
+    """
+    temporary = _beside(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+        if check is not None and not check(temporary.read_bytes()):
+            raise OutputError(f"{path} did not read back as it was written; check the disk")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path} exists; use --force to overwrite it")
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, if they are not there.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+
+def _beside(path: Path) -> Path:
+    # Not built from the file's name, which may already be as long as the file system allows.
+    return path.with_name(f".advimg-{os.getpid()}-{secrets.token_hex(4)}.tmp")
