@@ -1,0 +1,1 @@
+"""What sees the picture: a classifier is a network, a view and labels."""

@@ -1,0 +1,146 @@
+"""A classifier: a network, the view it has of a picture, and the names of its outputs."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from advimg.classifiers.device import find_device
+from advimg.classifiers.resample import Interpolation
+from advimg.classifiers.view import View
+from advimg.errors import ClassifierError
+from advimg.images.photo import Levels
+from advimg.labels import Labels
+from advimg.record import Guess
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What a classifier sees in a picture.
+
+    Attributes:
+        probabilities: softmax of the logits, shape [classes], float64, on the CPU.
+        labels: the classes' names.
+    """
+
+    probabilities: Tensor
+    labels: Labels
+
+    @property
+    def top1(self) -> int:
+        """The index of the most probable class."""
+        return int(self.probabilities.argmax())
+
+    def confidence(self, index: int) -> float:
+        """The softmax confidence of one class, 0..1."""
+        return float(self.probabilities[index])
+
+    def top(self, count: int = 5) -> tuple[Guess, ...]:
+        """Return the ``count`` most probable classes (all, if there are fewer), the most probable first."""
+        values, indices = self.probabilities.topk(min(count, len(self.labels)))
+        pairs = zip(indices.tolist(), values.tolist(), strict=True)
+        return tuple(Guess(index, self.labels[index], round(value, 6)) for index, value in pairs)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Classifier:
+    """An image classifier as its authors meant it to be used; every verdict on a file comes from here.
+
+    Attributes:
+        name: what the record calls it, such as ``resnet50:IMAGENET1K_V1``.
+        network: in eval mode, 32-bit, on ``device``: pictures [n, 3, crop, crop] to logits [n, classes].
+        view: its official preprocessing.
+        labels: one name for each logit.
+        device: where the network is.
+        weights: the name of the file that was loaded instead of the published weights, if any.
+        weights_sha256: of the weights' file; None where there is none.
+    """
+
+    name: str
+    network: nn.Module
+    view: View
+    labels: Labels
+    device: torch.device
+    weights: str | None = None
+    weights_sha256: str | None = None
+
+    @classmethod
+    def wrap(
+        cls,
+        network: nn.Module,
+        *,
+        labels: Iterable[str],
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        resize: int = 256,
+        crop: int = 224,
+        interpolation: Interpolation = "bilinear",
+        name: str | None = None,
+        device: str = "auto",
+    ) -> Self:
+        """Make a classifier of any network of your own.
+
+        The network is put into eval mode and moved to the device; its parameters are not changed.
+
+        Args:
+            network: normalised pictures [n, 3, crop, crop] to logits [n, classes], 32-bit.
+            labels: the names of the classes, in the order of the logits.
+            mean: of each channel, on the scale 0..1, as in training.
+            std: of each channel, on the same scale.
+            resize: length of the shorter side after the resize.
+            crop: width and height of the centre crop.
+            interpolation: "bilinear" or "bicubic", antialiased.
+            name: what the record calls it; the class's name by default.
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+
+        Raises:
+            ClassifierError: a value is out of range, or the device is not there.
+        """
+        view = View(resize=resize, crop=crop, interpolation=interpolation, mean=tuple(mean), std=tuple(std))
+        place = find_device(device)
+        network = network.to(place).eval()
+        return cls(name=name or type(network).__name__, network=network, view=view, labels=Labels(labels), device=place)
+
+    def judge(self, levels: Levels) -> Verdict:
+        """Say what the classifier sees in a picture: official preprocessing, 32-bit, no gradient.
+
+        Args:
+            levels: RGB, shape [height, width, 3], uint8.
+
+        Raises:
+            ClassifierError: the output is not one finite logit a class.
+        """
+        picture = self.view.stock(Image.fromarray(levels))
+        with torch.inference_mode(), _exact():
+            output = self.network(picture.unsqueeze(0).to(self.device))
+        logits = self.checked_logits(output, count=1)[0]
+        if not torch.isfinite(logits).all():
+            raise ClassifierError(f"{self.name} gives logits that are not finite (NaN); its weights are damaged")
+        return Verdict(torch.softmax(logits.to("cpu", torch.float64), dim=0), self.labels)
+
+    def checked_logits(self, output: object, *, count: int) -> Tensor:
+        """Return a network's output if it is logits [count, classes].
+
+        Raises:
+            ClassifierError: it is something else.
+        """
+        if not isinstance(output, Tensor):
+            raise ClassifierError(f"{self.name} does not return logits but a {type(output).__name__}")
+        if output.shape != (count, len(self.labels)):
+            raise ClassifierError(
+                f"{self.name} returns a tensor {list(output.shape)}; {[count, len(self.labels)]} was expected, "
+                f"one logit for each of {len(self.labels)} labels"
+            )
+        return output
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """Full 32-bit convolutions, the same every time: cuDNN's default is TF32, which keeps 10 bits."""
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+        yield

@@ -1,0 +1,97 @@
+"""Weights from a file into a network, without ever running what the file holds."""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from advimg.errors import ClassifierError
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        ClassifierError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ClassifierError(f"the weights {path} cannot be read: {error.strerror or error}") from error
+
+
+def read_state_dict(path: Path) -> Mapping[str, Tensor]:
+    """Read a state dict (``.pth``, ``.pt``, ``.safetensors``); pickled code is refused, not run.
+
+    Raises:
+        ClassifierError: the file is missing, damaged, holds code, or is no state dict.
+    """
+    if not path.is_file():
+        raise ClassifierError(f"there is no weights file {path}; check the path")
+    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise ClassifierError(
+            f"{path} is no state dict (names to tensors); save one with torch.save(m.state_dict(), …)"
+        )
+    return loaded  # not a copy: its _metadata tells some layers the version they were saved by
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: Path) -> None:
+    """Put a state dict's tensors, in 32-bit, in the place of a network's own, which may be on the meta device.
+
+    Raises:
+        ClassifierError: names or shapes do not fit.
+    """
+    own = network.state_dict()
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in own]
+    misfits = [
+        f"{key} is {list(state[key].shape)}, not {list(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    problems = [f"{key} is missing" for key in missing] + misfits + [f"{key} is not known" for key in unknown]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ClassifierError(f"the weights {source} do not fit the network: {'; '.join(problems[:3])}{more}")
+    network.load_state_dict(state, strict=False, assign=True)
+    # Old checkpoints lack batch norm's counters, which only training reads.
+    for name, buffer in list(network.named_buffers()):
+        if buffer.is_meta and name.endswith("num_batches_tracked"):
+            module_name, _, buffer_name = name.rpartition(".")
+            network.get_submodule(module_name).register_buffer(buffer_name, torch.tensor(0))
+    network.float()
+
+
+def _read_safetensors(path: Path) -> object:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise ClassifierError(f"{path} needs the package safetensors: pip install safetensors") from None
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ClassifierError(f"the weights {path} are damaged: {error}") from error
+
+
+def _read_pickle(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except pickle.UnpicklingError as error:
+        raise ClassifierError(
+            f"{path} is not a plain state dict; it is damaged or holds code, which is never run"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ClassifierError(f"the weights {path} are damaged: {reason}") from error
+
+
+def _is_zip(path: Path) -> bool:
+    """torch.save's format since 1.6, the one that can be mapped into memory instead of read."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"

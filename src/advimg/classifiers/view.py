@@ -1,0 +1,149 @@
+"""How a classifier looks at a picture: the one place that knows resize, crop and normalisation.
+
+There are two forms of one view. The *stock* form is the official preprocessing: PIL's resize and crop of a picture,
+then 32-bit floats; every verdict comes from it. The *twin* does the same to a tensor of levels and can be
+differentiated: the attack looks through it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from advimg.classifiers.resample import Axis, Interpolation, resample_axis, round_levels
+from advimg.errors import ClassifierError, PhotoError
+from advimg.images.decode import MAX_PIXELS
+
+_FILTERS: dict[Interpolation, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Resize the shorter side, crop the centre, normalise: what ImageNet classifiers do to a photo.
+
+    Attributes:
+        resize: the length of the shorter side after the resize.
+        crop: width and height of the centre crop, at most ``resize``.
+        interpolation: the filter of the resize.
+        mean, std: of each channel, on the scale 0..1.
+
+    Raises:
+        ClassifierError: the crop is larger than the resized picture, or a value is out of range.
+    """
+
+    resize: int
+    crop: int
+    interpolation: Interpolation
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop <= self.resize:
+            raise ClassifierError(f"the crop ({self.crop}) must lie between 1 and the resize ({self.resize})")
+        if self.interpolation not in _FILTERS:
+            raise ClassifierError(f"unknown interpolation {self.interpolation!r}; use one of {', '.join(_FILTERS)}")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(std > 0 for std in self.std):
+            raise ClassifierError("mean and std need three values each, and every std must be above 0")
+
+    @classmethod
+    def from_preset(cls, preset: Any) -> Self:
+        """Read the view off a torchvision weights' own ``transforms()``, an ``ImageClassification`` preset.
+
+        Raises:
+            ClassifierError: the preset is of another kind.
+        """
+        try:
+            (resize,), (crop,) = preset.resize_size, preset.crop_size
+            return cls(
+                resize=resize,
+                crop=crop,
+                interpolation=preset.interpolation.value,
+                mean=tuple(preset.mean),
+                std=tuple(preset.std),
+            )
+        except (AttributeError, ValueError, TypeError) as error:
+            raise ClassifierError(f"its preprocessing is not that of an image classifier: {preset!r}") from error
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """Return width and height after the resize."""
+        if width <= height:
+            return self.resize, int(self.resize * height / width)
+        return int(self.resize * width / height), self.resize
+
+    def check_size(self, width: int, height: int, *, max_pixels: int = MAX_PIXELS) -> None:
+        """Refuse a shape that the official preprocessing would blow up beyond ``max_pixels``.
+
+        Raises:
+            PhotoError: naming both sizes.
+        """
+        wide, high = self.resized(width, height)
+        if wide * high > max_pixels:
+            raise PhotoError(
+                f"{width}x{height} is too long and thin: the official preprocessing would resize it to {wide}x{high}; "
+                "crop it first"
+            )
+
+    def stock(self, picture: Image.Image) -> Tensor:
+        """The official preprocessing of an RGB picture: normalised floats, shape [3, crop, crop], on the CPU."""
+        size = self.resized(*picture.size)
+        if picture.size != size:
+            picture = picture.resize(size, _FILTERS[self.interpolation])
+        left, top = self._corner(*size)
+        picture = picture.crop((left, top, left + self.crop, top + self.crop))
+        return self.normalise(torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(torch.float32))
+
+    def twin(self, width: int, height: int, device: torch.device | str = "cpu") -> "Twin":
+        """Return the differentiable form for photos of one size."""
+        wide, high = self.resized(width, height)
+        left, top = self._corner(wide, high)
+        return Twin(
+            columns=resample_axis(width, wide, slice(left, left + self.crop), self.interpolation, device),
+            rows=resample_axis(height, high, slice(top, top + self.crop), self.interpolation, device),
+        )
+
+    def normalise(self, levels: Tensor) -> Tensor:
+        """Turn float levels 0..255, shape [..., 3, h, w], into what the network is fed."""
+        mean = torch.tensor(self.mean, dtype=levels.dtype, device=levels.device).view(3, 1, 1)
+        std = torch.tensor(self.std, dtype=levels.dtype, device=levels.device).view(3, 1, 1)
+        return levels.div(255).sub_(mean).div_(std)
+
+    def _corner(self, width: int, height: int) -> tuple[int, int]:
+        """Left and top of the crop; round() as torchvision does, halves to even."""
+        return round((width - self.crop) / 2), round((height - self.crop) / 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Twin:
+    """A view of photos of one size, as a map of tensors, with its gradient.
+
+    It sees only the *window*: the pixels that the crop depends on. All others never matter to the classifier.
+    """
+
+    columns: Axis
+    rows: Axis
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns of the photo that the view depends on."""
+        return self.rows.window, self.columns.window
+
+    def see(self, window: Tensor) -> Tensor:
+        """Resize and crop: float levels [3, window height, window width] to whole float levels [3, crop, crop].
+
+        Agrees with PIL to the level wherever single precision can tell which side of a half a sum falls on, and
+        within one level everywhere.
+        """
+        return round_levels(self.rows.rows(round_levels(self.columns.columns(window))))
+
+    def gradient(self, seen: Tensor, out: Tensor) -> Tensor:
+        """Carry a gradient back: [3, crop, crop] into ``out``, [3, window height, window width].
+
+        The adjoint of the resize; rounding and clipping pass it straight through (arXiv:1308.3432).
+        """
+        return self.columns.columns_adjoint(self.rows.rows_adjoint(seen), out)
