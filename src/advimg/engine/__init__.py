@@ -1,0 +1,1 @@
+"""The one loop: photos in, verdicts out."""

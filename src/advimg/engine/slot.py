@@ -1,0 +1,150 @@
+"""One photo under attack: its tensors, from the first look to the last step."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advimg.attacks import pgd
+from advimg.classifiers.classifier import Classifier, Verdict
+from advimg.images.photo import Levels, Photo
+from advimg.settings import Settings
+
+# Elementwise work goes in pieces that stay in a core's cache: on a 12-megapixel photo a third of the time of whole
+# tensors, and no temporaries of their size. GPUs take the picture whole.
+_PIECE = 1 << 17
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Job:
+    """A photo, the index of the class it shall be taken for, and how to go about it."""
+
+    photo: Photo
+    target: int
+    settings: Settings
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """What came of a job.
+
+    Attributes:
+        levels: the adversarial picture, [height, width, 3], uint8: the best that was found.
+        before: what the classifier sees in the photo.
+        after: what it sees in ``levels``, through its official preprocessing.
+        steps: how many steps led to ``levels`` from its start.
+        gradients: passes through the network, of all starts; the last needs no way back.
+        seconds: from the first look to the verdict.
+    """
+
+    job: Job
+    levels: Levels
+    before: Verdict
+    after: Verdict
+    steps: int
+    gradients: int
+    seconds: float
+
+
+class Slot:
+    """The state of one photo under attack.
+
+    Only the window of the photo that the classifier's view depends on is held; pixels outside it never change.
+    Tensors of the window have shape [3, window height, window width] on the classifier's device.
+    """
+
+    def __init__(self, job: Job, classifier: Classifier) -> None:
+        self._began = time.perf_counter()
+        self.job = job
+        classifier.view.check_size(*job.photo.size)
+        self._before = classifier.judge(job.photo.levels)
+        device = classifier.device
+        self._twin = classifier.view.twin(*job.photo.size, device)
+        self._photo = _planes(job.photo.levels[self._twin.window]).to(device)
+        self._delta = torch.zeros(self._photo.shape, device=device)
+        self._velocity = torch.zeros_like(self._delta)
+        # First the candidate, then, once it has been seen and kept, the gradient.
+        self._scratch = torch.empty_like(self._delta)
+        self._best = self._photo.clone()
+        self._best_rank = (False, float("-inf"))
+        self._generator = torch.Generator().manual_seed(job.settings.seed)
+        self._restarts_left = job.settings.restarts
+        self.best_steps = 0
+        self.steps = 0
+        self.gradients = 0
+
+    def see(self) -> Tensor:
+        """Return the current candidate as the classifier sees it, float levels [3, crop, crop]."""
+        for delta, photo, out in self._pieces(self._delta, self._photo, self._scratch):
+            pgd.candidate(delta, photo, out)
+        self.gradients += 1
+        return self._twin.see(self._scratch)
+
+    def keep_if_best(self, *, top1: bool, log_confidence: float) -> None:
+        """Rank the candidate that was just seen: reaching top-1 comes first, then the target's confidence."""
+        rank = (top1, log_confidence)
+        if rank > self._best_rank:
+            self._best_rank = rank
+            self._best.copy_(self._scratch)
+            self.best_steps = self.steps
+
+    def step(self, gradient: Tensor) -> None:
+        """Take one step along the loss's gradient with respect to what was seen, [3, crop, crop]."""
+        settings = self.job.settings
+        pgd.normalise(self._twin.gradient(gradient, out=self._scratch))
+        for delta, velocity, slope, photo in self._pieces(self._delta, self._velocity, self._scratch, self._photo):
+            pgd.descend(delta, velocity, slope, step_size=settings.alpha, momentum=settings.momentum)
+            pgd.project(delta, photo, settings.eps)
+        self.steps += 1
+
+    def restart(self) -> bool:
+        """Begin again at a random point of the ε-ball, if restarts are left; the best so far is kept."""
+        if self._restarts_left == 0:
+            return False
+        self._restarts_left -= 1
+        pgd.random_start(self._delta, self._photo, self.job.settings.eps, self._generator)
+        self._velocity.zero_()
+        self.steps = 0
+        return True
+
+    @property
+    def out_of_steps(self) -> bool:
+        """Whether this start has taken all the steps it may."""
+        return self.steps >= self.job.settings.steps
+
+    def candidate_levels(self) -> Levels:
+        """Return the picture that was just seen, whole, [height, width, 3], uint8."""
+        return self._whole(self._scratch.to(torch.uint8))
+
+    def best_levels(self) -> Levels:
+        """Return the best picture so far, whole, [height, width, 3], uint8."""
+        return self._whole(self._best)
+
+    def result(self, levels: Levels, verdict: Verdict, *, steps: int) -> Result:
+        """Sum up what was done to reach ``levels``."""
+        return Result(
+            job=self.job,
+            levels=levels,
+            before=self._before,
+            after=verdict,
+            steps=steps,
+            gradients=self.gradients,
+            seconds=time.perf_counter() - self._began,
+        )
+
+    def _whole(self, window: Tensor) -> Levels:
+        levels = self.job.photo.levels.copy()
+        levels[self._twin.window] = window.permute(1, 2, 0).cpu().numpy()
+        return levels
+
+    def _pieces(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        size = _PIECE if self._delta.device.type == "cpu" else self._delta.numel()
+        return zip(*(torch.split(tensor.view(-1), size) for tensor in tensors), strict=True)
+
+
+def _planes(levels: Levels) -> Tensor:
+    """Turn [height, width, 3] into a contiguous tensor [3, height, width], uint8."""
+    return torch.from_numpy(np.ascontiguousarray(levels.transpose(2, 0, 1)))
