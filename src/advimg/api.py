@@ -1,0 +1,114 @@
+"""The Python interface: one photo, one call. The command line goes through the same functions."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from PIL import Image
+
+from advimg.classifiers.classifier import Classifier, Verdict
+from advimg.classifiers.load import DEFAULT_MODEL, load_classifier
+from advimg.engine.engine import Engine, Watcher
+from advimg.engine.slot import Job
+from advimg.images.decode import MAX_PIXELS, decode_photo, photo_from_pixels, read_photo
+from advimg.images.photo import Photo
+from advimg.outcome import Outcome, outcome_of
+from advimg.settings import Precision, Settings
+from advimg.verification import Verification, verify_photo
+
+Picture = str | Path | bytes | Image.Image | npt.NDArray[Any] | Photo
+"""A photo as callers have it: a path, a file's bytes, a PIL image, or levels [height, width, 3], uint8."""
+
+
+def attack(
+    photo: Picture,
+    target: str | int,
+    *,
+    model: str | Classifier = DEFAULT_MODEL,
+    settings: Settings | None = None,
+    precision: Precision = "auto",
+    device: str = "auto",
+    watch: Watcher | None = None,
+    **changes: Any,
+) -> Outcome:
+    """Turn a photo into a picture that the classifier takes for the target.
+
+    Args:
+        photo: what to attack.
+        target: the class's name or index.
+        model: a name as for :func:`advimg.load_classifier`, or a classifier.
+        settings: how to go about it; the defaults if None.
+        precision: what gradients are computed in: "auto", "fp32" or "bf16".
+        device: where to load a model given by name.
+        watch: called at each step with a report of where the attack stands.
+        **changes: single settings, such as ``eps=4``, ``confidence=0.99``; see :class:`advimg.Settings`.
+
+    Returns:
+        The outcome; ``outcome.record.fooled`` tells whether the target was reached, ``outcome.save()`` writes the PNG.
+
+    Raises:
+        AdvimgError: the photo cannot be read, the target is unknown, the model cannot be loaded.
+    """
+    import dataclasses
+
+    settings = dataclasses.replace(settings or Settings(), **changes)
+    classifier = _classifier(model, device)
+    job = Job(photo=open_photo(photo), target=classifier.labels.find(target), settings=settings)
+    engine = Engine(classifier, precision=precision)
+    (result,) = engine.run([job], watch=watch)
+    return outcome_of(result, classifier, engine.precision)
+
+
+def classify(photo: Picture, *, model: str | Classifier = DEFAULT_MODEL, device: str = "auto") -> Verdict:
+    """Say what a classifier sees in a photo; ``verdict.top(5)`` lists it.
+
+    Raises:
+        AdvimgError: the photo cannot be read, or the model cannot be loaded.
+    """
+    classifier = _classifier(model, device)
+    opened = open_photo(photo)
+    classifier.view.check_size(*opened.size)
+    return classifier.judge(opened.levels)
+
+
+def verify(
+    adversarial: Picture,
+    original: Picture,
+    target: str | int,
+    *,
+    eps: int,
+    model: str | Classifier = DEFAULT_MODEL,
+    device: str = "auto",
+) -> Verification:
+    """Check the promise on a file, whoever made it: same size, within ε levels, taken for the target.
+
+    Raises:
+        AdvimgError: a picture cannot be read, the target is unknown, or the model cannot be loaded.
+    """
+    classifier = _classifier(model, device)
+    return verify_photo(
+        open_photo(adversarial),
+        open_photo(original),
+        classifier=classifier,
+        target=classifier.labels.find(target),
+        eps=eps,
+    )
+
+
+def open_photo(photo: Picture, *, max_pixels: int = MAX_PIXELS) -> Photo:
+    """Decode a photo as callers have it.
+
+    Raises:
+        PhotoError: it cannot be read.
+    """
+    if isinstance(photo, Photo):
+        return photo
+    if isinstance(photo, bytes):
+        return decode_photo(photo, source="bytes", max_pixels=max_pixels)
+    if isinstance(photo, str | Path):
+        return read_photo(photo, max_pixels=max_pixels)
+    return photo_from_pixels(photo)
+
+
+def _classifier(model: str | Classifier, device: str) -> Classifier:
+    return model if isinstance(model, Classifier) else load_classifier(model, device=device)

@@ -1,0 +1,55 @@
+"""The command line: one file a command. Only this folder knows click and rich; torch is imported inside commands."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command that ``sys.argv`` names and exit with its code."""
+    # So that a terminated process cleans up behind itself like one that is interrupted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code; expected errors become one line on stderr."""
+    import click
+
+    from advimg.cli.app import app
+    from advimg.errors import AdvimgError
+
+    # Looked up here because an error can come before the options are parsed.
+    debug = "--debug" in arguments
+    try:
+        code = app.main(list(arguments), prog_name="advimg", standalone_mode=False)
+    except click.Abort:
+        return _fail("interrupted", 130)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "advimg"
+        return _fail(f"{error.format_message()} See `{command} --help`.", 2)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except AdvimgError as error:
+        if debug:
+            raise
+        return _fail(str(error), error.exit_code)
+    except (Exception, MemoryError) as error:
+        if debug:
+            raise
+        return _fail(_unexpected(error), 1)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    print(f"advimg: {line}", file=sys.stderr)
+    return code
+
+
+def _unexpected(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        return "out of memory; try a smaller photo or --device cpu"
+    return f"unexpected {type(error).__name__}: {text or 'no message'} (--debug shows where)"

@@ -1,0 +1,95 @@
+"""What people read: plain lines, tables and the progress line, all on stderr.
+
+Rich decides about colour and movement: ``NO_COLOR``, ``TERM=dumb`` and whether stderr is a terminal.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from advimg.engine.engine import StepReport, Watcher
+    from advimg.record import Guess
+
+
+class Console:
+    """Says things to a person, as many as they asked for."""
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self._rich = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._quiet = quiet
+        self._verbose = verbose and not quiet
+
+    def say(self, text: str = "", *, style: str = "") -> None:
+        """Print a line, unless quiet."""
+        if not self._quiet:
+            self._rich.print(Text(text, style=style))
+
+    def detail(self, text: str) -> None:
+        """Print a line if asked to say more."""
+        if self._verbose:
+            self.say(text, style="dim")
+
+    def warn(self, text: str) -> None:
+        """Print a warning, even when quiet: it is about the result."""
+        self._rich.print(Text(f"note: {text}", style="yellow"))
+
+    def error(self, text: str) -> None:
+        """Print what went wrong with one of several inputs."""
+        self._rich.print(Text(f"advimg: {text}", style="red"))
+
+    @property
+    def verbose(self) -> bool:
+        """Whether more was asked for."""
+        return self._verbose
+
+    def guesses(self, columns: Sequence[tuple[str, Sequence["Guess"]]], *, target: int | None = None) -> None:
+        """Print top-5 lists beside each other, the target marked."""
+        if self._quiet:
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 4, 0, 0))
+        for title, _ in columns:
+            table.add_column(Text(title), no_wrap=True)
+        for row in zip(*(guesses for _, guesses in columns), strict=True):
+            table.add_row(*(_guess(guess, marked=guess.index == target) for guess in row))
+        self._rich.print(table)
+
+    @contextmanager
+    def watching(self, target: str, steps: int) -> Iterator["Watcher | None"]:
+        """Show a live line for one attack while the context lasts: step and confidence of the target."""
+        if self._quiet or not self._rich.is_terminal or self._rich.is_dumb_terminal:
+            yield None
+            return
+        columns = (
+            TextColumn("step {task.fields[step]}/{task.fields[steps]}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:5.1f} % {task.fields[target]}"),
+        )
+        with Progress(*columns, console=self._rich, transient=True) as progress:
+            task = progress.add_task("", total=1.0, step=0, steps=steps, target=target)
+
+            def watch(report: "StepReport") -> None:
+                progress.update(task, completed=report.confidence, step=report.step)
+
+            yield watch
+
+
+def percent(confidence: float) -> str:
+    """Write a confidence for people: 0.9712 is ``97.1 %``; only certainty itself is ``100 %``."""
+    if confidence >= 0.9995:
+        return f"{confidence * 100:.4g} %" if confidence < 0.999995 else "100 %"
+    return f"{confidence * 100:.1f} %"
+
+
+def _guess(guess: "Guess", *, marked: bool) -> Text:
+    bar = "█" * round(guess.confidence * 8)
+    text = Text.assemble(f"{percent(guess.confidence):>8} ", (f"{bar:<8}", "cyan"), f" {guess.name}")
+    if marked:
+        text.stylize("bold")
+        text.append(" ←")
+    return text

@@ -1,0 +1,79 @@
+"""``advimg demo``: the whole story on a photo and a network that come with the ``demo`` extra, offline."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import click
+
+from advimg.cli import options
+from advimg.errors import PhotoError
+from advimg.settings import Settings
+
+_MODEL = "efficientnet_lite0"
+_TARGET = "pelican"
+
+
+@click.command(short_help="Turn a cup of coffee into a pelican, offline.")
+@click.option(
+    "-O",
+    "--out-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("advimg-demo"),
+    help="Folder for the pictures; made if need be.",
+)
+@options.stream_options()
+@click.pass_context
+def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
+    """Turn a cup of coffee into a pelican: a photo and a network that need no download.
+
+    Writes the photo, the adversarial picture, the perturbation and the figure, shows what the network sees before and
+    after, and names the commands to try next. Run again, it writes the same files.
+    """
+    from advimg.cli.attack import NOT_REACHED, perform, tell, write
+    from advimg.cli.console import Console
+    from advimg.images.decode import decode_photo
+    from advimg.images.files import make_folder, write_whole
+    from advimg.outputs import default_name, plan_outputs
+
+    console = Console(quiet=given["quiet"], verbose=given["verbose"])
+    data = _coffee()
+    make_folder(out_dir)
+    source = out_dir / "coffee.png"
+    write_whole(source, data, overwrite=True)
+    photo = decode_photo(data, source=str(source))
+    console.say("loading the network …")
+
+    from advimg.classifiers.load import load_classifier
+
+    classifier = load_classifier(_MODEL)
+    target = classifier.labels.find(_TARGET)
+    outputs = plan_outputs(out_dir / default_name(str(source), classifier.labels.slug(target)), amplify=10, figure=True)
+    outcome = perform(photo, target, classifier, Settings(), precision="auto", console=console)
+    outcome = write(outcome, outputs, amplify=10, metadata=True, overwrite=True)
+    console.say()
+    console.guesses([("the photo", outcome.record.before), ("the file", outcome.record.after)], target=target)
+    console.say()
+    tell(outcome, console)
+    console.say("\nLook at the figure, then try:")
+    for line in (
+        f"advimg attack {source} -t broccoli --eps 2 -m {_MODEL}",
+        f"advimg verify {outputs.adversarial} --original {source}",
+        f"advimg classify {source} {outputs.adversarial} -m {_MODEL}",
+        "advimg labels dog",
+        "advimg attack YOUR_PHOTO.jpg -t pelican    # ResNet-50; downloads 98 MB the first time",
+    ):
+        console.say(f"  {line}")
+    if given["as_json"]:
+        click.echo(outcome.record.to_json())
+    ctx.exit(0 if outcome.record.fooled else NOT_REACHED)
+
+
+def _coffee() -> bytes:
+    """Return scikit-image's photo of a cup of espresso (CC0), without importing scikit-image."""
+    spec = importlib.util.find_spec("skimage")
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        path = Path(folder) / "data" / "coffee.png"
+        if path.is_file():
+            return path.read_bytes()
+    raise PhotoError("the demo needs its photo and network: pip install 'advimg-cli[demo]'")

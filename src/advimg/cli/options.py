@@ -1,0 +1,123 @@
+"""Options that mean the same in every command, as small decorators. No torch here: completion and --help stay quick."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from advimg.errors import UsageError
+from advimg.labels import imagenet_labels
+from advimg.settings import parse_eps
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+Decorator = Callable[[_Command], _Command]
+
+DEFAULT_MODEL = "resnet50:IMAGENET1K_V1"
+DEFAULT_MAX_PIXELS = 178_000_000
+
+
+class EpsType(click.ParamType[int]):
+    """ε in levels of 255: ``10`` or ``10/255``."""
+
+    name = "levels"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return whole levels, 1..255."""
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_eps(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    labels = imagenet_labels()
+    # Slugs, because they need no quotes in any shell.
+    return [
+        CompletionItem(labels.slug(index), help=labels[index])
+        for index in range(len(labels))
+        if labels.slug(index).startswith(incomplete.lower().replace(" ", "_"))
+    ]
+
+
+def _complete_model(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    names = (DEFAULT_MODEL, "resnet50:IMAGENET1K_V2", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def target_option(*, required: bool) -> Decorator[Any]:
+    """Add ``-t/--target``."""
+    return click.option(
+        "-t",
+        "--target",
+        metavar="NAME",
+        required=required,
+        shell_complete=_complete_target,
+        help="The class the picture shall be taken for: a name or an index."
+        + ("" if required else " By default what the PNG's record says."),
+    )
+
+
+def eps_option(*, default: int | None) -> Decorator[Any]:
+    """Add ``-e/--eps``."""
+    return click.option(
+        "-e",
+        "--eps",
+        type=EpsType(),
+        default=default,
+        help="The most any colour channel of any pixel may change, in levels of 255 (10 or 10/255)."
+        + ("" if default is not None else " By default what the PNG's record says."),
+    )
+
+
+def model_options(*, default: str | None = DEFAULT_MODEL) -> Decorator[Any]:
+    """Add ``-m/--model``, ``--weights`` and ``--device``."""
+    return _together(
+        click.option(
+            "-m",
+            "--model",
+            metavar="NAME",
+            default=default,
+            shell_complete=_complete_model,
+            help="Any torchvision classifier, or efficientnet_lite0, which needs no download."
+            + ("" if default else " By default what the PNG's record says."),
+        ),
+        click.option(
+            "--weights",
+            type=click.Path(path_type=Path),
+            help="A state dict to load instead of the published weights (.pth, .pt or .safetensors).",
+        ),
+        click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
+    )
+
+
+def photo_options() -> Decorator[Any]:
+    """Add ``--max-pixels``."""
+    return click.option(
+        "--max-pixels",
+        type=click.IntRange(min=1),
+        default=DEFAULT_MAX_PIXELS,
+        help="Refuse photos with more pixels than this.",
+    )
+
+
+def stream_options() -> Decorator[Any]:
+    """Add ``--json``, ``-q``, ``-v`` and ``--debug``."""
+    return _together(
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+        click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+        click.option("-v", "--verbose", is_flag=True, help="Say more: device, precision, what the classifier sees."),
+        click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."),
+    )
+
+
+def _together(*decorators: Decorator[Any]) -> Decorator[Any]:
+    def decorate(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate

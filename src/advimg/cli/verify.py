@@ -1,0 +1,110 @@
+"""``advimg verify``: hold a file against its original and a classifier."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from advimg.cli import options
+from advimg.errors import UsageError
+from advimg.settings import whole_eps
+
+if TYPE_CHECKING:
+    from advimg.cli.console import Console
+    from advimg.verification import Verification
+
+BROKEN = 3
+"""The exit code when the promise does not hold."""
+
+
+@click.command(no_args_is_help=True, short_help="Check the promise on a file, whoever made it.")
+@click.argument("adversarial", type=click.Path(path_type=Path), metavar="ADV")
+@click.option(
+    "--original", type=click.Path(path_type=Path), required=True, metavar="PHOTO", help="The photo it was made from."
+)
+@options.target_option(required=False)
+@options.eps_option(default=None)
+@options.model_options(default=None)
+@options.photo_options()
+@options.stream_options()
+@click.pass_context
+def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: Any) -> None:
+    """Check the promise on a file, whoever made it.
+
+    ADV has the size of PHOTO, no colour channel of any pixel differs by more than eps levels, and reopened through the
+    classifier's official preprocessing it is the target. What the options leave out is read from the PNG's own record.
+
+    \b
+    Examples:
+      advimg verify dog_pelican.png --original dog.jpg
+      advimg verify theirs.png --original dog.jpg -t pelican -e 8 -m resnet50:IMAGENET1K_V1
+
+    \b
+    Exit code: 0 the promise holds; 3 it does not; 1 a file cannot be read; 2 wrong usage.
+    """
+    from advimg.cli.console import Console
+    from advimg.images.decode import read_photo
+    from advimg.images.encode import read_chunk
+
+    console = Console(quiet=given["quiet"], verbose=given["verbose"])
+    picture = read_photo(adversarial, max_pixels=given["max_pixels"])
+    photo = read_photo(original, max_pixels=given["max_pixels"])
+    told = read_chunk(adversarial) or {}
+    wanted = _wanted(adversarial, told, given)
+
+    from advimg.classifiers.load import load_classifier
+    from advimg.verification import verify_photo
+
+    classifier = load_classifier(
+        wanted["model"], weights=given["weights"], device=given["device"], progress=not given["quiet"]
+    )
+    if told.get("source_sha256") not in (None, photo.sha256):
+        console.warn(f"{original} is not the file that the PNG's record names ({told.get('source')})")
+    if told.get("model") == classifier.name and told.get("weights_sha256") not in (None, classifier.weights_sha256):
+        console.warn("these weights are not those that the PNG's record names")
+    found = verify_photo(
+        picture, photo, classifier=classifier, target=classifier.labels.find(wanted["target"]), eps=wanted["eps"]
+    )
+    _tell(found, photo.size, picture.size, console)
+    if given["as_json"]:
+        click.echo(json.dumps(found.to_dict()))
+    ctx.exit(0 if found.holds else BROKEN)
+
+
+def _wanted(adversarial: Path, told: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return target, eps and model: what the options say, else what the PNG's record says."""
+    recorded = told.get("target")
+    target = recorded.get("index") if isinstance(recorded, dict) else None
+    eps, model = told.get("eps"), told.get("model")
+    wanted = {
+        "target": given["target"] or (target if isinstance(target, int) else None),
+        "eps": given["eps"] or (whole_eps(eps) if isinstance(eps, int) else None),
+        "model": given["model"] or (model if isinstance(model, str) else options.DEFAULT_MODEL),
+    }
+    missing = [f"--{name}" for name in ("target", "eps") if wanted[name] is None]
+    if missing:
+        raise UsageError(f"{adversarial} holds no record of how it was made; give {' and '.join(missing)}")
+    if told.get("weights") and not given["weights"] and not given["model"]:
+        raise UsageError(f"{adversarial} was made with the weights file {told['weights']}; give it with --weights")
+    return wanted
+
+
+def _tell(found: "Verification", size: tuple[int, int], own_size: tuple[int, int], console: "Console") -> None:
+    from advimg.cli.console import percent
+
+    width, height = own_size
+    seen = found.top5[0]
+    sizes = f"{width}x{height}" if found.same_size else f"{width}x{height}, the photo has {size[0]}x{size[1]}"
+    change = "cannot be compared" if found.linf is None else f"largest change {found.linf} levels"
+    rows = (
+        (found.same_size, "size", sizes),
+        (found.linf is not None and found.linf <= found.eps, f"ε = {found.eps}", change),
+        (seen.index == found.target.index, f"{found.target.name}", f"{seen.name} {percent(seen.confidence)}"),
+    )
+    console.say(f"{found.adversarial}, judged by {found.model}", style="bold")
+    for good, what, detail in rows:
+        console.say(f"  {'ok ' if good else 'NO '} {what:<20} {detail}", style="" if good else "red")
+    console.say("the promise holds" if found.holds else "the promise does not hold", style="bold")
+    if console.verbose:
+        console.guesses([("the file", found.top5)], target=found.target.index)

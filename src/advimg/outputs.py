@@ -1,0 +1,66 @@
+"""Which files an attack writes, and what they are called."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from advimg.errors import UsageError
+from advimg.images.files import check_output
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The paths of one attack's files; None for those not wanted."""
+
+    adversarial: Path
+    perturbation: Path | None
+    figure: Path | None
+
+    def __iter__(self) -> Iterator[tuple[str, Path]]:
+        """Yield the record's key and the path of each file that is wanted."""
+        for key in ("adversarial", "perturbation", "figure"):
+            path = getattr(self, key)
+            if path is not None:
+                yield key, path
+
+    def check(self, *, overwrite: bool) -> None:
+        """Find out before the work whether all files can be written after it.
+
+        Raises:
+            OutputError: one cannot.
+        """
+        for _, path in self:
+            check_output(path, overwrite=overwrite)
+
+
+def plan_outputs(adversarial: Path, *, amplify: float, figure: bool) -> Outputs:
+    """Name the files that go with an adversarial PNG: ``dog_pelican.png`` has ``dog_pelican_x10.png`` beside it.
+
+    Raises:
+        UsageError: the name does not end in ``.png``.
+    """
+    adversarial = png_path(adversarial)
+    stem = adversarial.with_suffix("")
+    return Outputs(
+        adversarial,
+        stem.with_name(f"{stem.name}_x{amplify:g}.png"),
+        stem.with_name(f"{stem.name}_figure.png") if figure else None,
+    )
+
+
+def default_name(source: str, target_slug: str) -> str:
+    """Return the file name for a photo and a target: ``photos/dog.jpg``, ``pelican`` -> ``dog_pelican.png``."""
+    stem = "stdin" if source == "-" else Path(source).stem
+    return f"{stem}_{target_slug}.png"
+
+
+def png_path(path: str | Path) -> Path:
+    """Return ``path`` if it names a PNG.
+
+    Raises:
+        UsageError: it does not; JPEG and WebP would change the pixels that were verified.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{path}: the output must be a .png; other formats would change the pixels that were verified")
+    return path

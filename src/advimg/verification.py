@@ -1,0 +1,62 @@
+"""The promise, checked on files: same size, no channel moved more than ε, and the classifier sees the target."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from advimg.classifiers.classifier import Classifier
+from advimg.images.photo import Photo
+from advimg.record import Guess, Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What was found when a file was held against its original and a classifier.
+
+    ``linf`` is None where the sizes differ. The field names are the keys of ``verify --json``.
+    """
+
+    adversarial: str
+    original: str
+    model: str
+    target: Target
+    eps: int
+    same_size: bool
+    linf: int | None
+    top5: tuple[Guess, ...]
+    confidence: float
+    holds: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verification as plain JSON values."""
+        from dataclasses import asdict
+
+        return asdict(self)
+
+
+def verify_photo(adversarial: Photo, original: Photo, *, classifier: Classifier, target: int, eps: int) -> Verification:
+    """Check the promise on two decoded pictures.
+
+    Raises:
+        PhotoError: the adversarial's shape cannot be looked at.
+        ClassifierError: the classifier's output is not logits.
+    """
+    classifier.view.check_size(*adversarial.size)
+    verdict = classifier.judge(adversarial.levels)
+    same_size = adversarial.size == original.size
+    linf = None
+    if same_size:
+        linf = int(np.abs(adversarial.levels.astype(np.int16) - original.levels).max())
+    return Verification(
+        adversarial=adversarial.source,
+        original=original.source,
+        model=classifier.name,
+        target=Target(target, classifier.labels[target]),
+        eps=eps,
+        same_size=same_size,
+        linf=linf,
+        top5=verdict.top(5),
+        confidence=round(verdict.confidence(target), 6),
+        holds=verdict.top1 == target and linf is not None and linf <= eps,
+    )
