@@ -1,5 +1,6 @@
 """The Python interface: one photo, one call. The command line goes through the same functions."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,7 @@ def attack(
     Raises:
         AdvimgError: the photo cannot be read, the target is unknown, the model cannot be loaded.
     """
-    import dataclasses
-
-    settings = dataclasses.replace(settings or Settings(), **changes)
+    settings = replace(settings or Settings(), **changes)
     classifier = _classifier(model, device)
     job = Job(photo=open_photo(photo), target=classifier.labels.find(target), settings=settings)
     engine = Engine(classifier, precision=precision)
@@ -67,7 +66,7 @@ def classify(photo: Picture, *, model: str | Classifier = DEFAULT_MODEL, device:
     """
     classifier = _classifier(model, device)
     opened = open_photo(photo)
-    classifier.view.check_size(*opened.size)
+    classifier.view.check_size(*opened.size, source=opened.source)
     return classifier.judge(opened.levels)
 
 

@@ -60,7 +60,7 @@ class Labels:
         if matches:
             choices = " or ".join(f"{index} ({self.names[index]})" for index in matches)
             raise UsageError(f"class {text!r} is ambiguous; give its index: {choices}")
-        nearest = self._nearest(text)
+        nearest = self.nearest(text)
         hint = f"did you mean {', '.join(nearest)}?" if nearest else "`advimg labels QUERY` searches the names"
         raise UsageError(f"unknown class {text!r}; {hint}")
 
@@ -75,7 +75,8 @@ class Labels:
         slug = key.replace(" ", "_") or "class"
         return slug if len(self._by_key[key]) == 1 and key else f"{slug}_{index}"
 
-    def _nearest(self, text: str, count: int = 5) -> list[str]:
+    def nearest(self, text: str, count: int = 5) -> list[str]:
+        """Return up to ``count`` names that are spelt like ``text`` or contain it."""
         from difflib import get_close_matches  # needed only on the way to an error
 
         key = _key(text)

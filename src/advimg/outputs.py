@@ -50,8 +50,7 @@ def plan_outputs(adversarial: Path, *, amplify: float, figure: bool) -> Outputs:
 
 def default_name(source: str, target_slug: str) -> str:
     """Return the file name for a photo and a target: ``photos/dog.jpg``, ``pelican`` -> ``dog_pelican.png``."""
-    stem = "stdin" if source == "-" else Path(source).stem
-    return f"{stem}_{target_slug}.png"
+    return f"{Path(source).stem}_{target_slug}.png"
 
 
 def png_path(path: str | Path) -> Path:

@@ -1,6 +1,6 @@
 """The promise, checked on files: same size, no channel moved more than ε, and the classifier sees the target."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,6 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verification as plain JSON values."""
-        from dataclasses import asdict
-
         return asdict(self)
 
 
@@ -42,7 +40,7 @@ def verify_photo(adversarial: Photo, original: Photo, *, classifier: Classifier,
         PhotoError: the adversarial's shape cannot be looked at.
         ClassifierError: the classifier's output is not logits.
     """
-    classifier.view.check_size(*adversarial.size)
+    classifier.view.check_size(*adversarial.size, source=adversarial.source)
     verdict = classifier.judge(adversarial.levels)
     same_size = adversarial.size == original.size
     linf = None

@@ -76,17 +76,17 @@ class View:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
 
-    def check_size(self, width: int, height: int, *, max_pixels: int = MAX_PIXELS) -> None:
-        """Refuse a shape that the official preprocessing would blow up beyond ``max_pixels``.
+    def check_size(self, width: int, height: int, *, source: str) -> None:
+        """Refuse a photo so long and thin that the official preprocessing would blow it up beyond any memory.
 
         Raises:
-            PhotoError: naming both sizes.
+            PhotoError: naming the photo and both sizes.
         """
         wide, high = self.resized(width, height)
-        if wide * high > max_pixels:
+        if wide * high > MAX_PIXELS:
             raise PhotoError(
-                f"{width}x{height} is too long and thin: the official preprocessing would resize it to {wide}x{high}; "
-                "crop it first"
+                f"{source} is too long and thin ({width}x{height}): the official preprocessing would resize it to "
+                f"{wide}x{high}; crop it first"
             )
 
     def stock(self, picture: Image.Image) -> Tensor:

@@ -26,9 +26,12 @@ def run(arguments: Sequence[str]) -> int:
         code = app.main(list(arguments), prog_name="advimg", standalone_mode=False)
     except click.Abort:
         return _fail("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "advimg"
-        return _fail(f"{error.format_message()} See `{command} --help`.", 2)
+        return _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`", error.exit_code)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
     except AdvimgError as error:

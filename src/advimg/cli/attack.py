@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advimg.cli import options
-from advimg.errors import PhotoError, UsageError
+from advimg.cli.inputs import read_input
+from advimg.errors import UsageError
 from advimg.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str, **given
             for name in ("eps", "confidence", "steps", "step_size", "momentum", "loss", "restarts", "seed")
         }
     )
-    photo = _read(images[0], given["max_pixels"])
+    photo = read_input(images[0], max_pixels=given["max_pixels"])
     # Only now the slow part: importing torch.
     from advimg.classifiers.load import load_classifier
     from advimg.outputs import default_name, plan_outputs
@@ -92,7 +93,9 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str, **given
     index = classifier.labels.find(target)
     outputs = None
     if not to_stdout:
-        name = given["output"] or (given["out_dir"] or Path()) / default_name(images[0], classifier.labels.slug(index))
+        name = given["output"] or (given["out_dir"] or Path()) / default_name(
+            photo.source, classifier.labels.slug(index)
+        )
         outputs = plan_outputs(Path(name), amplify=given["amplify"], figure=given["figure"])
         outputs.check(overwrite=given["force"])
     outcome = perform(photo, index, classifier, settings, precision=given["precision"], console=console)
@@ -181,16 +184,6 @@ def _wants_stdout(output: str | None, out_dir: Path | None, *, as_json: bool) ->
     if sys.stdout.isatty():
         raise UsageError("-o - would write a PNG to the terminal; redirect stdout to a file or a pipe")
     return True
-
-
-def _read(image: str, max_pixels: int) -> "Photo":
-    from advimg.images.decode import decode_photo, read_photo
-
-    if image != "-":
-        return read_photo(image, max_pixels=max_pixels)
-    if sys.stdin.isatty():
-        raise PhotoError("- reads the photo from stdin; pipe one in, as in `advimg attack - … < dog.jpg`")
-    return decode_photo(sys.stdin.buffer.read(), source="-", max_pixels=max_pixels)
 
 
 def _checked_png(outcome: "Outcome", *, metadata: bool) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from advimg.cli import options
+from advimg.cli.inputs import read_input
 
 
 @click.command(no_args_is_help=True, short_help="Say what a classifier sees in pictures.")
@@ -27,14 +28,13 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
     """
     from advimg.cli.console import Console
     from advimg.errors import PhotoError
-    from advimg.images.decode import read_photo
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     classifier = None
     failed = False
     for image in images:
         try:
-            photo = read_photo(image, max_pixels=given["max_pixels"])
+            photo = read_input(image, max_pixels=given["max_pixels"])
             if classifier is None:  # not before the first photo that can be read: torch takes seconds to import
                 from advimg.classifiers.load import load_classifier
 
@@ -42,7 +42,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
                     given["model"], weights=given["weights"], device=given["device"], progress=not given["quiet"]
                 )
                 console.detail(f"{classifier.name} on {classifier.device}")
-            classifier.view.check_size(*photo.size)
+            classifier.view.check_size(*photo.size, source=image)
         except PhotoError as error:
             console.error(str(error))
             failed = True

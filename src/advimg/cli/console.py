@@ -36,8 +36,8 @@ class Console:
             self.say(text, style="dim")
 
     def warn(self, text: str) -> None:
-        """Print a warning, even when quiet: it is about the result."""
-        self._rich.print(Text(f"note: {text}", style="yellow"))
+        """Print a warning, unless quiet."""
+        self.say(f"note: {text}", style="yellow")
 
     def error(self, text: str) -> None:
         """Print what went wrong with one of several inputs."""

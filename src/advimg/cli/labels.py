@@ -27,8 +27,9 @@ def command(query: tuple[str, ...], **given: Any) -> None:
     labels = imagenet_labels()
     found = labels.search(" ".join(query))
     if not found:
-        labels.find(" ".join(query))  # says which names are near
-        raise UsageError(f"no class name contains {' '.join(query)!r}")
+        nearest = labels.nearest(" ".join(query))
+        hint = f"did you mean {', '.join(nearest)}?" if nearest else "try a shorter word"
+        raise UsageError(f"no class name contains {' '.join(query)!r}; {hint}")
     if given["as_json"]:
         click.echo(json.dumps([{"index": index, "name": labels[index]} for index in found]))
     else:

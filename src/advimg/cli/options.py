@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from advimg.errors import UsageError
 from advimg.labels import imagenet_labels
 from advimg.settings import parse_eps
 
@@ -27,10 +26,7 @@ class EpsType(click.ParamType[int]):
         """Return whole levels, 1..255."""
         if isinstance(value, int):
             return value
-        try:
-            return parse_eps(value)
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
+        return parse_eps(value)
 
 
 def _complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

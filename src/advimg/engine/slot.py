@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +58,7 @@ class Slot:
     def __init__(self, job: Job, classifier: Classifier) -> None:
         self._began = time.perf_counter()
         self.job = job
-        classifier.view.check_size(*job.photo.size)
+        classifier.view.check_size(*job.photo.size, source=job.photo.source)
         self._before = classifier.judge(job.photo.levels)
         device = classifier.device
         self._twin = classifier.view.twin(*job.photo.size, device)
@@ -147,4 +146,4 @@ class Slot:
 
 def _planes(levels: Levels) -> Tensor:
     """Turn [height, width, 3] into a contiguous tensor [3, height, width], uint8."""
-    return torch.from_numpy(np.ascontiguousarray(levels.transpose(2, 0, 1)))
+    return torch.from_numpy(levels.transpose(2, 0, 1).copy())

@@ -1,0 +1,1 @@
+"""What a person looks at: reports see records and pictures, never tensors."""

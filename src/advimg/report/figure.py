@@ -1,0 +1,397 @@
+"""The figure of one attack: photo + perturbation = adversarial picture, and what the classifier sees in both.
+
+After the panda of Goodfellow et al. 2015, "Explaining and Harnessing Adversarial Examples" (arXiv:1412.6572).
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import PurePath
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from advimg.images.encode import amplified
+from advimg.images.photo import Levels
+from advimg.record import Guess, Record
+
+# All lengths are pixels of the PNG, y grows downwards. A power of two keeps pixels -> inches -> pixels exact.
+_DPI = 256
+_WIDTH = 2048
+_MARGIN = 68
+_GUTTER = 104
+_COLUMN = (_WIDTH - 2 * _MARGIN - 2 * _GUTTER) // 3
+_LEFT, _MIDDLE, _RIGHT = (_MARGIN + column * (_COLUMN + _GUTTER) for column in range(3))
+
+_HEADING = 96
+_TALLEST = 760
+_BELOW_PICTURES = 52
+_ROW = 82
+_BAR_DOWN = 42
+_BAR = 14
+_LINE = 50
+_FIRST_BASELINE = 28
+
+# A picture this many times wider than high would be a thread in a column: such are stacked instead.
+_STACKED_FROM = 6
+_TALLEST_STACKED = 240
+_BETWEEN_STACKED = 116
+_BARS_HEADING = 66
+
+# From here on an enlarged photo shows its pixels; below, smooth edges look like the photo does elsewhere.
+_SHOW_PIXELS = 4
+
+# Okabe and Ito's colours, told apart by colour-blind people too; the target also has a mark and bold type.
+_TARGET_COLOUR = "#D55E00"
+_OTHER_COLOUR = "#56B4E9"
+_TRACK_COLOUR = "#EDEDED"
+_FRAME_COLOUR = "#BFBFBF"
+_INK = "#1A1A1A"
+_GREY = "#5F5F5F"
+
+# DejaVu Sans comes with matplotlib. The others, where installed, lend the letters it lacks.
+_FONT = "DejaVu Sans"
+_LENDERS = ("Noto Sans CJK JP", "Hiragino Sans", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "Arial Unicode MS")
+
+_MARK = "◆"
+_MARK_ROOM = 32
+_THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    """How a piece of text is set: its size in points, weight and colour."""
+
+    size: float
+    bold: bool = False
+    colour: str = _INK
+
+
+_TITLE = _Type(10, bold=True)
+_SUBTITLE = _Type(7.5, colour=_GREY)
+_VERDICT = _Type(9, bold=True)
+_BARS_TITLE = _Type(9, bold=True)
+_NAME = _Type(8)
+_TARGET_NAME = _Type(8, bold=True)
+_TARGET_MARK = _Type(8, colour=_TARGET_COLOUR)
+_FACT = _Type(7.5, colour=_GREY)
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrangement:
+    """Where the three pictures go: their size, their upper left corners, the centres of + and =, and their end."""
+
+    size: tuple[int, int]
+    corners: tuple[tuple[int, int], ...]
+    plus: tuple[int, int]
+    equals: tuple[int, int]
+    bottom: int
+
+
+def draw_figure(record: Record, before: Levels, after: Levels, *, amplify: float = 10) -> bytes:
+    """Draw the photo, the perturbation and the adversarial picture, and what the classifier sees.
+
+    Args:
+        record: what was done and seen.
+        before: the photo, [height, width, 3].
+        after: the adversarial picture, of the same shape.
+        amplify: how many times larger than it is the perturbation is drawn.
+
+    Returns:
+        The bytes of a PNG, 2048 pixels wide; the same input gives the same bytes.
+
+    Raises:
+        ValueError: the pictures differ in shape.
+    """
+    if before.shape != after.shape:
+        raise ValueError(f"the photo is {before.shape}, the adversarial picture {after.shape}")
+    height, width, _ = before.shape
+    stacked = width > _STACKED_FROM * height
+    arrangement = _stacked(width, height) if stacked else _side_by_side(width, height)
+    below = arrangement.bottom + _BELOW_PICTURES
+    bars = below + _BARS_HEADING if stacked else below
+    # The user's own matplotlib settings (dark styles, TeX) do not reach a figure that looks the same everywhere.
+    with matplotlib.style.context("default"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)  # a letter no font has is drawn as a box
+        page = _Page(bars + _height_below(record) + _MARGIN)
+        _draw_pictures(page, before, after, amplify, arrangement)
+        _draw_headings(page, record, amplify, arrangement)
+        if stacked:
+            _draw_bars_headings(page, below + _FIRST_BASELINE)
+        _draw_guesses(page, record.before, record.target.index, _LEFT, bars)
+        _draw_verdict(page, record, below)
+        _draw_guesses(page, record.after, record.target.index, _RIGHT, bars)
+        return page.png()
+
+
+def _side_by_side(width: int, height: int) -> _Arrangement:
+    """Put the pictures above the three columns."""
+    size = _fit(width, height, _COLUMN, _TALLEST)
+    top = _MARGIN + _HEADING
+    middle = top + size[1] // 2
+    return _Arrangement(
+        size=size,
+        corners=tuple((x + (_COLUMN - size[0]) // 2, top) for x in (_LEFT, _MIDDLE, _RIGHT)),
+        plus=(_MIDDLE - _GUTTER // 2, middle),
+        equals=(_RIGHT - _GUTTER // 2, middle),
+        bottom=top + size[1],
+    )
+
+
+def _stacked(width: int, height: int) -> _Arrangement:
+    """Put the pictures below one another, each as wide as the page allows."""
+    size = _fit(width, height, _WIDTH - 2 * _MARGIN, _TALLEST_STACKED)
+    tops = [_MARGIN + _HEADING + place * (_HEADING + size[1] + _BETWEEN_STACKED) for place in range(3)]
+    plus, equals = (top - _HEADING - _BETWEEN_STACKED // 2 for top in tops[1:])
+    return _Arrangement(
+        size=size,
+        corners=tuple(((_WIDTH - size[0]) // 2, top) for top in tops),
+        plus=(_WIDTH // 2, plus),
+        equals=(_WIDTH // 2, equals),
+        bottom=tops[-1] + size[1],
+    )
+
+
+class _Page:
+    """A white page to set text, boxes and pictures on, in pixels from its upper left corner."""
+
+    def __init__(self, height: int) -> None:
+        self._height = height
+        self._figure = Figure(figsize=(_WIDTH / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+        self._canvas: Any = FigureCanvasAgg(self._figure)  # matplotlib leaves this class without types
+        self._axes = self._figure.add_axes((0, 0, 1, 1))
+        self._axes.set_xlim(0, _WIDTH)
+        self._axes.set_ylim(height, 0)
+        self._axes.set_axis_off()
+
+    def text(self, x: float, baseline: float, text: str, type_: _Type, align: str = "left") -> None:
+        """Set one line of text, every character literally."""
+        self._axes.text(
+            x,
+            baseline,
+            text,
+            fontproperties=_font(type_),
+            color=type_.colour,
+            horizontalalignment=align,
+            verticalalignment="baseline",
+            parse_math=False,
+        )
+
+    def text_width(self, text: str, type_: _Type) -> float:
+        """Return how many pixels wide a line of text is."""
+        width, _, _ = self._canvas.get_renderer().get_text_width_height_descent(text, _font(type_), ismath=False)
+        return float(width)
+
+    def box(self, x: float, y: float, width: float, height: float, colour: str, *, filled: bool = True) -> None:
+        """Draw a box, filled or as a hairline."""
+        face, line = (colour, 0.0) if filled else ("none", 0.5)
+        self._axes.add_patch(Rectangle((x, y), width, height, facecolor=face, edgecolor=colour, linewidth=line))
+
+    def picture(self, x: int, y: int, levels: Levels) -> None:
+        """Place a picture, pixel for pixel, in a hairline frame that shows where a white one ends."""
+        height, width, _ = levels.shape
+        self._figure.figimage(levels, x, self._height - y - height, origin="upper")
+        self.box(x, y, width, height, _FRAME_COLOUR, filled=False)
+
+    def png(self) -> bytes:
+        """Return the page as a PNG that tells nothing of the time or the software."""
+        self._canvas.draw()
+        opaque = np.asarray(self._canvas.buffer_rgba())[..., :3]
+        buffer = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(opaque)).save(buffer, "PNG", dpi=(_DPI, _DPI))
+        return buffer.getvalue()
+
+
+def _draw_pictures(page: _Page, before: Levels, after: Levels, amplify: float, arrangement: _Arrangement) -> None:
+    """Draw photo + perturbation = adversarial picture."""
+    size = arrangement.size
+    perturbation = amplified(_pick_pixels(before, size), _pick_pixels(after, size), amplify)
+    pictures = _resample(before, size), perturbation, _resample(after, size)
+    for (x, y), picture in zip(arrangement.corners, pictures, strict=True):
+        page.picture(x, y, picture)
+    _draw_plus(page, *arrangement.plus)
+    _draw_equals(page, *arrangement.equals)
+
+
+def _draw_headings(page: _Page, record: Record, amplify: float, arrangement: _Arrangement) -> None:
+    """Write above each picture what it is."""
+    source = _cut_middle(page, _base_name(record.source), _SUBTITLE, _COLUMN)
+    shown = "grey is unchanged" if amplify == 1 else f"amplified ×{amplify:g}; grey is unchanged"
+    change = f"largest change: {record.linf} of 255 levels" if record.linf else "nothing changed"
+    headings = ("Photo", source), ("Perturbation", shown), ("Adversarial picture", change)
+    for (x, y), (title, subtitle) in zip(arrangement.corners, headings, strict=True):
+        middle = x + arrangement.size[0] / 2
+        page.text(middle, y - 72, title, _TITLE, "center")
+        page.text(middle, y - 28, subtitle, _SUBTITLE, "center")
+
+
+def _draw_bars_headings(page: _Page, baseline: int) -> None:
+    """Write above the bars which picture they belong to, where it is not right above them."""
+    page.text(_LEFT, baseline, "Photo", _BARS_TITLE)
+    page.text(_RIGHT, baseline, "Adversarial picture", _BARS_TITLE)
+
+
+def _draw_plus(page: _Page, x: int, y: int) -> None:
+    """Draw a plus sign centred on (x, y); as boxes, since a font's is not centred on its line."""
+    page.box(x - 20, y - 3, 40, 6, _INK)
+    page.box(x - 3, y - 20, 6, 40, _INK)
+
+
+def _draw_equals(page: _Page, x: int, y: int) -> None:
+    """Draw an equals sign centred on (x, y)."""
+    page.box(x - 20, y - 13, 40, 6, _INK)
+    page.box(x - 20, y + 7, 40, 6, _INK)
+
+
+def _draw_guesses(page: _Page, guesses: Sequence[Guess], target: int, x: int, y: int) -> None:
+    """Draw one row a class: its name and confidence, and a bar under them on a track as long as 100 %."""
+    for row, guess in enumerate(guesses):
+        top = y + row * _ROW
+        is_target = guess.index == target
+        _draw_class(page, guess, is_target, x, top + _FIRST_BASELINE)
+        page.box(x, top + _BAR_DOWN, _COLUMN, _BAR, _TRACK_COLOUR)
+        length = round(_COLUMN * guess.confidence)
+        page.box(x, top + _BAR_DOWN, length, _BAR, _TARGET_COLOUR if is_target else _OTHER_COLOUR)
+
+
+def _draw_class(page: _Page, guess: Guess, is_target: bool, x: int, baseline: int) -> None:
+    """Write a class name on the left, shortened if need be, and its confidence on the right; mark the target."""
+    type_ = _TARGET_NAME if is_target else _NAME
+    confidence = _percent(guess.confidence)
+    page.text(x + _COLUMN, baseline, confidence, type_, "right")
+    room = _COLUMN - page.text_width(confidence, type_) - 24
+    if is_target:
+        _draw_marked(page, x, baseline, _cut_end(page, guess.name, type_, room - _MARK_ROOM), type_)
+    else:
+        page.text(x, baseline, _cut_end(page, guess.name, type_, room), type_)
+
+
+def _draw_marked(page: _Page, x: float, baseline: float, text: str, type_: _Type) -> None:
+    """Write text behind the target's mark."""
+    page.text(x, baseline, _MARK, _TARGET_MARK)
+    page.text(x + _MARK_ROOM, baseline, text, type_)
+
+
+def _draw_verdict(page: _Page, record: Record, y: int) -> None:
+    """Write between the bars whether the target was reached, what is seen if not, and how it was tried.
+
+    The mark beside the target's name here says what it means in the bars.
+    """
+    centre = _MIDDLE + _COLUMN / 2
+    baseline = y + _FIRST_BASELINE
+    page.text(centre, baseline, "✓ target reached" if record.fooled else "✗ target not reached", _VERDICT, "center")
+    baseline += _LINE
+    room = _COLUMN - _MARK_ROOM
+    target = _cut_name(page, "", record.target.name, f": {_percent(record.confidence)}", room)
+    _draw_marked(page, centre - (_MARK_ROOM + page.text_width(target, _NAME)) / 2, baseline, target, _NAME)
+    if not record.fooled:
+        baseline += _LINE
+        seen = _cut_name(page, "seen instead: ", record.after[0].name, "", _COLUMN)
+        page.text(centre, baseline, seen, _NAME, "center")
+    baseline += _LINE // 2
+    for fact in _facts(record):
+        baseline += _LINE
+        page.text(centre, baseline, _cut_middle(page, fact, _FACT, _COLUMN), _FACT, "center")
+
+
+def _facts(record: Record) -> tuple[str, str]:
+    """Return the lines that say what was done, and to which model."""
+    steps = "1 step" if record.steps == 1 else f"{record.steps} steps"
+    return f"ε = {record.eps} of 255 levels · {steps}", record.model
+
+
+def _height_below(record: Record) -> int:
+    """Return how tall the part below the pictures is: bars left and right, the verdict between them."""
+    rows = max(len(record.before), len(record.after))
+    bars = (rows - 1) * _ROW + _BAR_DOWN + _BAR
+    lines = 3 if record.fooled else 4
+    return max(bars, _FIRST_BASELINE + lines * _LINE + _LINE // 2 + 10)
+
+
+def _fit(width: int, height: int, widest: int, tallest: int) -> tuple[int, int]:
+    """Return the largest width and height of the same shape within these limits."""
+    scale = min(widest / width, tallest / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _resample(levels: Levels, size: tuple[int, int]) -> Levels:
+    """Return a photo at another size, smoothly unless so much larger that its pixels are what there is to see."""
+    if size[0] >= _SHOW_PIXELS * levels.shape[1]:
+        return _pick_pixels(levels, size)
+    # A coarse box reduction first, which the filter then hides, is many times faster on large photos.
+    return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3))
+
+
+def _pick_pixels(levels: Levels, size: tuple[int, int]) -> Levels:
+    """Return a picture at another size without mixing pixels: averaged, a perturbation would look weaker than it is."""
+    return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.NEAREST))
+
+
+def _percent(confidence: float) -> str:
+    """Write a confidence so that only 0 and 1 themselves are called 0 % and 100 %."""
+    percent = 100 * confidence
+    if 0 < percent < 0.05:
+        return f"< 0.1{_THIN_SPACE}%"
+    if 99.95 <= percent < 100:
+        return f"> 99.9{_THIN_SPACE}%"
+    digits = 0 if percent in (0, 100) else 1
+    return f"{percent:.{digits}f}{_THIN_SPACE}%"
+
+
+def _base_name(source: str) -> str:
+    """Return a file's name without its folders."""
+    return PurePath(source).name or source
+
+
+def _printable(text: str) -> str:
+    """Return text on one line, with a replacement character for what cannot be drawn."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
+
+
+def _cut_end(page: _Page, text: str, type_: _Type, room: float) -> str:
+    """Return the text, its end replaced by an ellipsis if it is wider than ``room``."""
+    text = _printable(text)
+    return _longest_fit(page, text, type_, room, lambda kept: text[:kept].rstrip() + "…")
+
+
+def _cut_name(page: _Page, before: str, name: str, after: str, room: float) -> str:
+    """Return the three in a row, the name shortened if they are wider than ``room``."""
+    return before + _cut_end(page, name, _NAME, room - page.text_width(before + after, _NAME)) + after
+
+
+def _cut_middle(page: _Page, text: str, type_: _Type, room: float) -> str:
+    """Return the text, its middle replaced by an ellipsis if it is wider than ``room``: names end in what tells."""
+    text = _printable(text)
+    return _longest_fit(
+        page, text, type_, room, lambda kept: text[: (kept + 1) // 2] + "…" + text[len(text) - kept // 2 :]
+    )
+
+
+def _longest_fit(page: _Page, text: str, type_: _Type, room: float, cut: Callable[[int], str]) -> str:
+    """Return the text, or the longest ``cut`` (of so many letters) that is no wider than ``room``."""
+    if page.text_width(text, type_) <= room:
+        return text
+    fits, too_wide = 0, len(text)
+    while too_wide - fits > 1:
+        kept = (fits + too_wide) // 2
+        if page.text_width(cut(kept), type_) <= room:
+            fits = kept
+        else:
+            too_wide = kept
+    return cut(fits)
+
+
+@cache
+def _font(type_: _Type) -> FontProperties:
+    """Return the font of a type."""
+    installed = set(fontManager.get_font_names())
+    family = [_FONT, *(lender for lender in _LENDERS if lender in installed)]
+    return FontProperties(family=family, size=type_.size, weight="bold" if type_.bold else "normal")
