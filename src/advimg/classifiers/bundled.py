@@ -25,6 +25,7 @@ def load_bundled(name: str, weights: Path | None, device: torch.device) -> Class
         ClassifierError: the package is not installed, or the weights do not fit.
     """
     path = weights or _package_weights(name)
+    sha256 = file_sha256(path)
     variant = VARIANTS[name]
     with torch.device("meta"):
         network = EfficientNetLite(variant)
@@ -42,7 +43,7 @@ def load_bundled(name: str, weights: Path | None, device: torch.device) -> Class
         labels=imagenet_labels(),
         device=device,
         weights=weights.name if weights else None,
-        weights_sha256=file_sha256(path),
+        weights_sha256=sha256,
     )
 
 

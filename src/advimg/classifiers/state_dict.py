@@ -15,11 +15,13 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal.
 
     Raises:
-        ClassifierError: it cannot be read.
+        ClassifierError: it is missing or cannot be read.
     """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise ClassifierError(f"there is no weights file {path}; check the path") from None
     except OSError as error:
         raise ClassifierError(f"the weights {path} cannot be read: {error.strerror or error}") from error
 
@@ -28,10 +30,8 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     """Read a state dict (``.pth``, ``.pt``, ``.safetensors``); pickled code is refused, not run.
 
     Raises:
-        ClassifierError: the file is missing, damaged, holds code, or is no state dict.
+        ClassifierError: the file is damaged, holds code, or is no state dict.
     """
-    if not path.is_file():
-        raise ClassifierError(f"there is no weights file {path}; check the path")
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ClassifierError(
@@ -82,11 +82,11 @@ def _read_safetensors(path: Path) -> object:
 def _read_pickle(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, KeyError, AttributeError) as error:  # the last two from files of random bytes
         raise ClassifierError(
             f"{path} is not a plain state dict; it is damaged or holds code, which is never run"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ClassifierError(f"the weights {path} are damaged: {reason}") from error
 

@@ -1,0 +1,94 @@
+"""Photos, classifiers and a command line for all tests."""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+import advimg
+from advimg.classifiers.classifier import Classifier
+from advimg.cli import run
+from advimg.images.decode import photo_from_pixels
+from advimg.images.photo import Photo
+
+# No deadline: a slow machine is not a failure. No database: the same examples for everyone.
+settings.register_profile("advimg", deadline=None, database=None, derandomize=True)
+settings.load_profile("advimg")
+
+
+def sample(name: str) -> Path:
+    """Return the path of one of scikit-image's sample photos."""
+    spec = importlib.util.find_spec("skimage")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "data" / name
+
+
+@pytest.fixture
+def coffee() -> Path:
+    return sample("coffee.png")
+
+
+@pytest.fixture(scope="session")
+def lite0() -> Classifier:
+    return advimg.load_classifier("efficientnet_lite0", device="cpu")
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Cli:
+    """Run ``advimg`` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Ran:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+    return call
+
+
+def random_photo(width: int, height: int, seed: int = 0) -> Photo:
+    """Return a photo of noise."""
+    levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return photo_from_pixels(levels, source=f"noise{seed}.png")
+
+
+def linear_classifier(classes: int = 2, size: int = 8, seed: int = 0, scale: float = 0.01) -> Classifier:
+    """Return a linear network on the normalised pixels of a size x size view."""
+    generator = torch.Generator().manual_seed(seed)
+    linear = torch.nn.Linear(3 * size * size, classes)
+    with torch.no_grad():
+        linear.weight.copy_(torch.randn(linear.weight.shape, generator=generator) * scale)
+        linear.bias.zero_()
+    return Classifier.wrap(
+        torch.nn.Sequential(torch.nn.Flatten(), linear),
+        labels=[f"class {index}" for index in range(classes)],
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        resize=size,
+        crop=size,
+        name="linear",
+        device="cpu",
+    )
+
+
+def weight_of(classifier: Classifier) -> torch.Tensor:
+    """Return the weight of a linear classifier, [classes, 3 * size * size]."""
+    weight = dict(classifier.network.named_parameters())["1.weight"]
+    return weight.detach()

@@ -1,0 +1,210 @@
+"""The loop, on networks whose answers are known in closed form."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from advimg.classifiers.classifier import Classifier
+from advimg.engine.engine import Engine, StepReport
+from advimg.engine.slot import Job, Result
+from advimg.errors import ClassifierError, PhotoError
+from advimg.images.photo import Levels
+from advimg.settings import Settings
+from tests.conftest import linear_classifier, random_photo, weight_of
+
+NEVER = Settings(confidence=0.999999, steps=12)
+"""Settings that a small linear network never satisfies, so that the attack goes to its optimum."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On tensors this small threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run_one(classifier: Classifier, job: Job) -> Result:
+    (result,) = Engine(classifier).run([job])
+    return result
+
+
+def optimum(photo: Levels, direction: torch.Tensor, eps: int) -> Levels:
+    """Return the picture in the ε-ball that a linear function with this gradient [3, h, w] is smallest at."""
+    step = eps * np.sign(direction.permute(1, 2, 0).numpy())
+    best: Levels = np.clip(photo - step, 0, 255).astype(np.uint8)
+    return best
+
+
+@pytest.mark.parametrize("eps", [1, 2, 3, 10, 100, 255])
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_linear_network_is_solved_exactly(eps: int, loss: str) -> None:
+    classifier = linear_classifier(seed=eps, scale=0.0001)
+    photo = random_photo(8, 8, seed=eps)
+    settings = replace(NEVER, eps=eps, loss=loss)
+    result = run_one(classifier, Job(photo=photo, target=1, settings=settings))
+    weight = weight_of(classifier)
+    assert np.array_equal(result.levels, optimum(photo.levels, (weight[0] - weight[1]).view(3, 8, 8), eps))
+
+
+def test_linear_network_behind_a_resize_is_solved_exactly() -> None:
+    classifier = linear_classifier(scale=0.0001)
+    photo = random_photo(21, 13)
+    result = run_one(classifier, Job(photo=photo, target=0, settings=replace(NEVER, eps=6)))
+    weight = weight_of(classifier)
+    twin = classifier.view.twin(21, 13)
+    rows, columns = twin.window
+    out = torch.empty(3, rows.stop - rows.start, columns.stop - columns.start)
+    direction = twin.gradient((weight[1] - weight[0]).view(3, 8, 8), out=out)
+    expected = photo.levels.copy()
+    expected[twin.window] = optimum(photo.levels[twin.window], direction, 6)
+    assert np.array_equal(result.levels, expected)
+
+
+def test_pixels_that_the_view_does_not_show_stay_as_they_are() -> None:
+    classifier = linear_classifier()
+    photo = random_photo(64, 8)
+    result = run_one(classifier, Job(photo=photo, target=1, settings=NEVER))
+    assert np.array_equal(result.levels[:, :27], photo.levels[:, :27])
+    assert np.array_equal(result.levels[:, -27:], photo.levels[:, -27:])
+    assert not np.array_equal(result.levels, photo.levels)
+
+
+def test_stops_at_the_first_candidate_that_is_there() -> None:
+    classifier = linear_classifier(scale=0.05)
+    photo = random_photo(8, 8)
+    present = classifier.judge(photo.levels).top1
+    reports: list[StepReport] = []
+    job = Job(photo=photo, target=1 - present, settings=Settings(eps=40, step_size=1, confidence=0.8))
+    (result,) = Engine(classifier).run([job], watch=reports.append)
+    assert result.after.top1 == 1 - present
+    assert result.after.confidence(1 - present) >= 0.8
+    assert all(report.confidence < 0.8 for report in reports[:-1])
+    assert [report.step for report in reports] == list(range(result.steps + 1))
+    assert result.gradients == result.steps + 1
+
+
+def test_a_photo_that_is_the_target_already_is_left_alone() -> None:
+    classifier = linear_classifier(scale=1.0)
+    photo = random_photo(8, 8)
+    present = classifier.judge(photo.levels).top1
+    result = run_one(classifier, Job(photo=photo, target=present, settings=Settings()))
+    assert np.array_equal(result.levels, photo.levels)
+    assert result.steps == 0
+
+
+def test_confidence_zero_stops_at_top1() -> None:
+    classifier = linear_classifier(classes=5, scale=0.05)
+    photo = random_photo(8, 8)
+    target = (classifier.judge(photo.levels).top1 + 1) % 5
+    result = run_one(classifier, Job(photo=photo, target=target, settings=Settings(eps=60, step_size=1, confidence=0)))
+    assert result.after.top1 == target
+    assert 0 < result.steps < 60
+
+
+def test_the_best_attempt_is_kept_when_the_target_is_out_of_reach() -> None:
+    classifier = linear_classifier(classes=3, scale=0.001)
+    photo = random_photo(8, 8)
+    result = run_one(classifier, Job(photo=photo, target=2, settings=Settings(eps=1, steps=7)))
+    assert result.after.confidence(2) >= result.before.confidence(2)
+    assert result.steps <= 7
+    assert result.gradients == 8
+
+
+def test_restarts_go_on_from_random_points_and_keep_the_best() -> None:
+    classifier = linear_classifier(scale=0.0001)
+    photo = random_photo(8, 8)
+    plain = run_one(classifier, Job(photo=photo, target=1, settings=NEVER))
+    restarted = run_one(classifier, Job(photo=photo, target=1, settings=replace(NEVER, restarts=2, seed=3)))
+    assert restarted.gradients == 3 * plain.gradients
+    assert restarted.after.confidence(1) >= plain.after.confidence(1)
+
+
+@pytest.mark.parametrize("slots", [1, 3, 16])
+def test_neighbours_and_order_do_not_matter(slots: int) -> None:
+    classifier = linear_classifier(classes=4, scale=0.02)
+    jobs = [
+        Job(photo=random_photo(8 + seed, 12, seed), target=seed % 4, settings=Settings(eps=3 + seed, confidence=0.6))
+        for seed in range(9)
+    ]
+    alone = {job: run_one(classifier, job) for job in jobs}
+    for order in (jobs, jobs[::-1]):
+        results = list(Engine(classifier, slots=slots).run(order))
+        assert len(results) == len(jobs)
+        for result in results:
+            assert np.array_equal(result.levels, alone[result.job].levels)
+
+
+def test_mixed_losses_share_a_pass() -> None:
+    classifier = linear_classifier(classes=2, scale=0.0001)
+    jobs = [Job(photo=random_photo(8, 8, 1), target=1, settings=replace(NEVER, loss=loss)) for loss in ("ce", "margin")]
+    results = list(Engine(classifier, slots=2).run(jobs))
+    assert np.array_equal(results[0].levels, results[1].levels)
+
+
+class _NotFinite(torch.nn.Module):
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(picture), 2), float("nan"))
+
+
+class _Constant(torch.nn.Module):
+    """Sees the same in every picture and has no gradient to offer."""
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        return torch.stack([picture.sum(dim=(1, 2, 3)) * 0, torch.ones(len(picture))], dim=1)
+
+
+def _wrapped(network: torch.nn.Module) -> Classifier:
+    return Classifier.wrap(
+        network, labels=["a", "b"], mean=(0, 0, 0), std=(1, 1, 1), resize=8, crop=8, device="cpu", name="odd"
+    )
+
+
+def test_logits_that_are_not_finite_are_an_error() -> None:
+    with pytest.raises(ClassifierError, match="not finite"):
+        run_one(_wrapped(_NotFinite()), Job(photo=random_photo(8, 8), target=1, settings=Settings()))
+
+
+def test_a_network_without_a_gradient_ends_with_the_photo() -> None:
+    photo = random_photo(8, 8)
+    result = run_one(_wrapped(_Constant()), Job(photo=photo, target=0, settings=Settings(steps=3)))
+    assert np.array_equal(result.levels, photo.levels)
+    assert result.after.top1 == 1
+
+
+def test_output_of_another_shape_is_an_error() -> None:
+    with pytest.raises(ClassifierError, match="one logit for each of 2 labels"):
+        run_one(_wrapped(torch.nn.Flatten()), Job(photo=random_photo(8, 8), target=1, settings=Settings()))
+
+
+def test_a_photo_too_long_and_thin_is_refused() -> None:
+    photo = random_photo(10000, 3)
+    with pytest.raises(PhotoError, match="10000x3"):
+        Classifier.wrap(torch.nn.Flatten(), labels=["a"], mean=(0, 0, 0), std=(1, 1, 1), device="cpu").view.check_size(
+            *photo.size, source="thin.png"
+        )
+
+
+def test_only_the_network_s_own_gradient_is_taken() -> None:
+    """The classifier's parameters get no gradient and stay as they were."""
+    classifier = linear_classifier()
+    before = weight_of(classifier).clone()
+    run_one(classifier, Job(photo=random_photo(8, 8), target=1, settings=NEVER))
+    assert torch.equal(weight_of(classifier), before)
+    assert all(parameter.grad is None for parameter in classifier.network.parameters())
+
+
+def test_the_untouched_network_wins_over_the_gradient_network() -> None:
+    """A gradient network that always believes in success does not end the attack."""
+    classifier = linear_classifier(scale=0.0001)
+    engine = Engine(classifier)
+    liar = torch.tensor([[-9.0, 9.0]])
+    honest = engine._network.logits
+    engine._network.logits = lambda seen: honest(seen) * 0.001 + liar  # type: ignore[method-assign]
+    (result,) = engine.run([Job(photo=random_photo(8, 8), target=1, settings=Settings(steps=4, confidence=0.9))])
+    assert result.gradients == 5
+    assert result.after.confidence(1) < 0.9

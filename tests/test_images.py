@@ -1,0 +1,250 @@
+"""Reading any common picture file, and writing whole PNGs."""
+
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from advimg.errors import OutputError, PhotoError
+from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
+from advimg.images.encode import amplified, encode_png, read_chunk
+from advimg.images.files import check_output, write_whole
+from tests.conftest import random_photo
+
+_RGB = Image.fromarray(random_photo(23, 17).levels)
+
+
+def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
+def test_lossless_formats_give_the_levels(kind: str) -> None:
+    assert np.array_equal(decode_photo(encoded(_RGB, kind), source="x").levels, np.asarray(_RGB))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "GIF"])
+def test_lossy_formats_give_what_pil_gives(kind: str) -> None:
+    data = encoded(_RGB, kind)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image.convert("RGB"))
+    photo = decode_photo(data, source="x")
+    assert np.array_equal(photo.levels, expected)
+    assert photo.size == (23, 17)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_modes_become_rgb_the_way_pil_does(mode: str) -> None:
+    kind = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
+    data = encoded(_RGB.convert(mode), kind)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.mode == mode
+        expected = np.asarray(image.convert("RGB"))
+    photo = decode_photo(data, source="x")
+    assert np.array_equal(photo.levels, expected)
+    assert photo.alpha is None
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_not_saturated(kind: str) -> None:
+    deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    photo = decode_photo(encoded(Image.fromarray(deep), kind), source="x")
+    assert np.array_equal(photo.levels, np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_to_the_pixels(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = decode_photo(encoded(_RGB, "PNG", exif=exif), source="x")
+    upright = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a),
+    }[orientation](np.asarray(_RGB))
+    assert np.array_equal(turned.levels, upright)
+
+
+def test_the_output_has_no_orientation_tag() -> None:
+    photo = decode_photo(encoded(_RGB, "JPEG", exif=_orientation(6)), source="x")
+    with Image.open(io.BytesIO(encode_png(photo.levels))) as reopened:
+        assert 0x0112 not in reopened.getexif()
+        assert reopened.size == (17, 23)
+
+
+def _orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA-like"])
+def test_alpha_is_kept_as_it_is(mode: str) -> None:
+    alpha = random_photo(23, 17, seed=5).levels[:, :, 0]
+    picture = _RGB.convert("L" if mode == "LA" else "RGB")
+    picture.putalpha(Image.fromarray(alpha))
+    if mode == "PA-like":
+        picture = picture.quantize(64)
+    data = encoded(picture, "PNG")
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image.convert("RGBA"))
+    photo = decode_photo(data, source="x")
+    assert photo.alpha is not None
+    assert np.array_equal(np.dstack([photo.levels, photo.alpha]), expected)
+    reopened = decode_photo(encode_png(photo.levels, alpha=photo.alpha), source="y")
+    assert reopened.alpha is not None
+    assert np.array_equal(reopened.alpha, photo.alpha)
+
+
+def test_an_rgb_profile_is_carried_over_and_a_grey_one_is_not() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    photo = decode_photo(encoded(_RGB, "JPEG", icc_profile=profile), source="x")
+    assert photo.icc_profile == profile
+    with Image.open(io.BytesIO(encode_png(photo.levels, icc_profile=photo.icc_profile))) as reopened:
+        assert reopened.info["icc_profile"] == profile
+    grey = profile[:16] + b"GRAY" + profile[20:]
+    assert decode_photo(encoded(_RGB.convert("L"), "JPEG", icc_profile=grey), source="x").icc_profile is None
+    with Image.open(io.BytesIO(encode_png(photo.levels))) as bare:
+        assert "icc_profile" not in bare.info
+
+
+def test_a_gif_of_many_frames_gives_its_first_with_a_note() -> None:
+    other = Image.fromarray(255 - np.asarray(_RGB))
+    data = encoded(_RGB, "GIF", save_all=True, append_images=[other, _RGB])
+    photo = decode_photo(data, source="film.gif")
+    assert photo.notes == ("film.gif has 3 frames; only the first is used",)
+    assert np.array_equal(photo.levels, decode_photo(encoded(_RGB, "GIF"), source="x").levels)
+
+
+def _png(width: int, height: int) -> bytes:
+    """A PNG header that claims a size."""
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", width, height, 8, 2, 0, 0, 0) + b"\0\0\0\0"
+
+
+_BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "is empty"),
+    "text": (lambda: b"not a picture", "not a picture"),
+    "truncated jpeg": (lambda: encoded(_RGB, "JPEG")[:-200], "damaged"),
+    "truncated png": (lambda: encoded(_RGB, "PNG")[:-200], "damaged"),
+    "bomb": (lambda: encoded(Image.new("1", (20000, 20000)), "PNG"), "400,000,000 pixels"),
+    "claimed size": (lambda: _png(2**31 - 1, 2**31 - 1), "pixels|not a picture|damaged"),
+    "floats": (lambda: encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+    "32 bits": (lambda: encoded(Image.new("I", (4, 4), 10**6), "TIFF"), "32-bit"),
+    "eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+}
+
+
+@pytest.mark.parametrize("kind", _BROKEN)
+def test_broken_files_are_one_line(kind: str) -> None:
+    make, message = _BROKEN[kind]
+    with pytest.raises(PhotoError, match=message) as caught:
+        decode_photo(make(), source="it.png")
+    assert "\n" not in str(caught.value)
+    assert "it.png" in str(caught.value)
+
+
+def test_max_pixels_is_the_caller_s() -> None:
+    data = encoded(Image.new("L", (100, 100)), "PNG")
+    assert decode_photo(data, source="x", max_pixels=10_000).size == (100, 100)
+    with pytest.raises(PhotoError, match="--max-pixels"):
+        decode_photo(data, source="x", max_pixels=9_999)
+
+
+def test_pil_s_own_limit_is_left_as_it_was() -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    decode_photo(encoded(_RGB, "PNG"), source="x")
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_missing_files_and_folders(tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match="does not exist"):
+        read_photo(tmp_path / "no.jpg")
+    with pytest.raises(PhotoError, match="is a folder"):
+        read_photo(tmp_path)
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)], ids=str)
+def test_arrays_of_another_shape_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(PhotoError, match="uint8"):
+        photo_from_pixels(array)
+
+
+def test_amplified_is_mid_grey_plus_the_multiple() -> None:
+    before = np.array([[[100, 100, 100], [0, 255, 7]]], dtype=np.uint8)
+    after = np.array([[[101, 90, 113], [0, 0, 255]]], dtype=np.uint8)
+    assert amplified(before, after, 10).tolist() == [[[138, 28, 255], [128, 0, 255]]]
+
+
+def test_png_chunk_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(encode_png(random_photo(3, 3).levels, chunk='{"eps": 4}'))
+    assert read_chunk(path) == {"eps": 4}
+    path.write_bytes(encode_png(random_photo(3, 3).levels, chunk="[1"))
+    assert read_chunk(path) is None
+    path.write_bytes(encode_png(random_photo(3, 3).levels))
+    assert read_chunk(path) is None
+    path.write_bytes(b"no png")
+    assert read_chunk(path) is None
+
+
+def test_writes_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    with pytest.raises(OutputError, match="did not read back"):
+        write_whole(path, b"data", overwrite=False, check=lambda data: data != b"data")
+    assert list(tmp_path.iterdir()) == []
+    write_whole(path, b"data", overwrite=False, check=lambda data: data == b"data")
+    assert path.read_bytes() == b"data"
+    with pytest.raises(OutputError, match="--force"):
+        write_whole(path, b"other", overwrite=False)
+    assert path.read_bytes() == b"data"
+    write_whole(path, b"other", overwrite=True)
+    assert path.read_bytes() == b"other"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt(data: bytes) -> bool:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "x.png", b"data", overwrite=False, check=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:
+    plain, whole = tmp_path / "plain", tmp_path / "whole"
+    plain.write_bytes(b"")
+    write_whole(whole, b"", overwrite=False)
+    assert plain.stat().st_mode == whole.stat().st_mode
+
+
+def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
+    file = tmp_path / "file.png"
+    file.touch()
+    with pytest.raises(OutputError, match="does not exist"):
+        check_output(tmp_path / "no" / "x.png", overwrite=False)
+    with pytest.raises(OutputError, match="is a file"):
+        check_output(file / "x.png", overwrite=False)
+    with pytest.raises(OutputError, match="is a folder"):
+        check_output(tmp_path, overwrite=True)
+    with pytest.raises(OutputError, match="--force"):
+        check_output(file, overwrite=False)
+    check_output(file, overwrite=True)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_longest_file_name_works(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 251 + ".png")
+    write_whole(path, b"data", overwrite=False)
+    assert path.read_bytes() == b"data"

@@ -1,0 +1,48 @@
+"""The record's JSON."""
+
+import json
+from dataclasses import fields, replace
+
+import advimg
+from advimg.record import Record
+from tests.conftest import linear_classifier, random_photo
+
+# The contract: these keys, in this order; settings may stand between "seed" and "before".
+FIRST = ["advimg", "source", "source_sha256", "size", "model"]
+LAST = [
+    *("before", "after", "fooled", "confidence", "linf", "psnr", "steps", "gradients", "seconds", "outputs", "error")
+]
+
+
+def record() -> Record:
+    return advimg.attack(random_photo(9, 7), 1, model=linear_classifier(classes=6)).record
+
+
+def test_the_schema() -> None:
+    values = json.loads(record().to_json())
+    keys = list(values)
+    assert keys[: len(FIRST)] == FIRST
+    assert keys[-len(LAST) :] == LAST
+    assert keys == [field.name for field in fields(Record)]
+    assert values["advimg"] == advimg.__version__
+    assert values["size"] == [9, 7]
+    assert values["target"] == {"index": 1, "name": "class 1"}
+    assert [set(guess) for guess in values["before"]] == [{"index", "name", "confidence"}] * 5
+    assert isinstance(values["eps"], int)
+    assert isinstance(values["linf"], int)
+    assert values["error"] is None
+
+
+def test_the_line_is_ascii_and_one_line() -> None:
+    line = replace(record(), source="фото\n.jpg").to_json()
+    assert line.isascii()
+    assert "\n" not in line
+
+
+def test_the_chunk_leaves_out_what_differs_from_run_to_run() -> None:
+    full = replace(record(), source="/home/me/photos/dog.jpg", outputs={"adversarial": "/home/me/x.png"})
+    chunk = json.loads(full.to_chunk())
+    assert chunk["source"] == "dog.jpg"
+    assert set(full.to_dict()) - set(chunk) == {"outputs", "seconds"}
+    assert "/home" not in full.to_chunk()
+    assert full.to_chunk() == replace(full, seconds=99.0).to_chunk()

@@ -1,0 +1,128 @@
+"""The view: its stock form against torchvision, its twin against PIL."""
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from advimg.classifiers.resample import Interpolation
+from advimg.classifiers.view import View
+from advimg.errors import ClassifierError, PhotoError
+from tests.conftest import random_photo
+
+_ALL_WEIGHTS = [
+    weights
+    for name in torchvision.models.list_models(module=torchvision.models)
+    for weights in torchvision.models.get_model_weights(name)
+]
+
+
+def view(resize: int = 64, crop: int = 56, interpolation: Interpolation = "bilinear") -> View:
+    return View(resize=resize, crop=crop, interpolation=interpolation, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+
+
+def window_of(levels: np.ndarray, window: tuple[slice, slice]) -> torch.Tensor:
+    return torch.from_numpy(levels[window].copy()).permute(2, 0, 1).float()
+
+
+@pytest.mark.parametrize("weights", _ALL_WEIGHTS, ids=str)
+def test_stock_is_torchvision_s_own_preprocessing(weights: torchvision.models.Weights) -> None:
+    preset = weights.transforms()
+    for size in ((97, 131), (300, 211)):
+        picture = Image.fromarray(random_photo(*size).levels)
+        assert torch.equal(View.from_preset(preset).stock(picture), preset(picture))
+
+
+_sizes = st.integers(1, 400)
+
+
+@given(
+    _sizes, _sizes, st.integers(1, 80), st.integers(0, 30), st.sampled_from(["bilinear", "bicubic"]), st.integers(0, 9)
+)
+def test_twin_agrees_with_pil_within_a_level(
+    width: int, height: int, crop: int, margin: int, interpolation: Interpolation, seed: int
+) -> None:
+    if max(width, height) > 40 * min(width, height):
+        width = height
+    shown = view(crop + margin, crop, interpolation)
+    levels = random_photo(width, height, seed).levels
+    twin = shown.twin(width, height)
+    seen = twin.see(window_of(levels, twin.window))
+    stock = shown.stock(Image.fromarray(levels))
+    official = (stock * torch.tensor(shown.std).view(3, 1, 1) + torch.tensor(shown.mean).view(3, 1, 1)) * 255
+    difference = (seen - official.round()).abs()
+    assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (64, 64), (31, 90), (1000, 70)])
+def test_twin_is_nearly_always_the_same_as_stock(width: int, height: int, interpolation: Interpolation) -> None:
+    """They differ only where single precision cannot tell on which side of a half a sum falls."""
+    shown = view(interpolation=interpolation)
+    levels = random_photo(width, height).levels
+    twin = shown.twin(width, height)
+    seen = shown.normalise(twin.see(window_of(levels, twin.window)))
+    assert (seen != shown.stock(Image.fromarray(levels))).float().mean() < 0.01
+
+
+@given(_sizes, _sizes, st.integers(1, 80), st.sampled_from(["bilinear", "bicubic"]))
+def test_gradient_is_the_adjoint_of_the_resize(
+    width: int, height: int, crop: int, interpolation: Interpolation
+) -> None:
+    twin = view(crop + 5, crop, interpolation).twin(width, height)
+    shape = (3, twin.rows.window_length, twin.columns.window_length)
+    generator = torch.Generator().manual_seed(width * height)
+    picture, gradient = torch.randn(shape, generator=generator), torch.randn(3, crop, crop, generator=generator)
+    resized = twin.rows.rows(twin.columns.columns(picture))
+    carried = twin.gradient(gradient, out=torch.empty(shape))
+    torch.testing.assert_close(
+        (resized.double() * gradient).sum(), (picture.double() * carried).sum(), rtol=1e-3, atol=1e-2
+    )
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_window_is_just_what_the_crop_depends_on(interpolation: Interpolation) -> None:
+    shown, levels = view(32, 24, interpolation), random_photo(200, 160).levels.copy()
+    rows, columns = shown.twin(200, 160).window
+    before = shown.stock(Image.fromarray(levels))
+    outside = levels.copy()
+    outside[: rows.start], outside[rows.stop :] = 0, 255
+    outside[:, : columns.start], outside[:, columns.stop :] = 0, 255
+    assert torch.equal(shown.stock(Image.fromarray(outside)), before)
+    for edge in ((rows.start, slice(None)), (rows.stop - 1, slice(None)), (slice(None), columns.start)):
+        inside = levels.copy()
+        inside[edge] = 255 * (inside[edge] < 128)
+        assert not torch.equal(shown.stock(Image.fromarray(inside)), before)
+
+
+@pytest.mark.parametrize(("size", "expected"), [((500, 375), (85, 64)), ((375, 500), (64, 85)), ((7, 7), (64, 64))])
+def test_the_shorter_side_is_resized(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert view().resized(*size) == expected
+
+
+def test_shapes_that_would_be_blown_up_are_refused() -> None:
+    wide = View(resize=256, crop=224, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
+    with pytest.raises(PhotoError, match=r"thin\.png .* 853333x256; crop it first"):
+        wide.check_size(10000, 3, source="thin.png")
+    wide.check_size(1, 1, source="one.png")
+    wide.check_size(12000, 9000, source="large.png")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"crop": 65}, {"crop": 0}, {"interpolation": "lanczos"}, {"std": (0.0, 1.0, 1.0)}, {"mean": (0.5,)}],
+    ids=str,
+)
+def test_views_that_make_no_sense_are_refused(changes: dict[str, object]) -> None:
+    values = {"resize": 64, "crop": 56, "interpolation": "bilinear", "mean": (0, 0, 0), "std": (1, 1, 1)}
+    with pytest.raises(ClassifierError):
+        View(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_a_preset_of_another_kind_is_refused() -> None:
+    preset = torchvision.models.segmentation.FCN_ResNet50_Weights.DEFAULT.transforms()
+    with pytest.raises(ClassifierError, match="not that of an image classifier"):
+        View.from_preset(preset)
