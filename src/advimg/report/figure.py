@@ -3,28 +3,21 @@
 After the panda of Goodfellow et al. 2015, "Explaining and Harnessing Adversarial Examples" (arXiv:1412.6572).
 """
 
-import io
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import PurePath
-from typing import Any
 
 import matplotlib.style
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, fontManager
-from matplotlib.patches import Rectangle
 from PIL import Image
 
 from advimg.images.encode import amplified
 from advimg.images.photo import Levels
 from advimg.record import Guess, Record
+from advimg.report.page import INK, Page, Type, cut_end, cut_middle
 
-# All lengths are pixels of the PNG, y grows downwards. A power of two keeps pixels -> inches -> pixels exact.
-_DPI = 256
+# All lengths are pixels of the PNG, y grows downwards.
 _WIDTH = 2048
 _MARGIN = 68
 _GUTTER = 104
@@ -53,36 +46,21 @@ _SHOW_PIXELS = 4
 _TARGET_COLOUR = "#D55E00"
 _OTHER_COLOUR = "#56B4E9"
 _TRACK_COLOUR = "#EDEDED"
-_FRAME_COLOUR = "#BFBFBF"
-_INK = "#1A1A1A"
 _GREY = "#5F5F5F"
-
-# DejaVu Sans comes with matplotlib. The others, where installed, lend the letters it lacks.
-_FONT = "DejaVu Sans"
-_LENDERS = ("Noto Sans CJK JP", "Hiragino Sans", "Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "Arial Unicode MS")
 
 _MARK = "◆"
 _MARK_ROOM = 32
 _THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Type:
-    """How a piece of text is set: its size in points, weight and colour."""
-
-    size: float
-    bold: bool = False
-    colour: str = _INK
-
-
-_TITLE = _Type(10, bold=True)
-_SUBTITLE = _Type(7.5, colour=_GREY)
-_VERDICT = _Type(9, bold=True)
-_BARS_TITLE = _Type(9, bold=True)
-_NAME = _Type(8)
-_TARGET_NAME = _Type(8, bold=True)
-_TARGET_MARK = _Type(8, colour=_TARGET_COLOUR)
-_FACT = _Type(7.5, colour=_GREY)
+_TITLE = Type(10, bold=True)
+_SUBTITLE = Type(7.5, colour=_GREY)
+_VERDICT = Type(9, bold=True)
+_BARS_TITLE = Type(9, bold=True)
+_NAME = Type(8)
+_TARGET_NAME = Type(8, bold=True)
+_TARGET_MARK = Type(8, colour=_TARGET_COLOUR)
+_FACT = Type(7.5, colour=_GREY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +99,7 @@ def draw_figure(record: Record, before: Levels, after: Levels, *, amplify: float
     # The user's own matplotlib settings (dark styles, TeX) do not reach a figure that looks the same everywhere.
     with matplotlib.style.context("default"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)  # a letter no font has is drawn as a box
-        page = _Page(bars + _height_below(record) + _MARGIN)
+        page = Page(_WIDTH, bars + _height_below(record) + _MARGIN)
         _draw_pictures(page, before, after, amplify, arrangement)
         _draw_headings(page, record, amplify, arrangement)
         if stacked:
@@ -160,57 +138,7 @@ def _stacked(width: int, height: int) -> _Arrangement:
     )
 
 
-class _Page:
-    """A white page to set text, boxes and pictures on, in pixels from its upper left corner."""
-
-    def __init__(self, height: int) -> None:
-        self._height = height
-        self._figure = Figure(figsize=(_WIDTH / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
-        self._canvas: Any = FigureCanvasAgg(self._figure)  # matplotlib leaves this class without types
-        self._axes = self._figure.add_axes((0, 0, 1, 1))
-        self._axes.set_xlim(0, _WIDTH)
-        self._axes.set_ylim(height, 0)
-        self._axes.set_axis_off()
-
-    def text(self, x: float, baseline: float, text: str, type_: _Type, align: str = "left") -> None:
-        """Set one line of text, every character literally."""
-        self._axes.text(
-            x,
-            baseline,
-            text,
-            fontproperties=_font(type_),
-            color=type_.colour,
-            horizontalalignment=align,
-            verticalalignment="baseline",
-            parse_math=False,
-        )
-
-    def text_width(self, text: str, type_: _Type) -> float:
-        """Return how many pixels wide a line of text is."""
-        width, _, _ = self._canvas.get_renderer().get_text_width_height_descent(text, _font(type_), ismath=False)
-        return float(width)
-
-    def box(self, x: float, y: float, width: float, height: float, colour: str, *, filled: bool = True) -> None:
-        """Draw a box, filled or as a hairline."""
-        face, line = (colour, 0.0) if filled else ("none", 0.5)
-        self._axes.add_patch(Rectangle((x, y), width, height, facecolor=face, edgecolor=colour, linewidth=line))
-
-    def picture(self, x: int, y: int, levels: Levels) -> None:
-        """Place a picture, pixel for pixel, in a hairline frame that shows where a white one ends."""
-        height, width, _ = levels.shape
-        self._figure.figimage(levels, x, self._height - y - height, origin="upper")
-        self.box(x, y, width, height, _FRAME_COLOUR, filled=False)
-
-    def png(self) -> bytes:
-        """Return the page as a PNG that tells nothing of the time or the software."""
-        self._canvas.draw()
-        opaque = np.asarray(self._canvas.buffer_rgba())[..., :3]
-        buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(opaque)).save(buffer, "PNG", dpi=(_DPI, _DPI))
-        return buffer.getvalue()
-
-
-def _draw_pictures(page: _Page, before: Levels, after: Levels, amplify: float, arrangement: _Arrangement) -> None:
+def _draw_pictures(page: Page, before: Levels, after: Levels, amplify: float, arrangement: _Arrangement) -> None:
     """Draw photo + perturbation = adversarial picture."""
     size = arrangement.size
     perturbation = amplified(_pick_pixels(before, size), _pick_pixels(after, size), amplify)
@@ -221,9 +149,9 @@ def _draw_pictures(page: _Page, before: Levels, after: Levels, amplify: float, a
     _draw_equals(page, *arrangement.equals)
 
 
-def _draw_headings(page: _Page, record: Record, amplify: float, arrangement: _Arrangement) -> None:
+def _draw_headings(page: Page, record: Record, amplify: float, arrangement: _Arrangement) -> None:
     """Write above each picture what it is."""
-    source = _cut_middle(page, _base_name(record.source), _SUBTITLE, _COLUMN)
+    source = cut_middle(page, _base_name(record.source), _SUBTITLE, _COLUMN)
     shown = "grey is unchanged" if amplify == 1 else f"amplified ×{amplify:g}; grey is unchanged"
     change = f"largest change: {record.linf} of 255 levels" if record.linf else "nothing changed"
     headings = ("Photo", source), ("Perturbation", shown), ("Adversarial picture", change)
@@ -233,25 +161,25 @@ def _draw_headings(page: _Page, record: Record, amplify: float, arrangement: _Ar
         page.text(middle, y - 28, subtitle, _SUBTITLE, "center")
 
 
-def _draw_bars_headings(page: _Page, baseline: int) -> None:
+def _draw_bars_headings(page: Page, baseline: int) -> None:
     """Write above the bars which picture they belong to, where it is not right above them."""
     page.text(_LEFT, baseline, "Photo", _BARS_TITLE)
     page.text(_RIGHT, baseline, "Adversarial picture", _BARS_TITLE)
 
 
-def _draw_plus(page: _Page, x: int, y: int) -> None:
+def _draw_plus(page: Page, x: int, y: int) -> None:
     """Draw a plus sign centred on (x, y); as boxes, since a font's is not centred on its line."""
-    page.box(x - 20, y - 3, 40, 6, _INK)
-    page.box(x - 3, y - 20, 6, 40, _INK)
+    page.box(x - 20, y - 3, 40, 6, INK)
+    page.box(x - 3, y - 20, 6, 40, INK)
 
 
-def _draw_equals(page: _Page, x: int, y: int) -> None:
+def _draw_equals(page: Page, x: int, y: int) -> None:
     """Draw an equals sign centred on (x, y)."""
-    page.box(x - 20, y - 13, 40, 6, _INK)
-    page.box(x - 20, y + 7, 40, 6, _INK)
+    page.box(x - 20, y - 13, 40, 6, INK)
+    page.box(x - 20, y + 7, 40, 6, INK)
 
 
-def _draw_guesses(page: _Page, guesses: Sequence[Guess], target: int, x: int, y: int) -> None:
+def _draw_guesses(page: Page, guesses: Sequence[Guess], target: int, x: int, y: int) -> None:
     """Draw one row a class: its name and confidence, and a bar under them on a track as long as 100 %."""
     for row, guess in enumerate(guesses):
         top = y + row * _ROW
@@ -262,25 +190,25 @@ def _draw_guesses(page: _Page, guesses: Sequence[Guess], target: int, x: int, y:
         page.box(x, top + _BAR_DOWN, length, _BAR, _TARGET_COLOUR if is_target else _OTHER_COLOUR)
 
 
-def _draw_class(page: _Page, guess: Guess, is_target: bool, x: int, baseline: int) -> None:
+def _draw_class(page: Page, guess: Guess, is_target: bool, x: int, baseline: int) -> None:
     """Write a class name on the left, shortened if need be, and its confidence on the right; mark the target."""
     type_ = _TARGET_NAME if is_target else _NAME
     confidence = _percent(guess.confidence)
     page.text(x + _COLUMN, baseline, confidence, type_, "right")
     room = _COLUMN - page.text_width(confidence, type_) - 24
     if is_target:
-        _draw_marked(page, x, baseline, _cut_end(page, guess.name, type_, room - _MARK_ROOM), type_)
+        _draw_marked(page, x, baseline, cut_end(page, guess.name, type_, room - _MARK_ROOM), type_)
     else:
-        page.text(x, baseline, _cut_end(page, guess.name, type_, room), type_)
+        page.text(x, baseline, cut_end(page, guess.name, type_, room), type_)
 
 
-def _draw_marked(page: _Page, x: float, baseline: float, text: str, type_: _Type) -> None:
+def _draw_marked(page: Page, x: float, baseline: float, text: str, type_: Type) -> None:
     """Write text behind the target's mark."""
     page.text(x, baseline, _MARK, _TARGET_MARK)
     page.text(x + _MARK_ROOM, baseline, text, type_)
 
 
-def _draw_verdict(page: _Page, record: Record, y: int) -> None:
+def _draw_verdict(page: Page, record: Record, y: int) -> None:
     """Write between the bars whether the target was reached, what is seen if not, and how it was tried.
 
     The mark beside the target's name here says what it means in the bars.
@@ -299,7 +227,7 @@ def _draw_verdict(page: _Page, record: Record, y: int) -> None:
     baseline += _LINE // 2
     for fact in _facts(record):
         baseline += _LINE
-        page.text(centre, baseline, _cut_middle(page, fact, _FACT, _COLUMN), _FACT, "center")
+        page.text(centre, baseline, cut_middle(page, fact, _FACT, _COLUMN), _FACT, "center")
 
 
 def _facts(record: Record) -> tuple[str, str]:
@@ -351,47 +279,6 @@ def _base_name(source: str) -> str:
     return PurePath(source).name or source
 
 
-def _printable(text: str) -> str:
-    """Return text on one line, with a replacement character for what cannot be drawn."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
-
-
-def _cut_end(page: _Page, text: str, type_: _Type, room: float) -> str:
-    """Return the text, its end replaced by an ellipsis if it is wider than ``room``."""
-    text = _printable(text)
-    return _longest_fit(page, text, type_, room, lambda kept: text[:kept].rstrip() + "…")
-
-
-def _cut_name(page: _Page, before: str, name: str, after: str, room: float) -> str:
+def _cut_name(page: Page, before: str, name: str, after: str, room: float) -> str:
     """Return the three in a row, the name shortened if they are wider than ``room``."""
-    return before + _cut_end(page, name, _NAME, room - page.text_width(before + after, _NAME)) + after
-
-
-def _cut_middle(page: _Page, text: str, type_: _Type, room: float) -> str:
-    """Return the text, its middle replaced by an ellipsis if it is wider than ``room``: names end in what tells."""
-    text = _printable(text)
-    return _longest_fit(
-        page, text, type_, room, lambda kept: text[: (kept + 1) // 2] + "…" + text[len(text) - kept // 2 :]
-    )
-
-
-def _longest_fit(page: _Page, text: str, type_: _Type, room: float, cut: Callable[[int], str]) -> str:
-    """Return the text, or the longest ``cut`` (of so many letters) that is no wider than ``room``."""
-    if page.text_width(text, type_) <= room:
-        return text
-    fits, too_wide = 0, len(text)
-    while too_wide - fits > 1:
-        kept = (fits + too_wide) // 2
-        if page.text_width(cut(kept), type_) <= room:
-            fits = kept
-        else:
-            too_wide = kept
-    return cut(fits)
-
-
-@cache
-def _font(type_: _Type) -> FontProperties:
-    """Return the font of a type."""
-    installed = set(fontManager.get_font_names())
-    family = [_FONT, *(lender for lender in _LENDERS if lender in installed)]
-    return FontProperties(family=family, size=type_.size, weight="bold" if type_.bold else "normal")
+    return before + cut_end(page, name, _NAME, room - page.text_width(before + after, _NAME)) + after
