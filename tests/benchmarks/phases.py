@@ -1,0 +1,157 @@
+"""The second table of the benchmark ``one_photo``: the time of each phase of an attack, inside one process.
+
+Timed around the public pieces that the engine is made of. The slot looks through a view whose two directions are timed;
+a step's arithmetic is what is left of the slot's own methods when they are taken off.
+"""
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.gradient import GradientNetwork
+from advimg.classifiers.load import load_classifier
+from advimg.classifiers.view import Twin, View
+from advimg.engine.slot import Job, Slot
+from advimg.images.decode import read_photo
+from advimg.images.encode import encode_png
+from advimg.outcome import outcome_of
+from advimg.settings import Settings
+from tests.benchmarks.measure import print_table, progress, settle
+from tests.benchmarks.one_photo import MODEL, STEPS, TARGET, describe
+
+_T = TypeVar("_T")
+_REPEATS = 5
+_ONCE = (
+    "decode",
+    "load the classifier",
+    "build the gradient network",
+    "before-verdict",
+    "set up the slot, another verdict included",
+    "encode the PNG",
+    "save it: encode, write, reopen, compare",
+    "encode the perturbation's picture",
+)
+_SEE, _NETWORK, _BACK = "a step: view forward", "a step: network forward and backward", "a step: view gradient"
+_ARITHMETIC, _WHOLE = "a step: arithmetic", "a step, all together"
+_EACH_STEP = (_SEE, _NETWORK, _BACK, _ARITHMETIC, _WHOLE)
+
+
+class _Stopwatch:
+    """Collects seconds under names."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+
+    def time(self, name: str, action: Callable[[], _T], repeats: int = 1) -> _T:
+        """Call ``action`` and note how long it took; return what it gave last."""
+        for _ in range(repeats):
+            settle(self._device)
+            began = time.perf_counter()
+            given = action()
+            settle(self._device)
+            self.seconds[name].append(time.perf_counter() - began)
+        return given
+
+
+@dataclass(frozen=True, eq=False)
+class _TimedTwin(Twin):
+    """A view's differentiable form that is timed whenever it is used."""
+
+    watch: _Stopwatch
+
+    def see(self, window: Tensor) -> Tensor:
+        return self.watch.time(_SEE, partial(super().see, window))
+
+    def gradient(self, seen: Tensor, out: Tensor) -> Tensor:
+        return self.watch.time(_BACK, partial(super().gradient, seen, out))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TimedView(View):
+    """A view whose differentiable form is timed."""
+
+    watch: _Stopwatch
+
+    def twin(self, width: int, height: int, device: torch.device | str = "cpu") -> _TimedTwin:
+        twin = super().twin(width, height, device)
+        return _TimedTwin(twin.columns, twin.rows, self.watch)
+
+
+def print_phases(photos: Sequence[Path], weights: Path, device: str) -> None:
+    """Measure the phases of an attack on each photo, and print them as one table."""
+    columns = []
+    for photo in photos:
+        progress(f"timing the phases of {describe(photo)} ...")
+        columns.append(_phases(photo, weights, device))
+    rows = [(name, *(f"{1000 * column[name]:.1f}" for column in columns)) for name in _ONCE + _EACH_STEP]
+    rows.append(("the network's share of a step", *(f"{column[_NETWORK] / column[_WHOLE]:.0%}" for column in columns)))
+    print_table(
+        f"Phases in one process, median milliseconds ({STEPS} steps, {_REPEATS} of all else)",
+        ("phase", *map(describe, photos)),
+        rows,
+    )
+
+
+def _phases(path: Path, weights: Path, device: str) -> dict[str, float]:
+    classifier = load_classifier(MODEL, weights=weights, device=device)  # the first of a process warms up
+    watch = _Stopwatch(classifier.device)
+    photo = watch.time("decode", lambda: read_photo(path), _REPEATS)
+    classifier = watch.time(
+        "load the classifier", lambda: load_classifier(MODEL, weights=weights, device=device), _REPEATS
+    )
+    network = watch.time("build the gradient network", lambda: GradientNetwork(classifier), _REPEATS)
+    watch.time("before-verdict", lambda: classifier.judge(photo.levels), _REPEATS)
+    job = Job(photo=photo, target=classifier.labels.find(TARGET), settings=Settings(steps=STEPS))
+    timed = replace(classifier, view=_TimedView(**asdict(classifier.view), watch=watch))
+    slot = watch.time("set up the slot, another verdict included", lambda: Slot(job, timed), _REPEATS)
+    for _ in range(STEPS):
+        _step(slot, network, watch)
+    _save(slot, classifier, network.precision, watch)
+    return _medians(watch.seconds)
+
+
+def _step(slot: Slot, network: GradientNetwork, watch: _Stopwatch) -> None:
+    """Take one step as the engine does."""
+    target = torch.tensor([slot.job.target])
+    seen = watch.time("see", slot.see).unsqueeze(0).requires_grad_()
+
+    def gradient() -> tuple[Tensor, Tensor]:
+        logits = network.logits(seen)
+        loss = functional.cross_entropy(logits, target.to(logits.device))
+        return torch.autograd.grad(loss, seen)[0], logits.detach()
+
+    slope, logits = watch.time(_NETWORK, gradient)
+    log_confidence = float(torch.log_softmax(logits, dim=1)[0, slot.job.target])
+    watch.time("keep", lambda: slot.keep_if_best(top1=False, log_confidence=log_confidence))
+    watch.time("step", lambda: slot.step(slope[0]))
+
+
+def _save(slot: Slot, classifier: Classifier, precision: str, watch: _Stopwatch) -> None:
+    levels = slot.best_levels()
+    outcome = outcome_of(slot.result(levels, classifier.judge(levels), steps=slot.best_steps), classifier, precision)
+    watch.time("encode the PNG", outcome.png, _REPEATS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "adversarial.png"
+        watch.time("save it: encode, write, reopen, compare", lambda: outcome.save(path, overwrite=True), _REPEATS)
+    watch.time("encode the perturbation's picture", lambda: encode_png(outcome.perturbation()), _REPEATS)
+
+
+def _medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    steps = zip(*(seconds[name] for name in ("see", "keep", "step", _SEE, _BACK, _NETWORK)), strict=True)
+    arithmetic, whole = [], []
+    for see, keep, step, view, view_back, network in steps:
+        arithmetic.append(see + keep + step - view - view_back)
+        whole.append(see + keep + step + network)
+    return {name: median(values) for name, values in {**seconds, _ARITHMETIC: arithmetic, _WHOLE: whole}.items()}

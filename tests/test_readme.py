@@ -1,0 +1,130 @@
+"""The README tells the truth: its commands run, its table is current, and so do the examples."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from PIL import Image
+
+from advimg.cli.app import app
+from tests import referee
+from tests.conftest import sample
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
+SET_UP = (
+    "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && .venv/bin/advimg demo",
+    ".venv/bin/pip install -e '.[test]' && .venv/bin/pytest",
+)
+
+bash = pytest.mark.skipif(sys.platform == "win32" or shutil.which("bash") is None, reason="needs bash")
+
+
+def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line in bash, with this interpreter's advimg."""
+    binaries = folder / "bin"
+    binaries.mkdir(exist_ok=True)
+    script = binaries / "advimg"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m advimg "$@"\n')
+    script.chmod(0o755)
+    environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with Image.open(sample("chelsea.png")) as image:
+        image.convert("RGB").save(tmp_path / "dog.jpg")
+    return tmp_path
+
+
+def test_the_set_up_commands_are_there_and_their_extras_too() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for command in SET_UP:
+        assert command in SHELL
+    assert {"demo", "test"} <= set(project["optional-dependencies"])
+    assert "advimg" in project["scripts"]
+    assert SET_UP[1] in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@bash
+def test_the_commands_run_one_after_the_other(folder: Path) -> None:
+    lines = [line for line in SHELL if line.startswith(("advimg", "mkdir"))]
+    assert len(lines) >= 6
+    for line in lines:
+        # The default network's weights are a download; the bundled one stands in for it.
+        offline = line if "lite0" in line or " attack " not in line else f"{line} -m efficientnet_lite0"
+        ran = shell(offline, folder)
+        assert ran.returncode == 0, (line, ran.stderr)
+    assert referee.judge(folder / "dog_pelican.png")[0] == 144
+    assert referee.judge(folder / "illusions" / "dog_pelican.png")[0] == 144
+    assert referee.judge(folder / "broccoli.png")[0] == 937
+
+
+@pytest.mark.parametrize("kind", ["bash", "zsh", "fish"])
+def test_the_completion_scripts_are_printed(kind: str) -> None:
+    assert any(f"_ADVIMG_COMPLETE={kind}_source advimg" in line for line in SHELL)
+    if kind == "bash" and shutil.which("bash") is None:
+        pytest.skip("bash's script asks bash for its version")
+    code = "import sys; sys.argv = ['advimg']; from advimg.cli import main; main()"
+    environment = os.environ | {"_ADVIMG_COMPLETE": f"{kind}_source"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "_ADVIMG_COMPLETE" in ran.stdout
+
+
+def test_the_python_example_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), {})
+    assert referee.judge(folder / "pelican.png")[0] == 144
+    assert referee.linf(folder / "pelican.png", folder / "dog.jpg") <= 4
+
+
+def test_the_table_of_commands_is_current() -> None:
+    named = re.findall(r"^\| `(\w+)[^`]*` \|", README, re.MULTILINE)
+    assert set(app.list_commands(click.Context(app))) <= set(named)
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(((?!http)[^)]+)\)", README))
+def test_links_lead_somewhere(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+@bash
+def test_the_folder_script_goes_on_after_failures_and_where_it_stopped(folder: Path) -> None:
+    photos = folder / "photos"
+    photos.mkdir()
+    shutil.copy(sample("coffee.png"), photos / "cup of coffee.PNG")
+    (photos / "broken.jpg").write_bytes(b"not a picture")
+    (photos / "notes.txt").write_text("not a photo")
+    line = f"{ROOT}/examples/attack_folder.sh photos out pelican -m efficientnet_lite0"
+    ran = shell(line, folder)
+    assert ran.returncode == 1, ran.stderr
+    assert "failed       broken.jpg" in ran.stderr
+    assert "verified     cup of coffee.PNG" in ran.stderr
+    result = folder / "out" / "cup of coffee_adversarial.png"
+    assert referee.judge(result)[0] == 144
+    written = result.stat().st_mtime_ns
+    (photos / "broken.jpg").unlink()
+    assert shell(line, folder).returncode == 0
+    assert result.stat().st_mtime_ns == written
+    assert len((folder / "out" / "records.jsonl").read_text().splitlines()) == 1
+
+
+def test_the_example_of_an_own_network_runs(folder: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, ROOT / "examples" / "own_network.py"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert (folder / "stripes.png").exists()
+    before, after, _ = ran.stdout.splitlines()
+    assert before.split()[1:3] != after.split()[1:3]
