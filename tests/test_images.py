@@ -11,8 +11,9 @@ from PIL import Image, ImageCms
 
 from advimg.errors import OutputError, PhotoError
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
-from advimg.images.encode import amplified, encode_png, read_chunk
+from advimg.images.encode import encode_png, read_chunk
 from advimg.images.files import check_output, write_whole
+from advimg.images.perturbation import amplified, measure_change
 from tests.conftest import random_photo
 
 _RGB = Image.fromarray(random_photo(23, 17).levels)
@@ -184,6 +185,19 @@ def test_amplified_is_mid_grey_plus_the_multiple() -> None:
     before = np.array([[[100, 100, 100], [0, 255, 7]]], dtype=np.uint8)
     after = np.array([[[101, 90, 113], [0, 0, 255]]], dtype=np.uint8)
     assert amplified(before, after, 10).tolist() == [[[138, 28, 255], [128, 0, 255]]]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (40, 500)])
+def test_change_is_measured_over_all_channels(size: tuple[int, int]) -> None:
+    before, after = random_photo(*size, seed=1).levels, random_photo(*size, seed=2).levels
+    difference = after.astype(float) - before
+    change = measure_change(before, after)
+    assert change.linf == abs(difference).max()
+    assert change.psnr == pytest.approx(10 * np.log10(255**2 / (difference**2).mean()), abs=0.01)
+    grey = np.clip(128 + 3 * difference, 0, 255)
+    assert np.array_equal(amplified(before, after, 3), grey)
+    unchanged = measure_change(before, before)
+    assert (unchanged.linf, unchanged.psnr) == (0, None)
 
 
 def test_png_chunk_round_trip(tmp_path: Path) -> None:

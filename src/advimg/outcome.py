@@ -1,6 +1,5 @@
 """The outcome of one attack: its record, its picture, and the saving that keeps the promise."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +10,9 @@ from advimg import __version__
 from advimg.classifiers.classifier import Classifier
 from advimg.engine.slot import Result
 from advimg.images.decode import decode_photo
-from advimg.images.encode import amplified, encode_png
+from advimg.images.encode import encode_png
 from advimg.images.files import write_whole
+from advimg.images.perturbation import amplified, measure_change
 from advimg.images.photo import Levels, Photo
 from advimg.outputs import png_path
 from advimg.record import Record, Target
@@ -82,10 +82,9 @@ class Outcome:
 def outcome_of(result: Result, classifier: Classifier, precision: str) -> Outcome:
     """Write the record of a result."""
     job, settings, photo = result.job, result.job.settings, result.job.photo
-    difference = np.abs(result.levels.astype(np.int16) - photo.levels)
-    linf = int(difference.max())
-    if linf > settings.eps:
-        raise AssertionError(f"the perturbation reaches {linf} levels, more than eps = {settings.eps}")
+    change = measure_change(photo.levels, result.levels)
+    if change.linf > settings.eps:
+        raise AssertionError(f"the perturbation reaches {change.linf} levels, more than eps = {settings.eps}")
     record = Record(
         advimg=__version__,
         source=photo.source,
@@ -109,20 +108,14 @@ def outcome_of(result: Result, classifier: Classifier, precision: str) -> Outcom
         after=result.after.top(5),
         fooled=result.after.top1 == job.target,
         confidence=round(result.after.confidence(job.target), 6),
-        linf=linf,
-        psnr=_psnr(difference),
+        linf=change.linf,
+        psnr=change.psnr,
         steps=result.steps,
         gradients=result.gradients,
         seconds=round(result.seconds, 3),
         outputs={},
     )
     return Outcome(record, photo, result.levels)
-
-
-def _psnr(difference: np.ndarray) -> float | None:
-    """Peak signal-to-noise ratio in decibels over all channels; None where nothing differs."""
-    mean_square = float(np.mean(np.square(difference, dtype=np.float32), dtype=np.float64))
-    return round(10 * math.log10(255**2 / mean_square), 2) if mean_square > 0 else None
 
 
 def _equal(one: Levels | None, other: Levels | None) -> bool:

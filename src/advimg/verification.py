@@ -3,9 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from advimg.classifiers.classifier import Classifier
+from advimg.images.perturbation import measure_change
 from advimg.images.photo import Photo
 from advimg.record import Guess, Target
 
@@ -45,7 +44,7 @@ def verify_photo(adversarial: Photo, original: Photo, *, classifier: Classifier,
     same_size = adversarial.size == original.size
     linf = None
     if same_size:
-        linf = int(np.abs(adversarial.levels.astype(np.int16) - original.levels).max())
+        linf = measure_change(original.levels, adversarial.levels).linf
     return Verification(
         adversarial=adversarial.source,
         original=original.source,

@@ -37,13 +37,6 @@ def encode_png(
     return buffer.getvalue()
 
 
-def amplified(before: Levels, after: Levels, factor: float) -> Levels:
-    """Return the perturbation made visible: mid-grey + factor·δ, clipped to 0..255; [height, width, 3]."""
-    delta = after.astype(np.int16) - before
-    grey: Levels = np.rint(128 + factor * delta.astype(np.float32)).clip(0, 255).astype(np.uint8)
-    return grey
-
-
 def read_chunk(path: str | Path) -> dict[str, Any] | None:
     """Return the record stored in a PNG's text chunk as plain JSON values; None if there is none."""
     try:

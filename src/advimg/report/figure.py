@@ -12,7 +12,7 @@ import matplotlib.style
 import numpy as np
 from PIL import Image
 
-from advimg.images.encode import amplified
+from advimg.images.perturbation import amplified
 from advimg.images.photo import Levels
 from advimg.record import Guess, Record
 from advimg.report.page import INK, Page, Type, cut_end, cut_middle

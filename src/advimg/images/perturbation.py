@@ -1,0 +1,50 @@
+"""The difference between a photo and its adversarial picture: how large it is, and how it looks."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from advimg.images.photo import Levels
+
+# Rows at a time: on a 12-megapixel photo the temporaries of whole pictures would be the largest things in memory.
+_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How much a picture was changed.
+
+    Attributes:
+        linf: the largest change of any channel of any pixel, in levels.
+        psnr: peak signal-to-noise ratio over all channels, in decibels; None where nothing changed.
+    """
+
+    linf: int
+    psnr: float | None
+
+
+def measure_change(before: Levels, after: Levels) -> Change:
+    """Measure the change between two pictures of one shape [height, width, 3]."""
+    counts = np.zeros(256, dtype=np.int64)
+    for old, new in _strips(before, after):
+        counts += np.bincount((np.maximum(old, new) - np.minimum(old, new)).ravel(), minlength=256)
+    sizes = np.arange(256)
+    mean_square = float((counts * sizes**2).sum() / counts.sum())
+    psnr = round(10 * math.log10(255**2 / mean_square), 2) if mean_square > 0 else None
+    return Change(linf=int(sizes[counts > 0].max()), psnr=psnr)
+
+
+def amplified(before: Levels, after: Levels, factor: float) -> Levels:
+    """Return the perturbation made visible: mid-grey + factor·δ, clipped to 0..255; [height, width, 3]."""
+    table = np.rint(128 + factor * np.arange(-255, 256)).clip(0, 255).astype(np.uint8)
+    picture = np.empty_like(before)
+    for old, new, out in _strips(before, after, picture):
+        np.take(table, new.astype(np.int16) - old + 255, out=out, mode="clip")
+    return picture
+
+
+def _strips(*pictures: Levels) -> Iterator[tuple[Levels, ...]]:
+    for top in range(0, len(pictures[0]), _ROWS):
+        yield tuple(picture[top : top + _ROWS] for picture in pictures)
