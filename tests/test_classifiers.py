@@ -207,7 +207,7 @@ def test_without_a_network_the_wanted_file_is_named(cache: Path) -> None:
     with pytest.raises(ClassifierError, match="no network") as caught:
         load_classifier(device="cpu")
     message = str(caught.value)
-    assert "https://download.pytorch.org/models/resnet50-0676ba61.pth" in message
+    assert models.ResNet50_Weights.IMAGENET1K_V1.url in message
     assert str(cache / "resnet50-0676ba61.pth") in message
     assert "--model efficientnet_lite0" in message
     assert list(cache.iterdir()) == []

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from advimg.errors import OutputError, PhotoError
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
-from advimg.images.encode import encode_png, read_chunk
+from advimg.images.encode import encode_png
 from advimg.images.files import check_output, write_whole
 from advimg.images.perturbation import amplified, measure_change
 from tests.conftest import random_photo
@@ -200,16 +200,11 @@ def test_change_is_measured_over_all_channels(size: tuple[int, int]) -> None:
     assert (unchanged.linf, unchanged.psnr) == (0, None)
 
 
-def test_png_chunk_round_trip(tmp_path: Path) -> None:
-    path = tmp_path / "x.png"
-    path.write_bytes(encode_png(random_photo(3, 3).levels, chunk='{"eps": 4}'))
-    assert read_chunk(path) == {"eps": 4}
-    path.write_bytes(encode_png(random_photo(3, 3).levels, chunk="[1"))
-    assert read_chunk(path) is None
-    path.write_bytes(encode_png(random_photo(3, 3).levels))
-    assert read_chunk(path) is None
-    path.write_bytes(b"no png")
-    assert read_chunk(path) is None
+def test_the_chunk_travels_with_the_photo() -> None:
+    levels = random_photo(3, 3).levels
+    assert decode_photo(encode_png(levels, chunk='{"eps": 4}'), source="x").chunk == '{"eps": 4}'
+    assert decode_photo(encode_png(levels), source="x").chunk is None
+    assert decode_photo(encoded(_RGB, "JPEG"), source="x").chunk is None
 
 
 def test_writes_appear_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from dataclasses import fields, replace
 
 import advimg
-from advimg.record import Record
+from advimg.record import Record, read_chunk
 from tests.conftest import linear_classifier, random_photo
 
 # The contract: these keys, in this order; settings may stand between "seed" and "before".
@@ -46,3 +46,10 @@ def test_the_chunk_leaves_out_what_differs_from_run_to_run() -> None:
     assert set(full.to_dict()) - set(chunk) == {"outputs", "seconds"}
     assert "/home" not in full.to_chunk()
     assert full.to_chunk() == replace(full, seconds=99.0).to_chunk()
+
+
+def test_reading_a_chunk_takes_what_it_can() -> None:
+    chunk = record().to_chunk()
+    assert read_chunk(chunk) == json.loads(chunk)
+    for other in (None, "", "[1", "[1]", "3"):
+        assert read_chunk(other) == {}

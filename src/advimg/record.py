@@ -82,3 +82,12 @@ class Record:
         shown = self.to_dict() | {"source": PurePath(self.source).name}
         del shown["outputs"], shown["seconds"]
         return json.dumps(shown, allow_nan=False)
+
+
+def read_chunk(chunk: str | None) -> dict[str, Any]:
+    """Return what a PNG's text chunk says, as plain JSON values; empty where there is none or it is not ours."""
+    try:
+        values = json.loads(chunk or "")
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}

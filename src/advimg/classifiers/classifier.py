@@ -1,7 +1,6 @@
 """A classifier: a network, the view it has of a picture, and the names of its outputs."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from advimg.classifiers.device import find_device
+from advimg.classifiers.device import find_device, repeatable
 from advimg.classifiers.resample import Interpolation
 from advimg.classifiers.view import View
 from advimg.errors import ClassifierError
@@ -115,12 +114,12 @@ class Classifier:
             ClassifierError: the output is not one finite logit a class.
         """
         picture = self.view.stock(Image.fromarray(levels))
-        with torch.inference_mode(), _exact():
+        with torch.inference_mode(), repeatable(exact=True):
             output = self.network(picture.unsqueeze(0).to(self.device))
         logits = self.checked_logits(output, count=1)[0]
         if not torch.isfinite(logits).all():
             raise ClassifierError(f"{self.name} gives logits that are not finite (NaN); its weights are damaged")
-        return Verdict(torch.softmax(logits.to("cpu", torch.float64), dim=0), self.labels)
+        return Verdict(torch.softmax(logits.cpu().double(), dim=0), self.labels)
 
     def checked_logits(self, output: object, *, count: int) -> Tensor:
         """Return a network's output if it is logits [count, classes].
@@ -136,11 +135,3 @@ class Classifier:
                 f"one logit for each of {len(self.labels)} labels"
             )
         return output
-
-
-@contextmanager
-def _exact() -> Iterator[None]:
-    """Full 32-bit convolutions, the same every time: cuDNN's default is TF32, which keeps 10 bits."""
-    cudnn = torch.backends.cudnn
-    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
-        yield

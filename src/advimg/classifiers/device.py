@@ -1,4 +1,7 @@
-"""Where networks run."""
+"""Where networks run, and how exactly."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -29,3 +32,15 @@ def find_device(name: str = "auto") -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ClassifierError(f"device {name}: torch finds no Apple GPU here; use --device cpu")
     return device
+
+
+@contextmanager
+def repeatable(*, exact: bool) -> Iterator[None]:
+    """Make convolutions on CUDA give the same numbers every time.
+
+    Args:
+        exact: whether they are computed in full 32-bit; cuDNN's default is TF32, which keeps 10 bits.
+    """
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=not exact):
+        yield

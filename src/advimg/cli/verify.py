@@ -8,6 +8,7 @@ import click
 
 from advimg.cli import options
 from advimg.errors import UsageError
+from advimg.record import read_chunk
 from advimg.settings import whole_eps
 
 if TYPE_CHECKING:
@@ -45,12 +46,11 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     """
     from advimg.cli.console import Console
     from advimg.images.decode import read_photo
-    from advimg.images.encode import read_chunk
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     picture = read_photo(adversarial, max_pixels=given["max_pixels"])
     photo = read_photo(original, max_pixels=given["max_pixels"])
-    told = read_chunk(adversarial) or {}
+    told = read_chunk(picture.chunk)
     wanted = _wanted(adversarial, told, given)
 
     from advimg.classifiers.load import load_classifier

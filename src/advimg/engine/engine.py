@@ -14,6 +14,7 @@ from torch import Tensor
 
 from advimg.attacks.losses import LOSSES
 from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.device import repeatable
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.engine.slot import Job, Result, Slot
 from advimg.errors import ClassifierError
@@ -65,7 +66,8 @@ class Engine:
                 live.append(Slot(job, self._classifier))
             if not live:
                 return
-            finished = self._advance(live, watch)
+            with repeatable(exact=False):
+                finished = self._advance(live, watch)
             yield from finished.values()
             live = [slot for slot in live if slot not in finished]
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from advimg.errors import PhotoError
 from advimg.images.photo import Levels, Photo
+from advimg.record import CHUNK_KEY
 
 MAX_PIXELS = 178_000_000
 """The most pixels a photo may have: PIL's own limit against decompression bombs."""
@@ -63,6 +64,7 @@ def decode_photo(data: bytes, *, source: str, max_pixels: int = MAX_PIXELS) -> P
         if frames > 1 and image.format != "MPO":  # an MPO's further frames are previews of the same photo
             notes.append(f"{source} has {frames} frames; only the first is used")
         icc_profile = _rgb_profile(image.info.get("icc_profile"))
+        chunk = image.info.get(CHUNK_KEY)
         levels, alpha = _levels(ImageOps.exif_transpose(image), source)
     levels.flags.writeable = False
     return Photo(
@@ -71,6 +73,7 @@ def decode_photo(data: bytes, *, source: str, max_pixels: int = MAX_PIXELS) -> P
         icc_profile=icc_profile,
         source=source,
         sha256=hashlib.sha256(data).hexdigest(),
+        chunk=chunk if isinstance(chunk, str) else None,
         notes=tuple(notes),
     )
 

@@ -1,10 +1,7 @@
 """From levels to the bytes of a PNG, and the record in its text chunk."""
 
 import io
-import json
 import zlib
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -35,17 +32,3 @@ def encode_png(
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", **_COMPRESSION, pnginfo=text, icc_profile=icc_profile or b"")
     return buffer.getvalue()
-
-
-def read_chunk(path: str | Path) -> dict[str, Any] | None:
-    """Return the record stored in a PNG's text chunk as plain JSON values; None if there is none."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            text = image.info.get(CHUNK_KEY)
-    except (OSError, SyntaxError, ValueError):
-        return None
-    try:
-        values = json.loads(text) if isinstance(text, str) else None
-    except ValueError:
-        return None
-    return values if isinstance(values, dict) else None

@@ -19,6 +19,7 @@ class Photo:
         icc_profile: the photo's RGB colour profile, carried over to outputs.
         source: the path it was read from, or what to call it.
         sha256: of the file's bytes, or of the pixels where there was no file.
+        chunk: the text that a PNG holds under advimg's key, if any: the record of an earlier attack.
         notes: lines for a person: what reading the photo passed over.
     """
 
@@ -27,6 +28,7 @@ class Photo:
     icc_profile: bytes | None = None
     source: str
     sha256: str
+    chunk: str | None = None
     notes: tuple[str, ...] = ()
 
     @property
