@@ -110,6 +110,14 @@ def test_an_existing_output_is_kept_unless_forced(cli: Cli, photo: Path, tmp_pat
     assert output.read_bytes() != b"mine"
 
 
+def test_the_photo_itself_is_never_overwritten(cli: Cli, photo: Path) -> None:
+    before = photo.read_bytes()
+    ran = cli("attack", photo, "-t", "pelican", *LITE0, "-o", "./cat.png", "--force")
+    assert ran.code == 1
+    assert "is the photo itself" in ran.err
+    assert photo.read_bytes() == before
+
+
 def test_not_reached_is_exit_3_with_the_best_attempt(cli: Cli, photo: Path, tmp_path: Path) -> None:
     ran = cli("attack", photo, "-t", "pelican", *LITE0, "--steps", "1", "-e", "1", "--no-figure")
     assert ran.code == 3

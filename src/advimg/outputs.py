@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from advimg.errors import UsageError
+from advimg.errors import OutputError, UsageError
 from advimg.images.files import check_output
 
 
@@ -23,13 +23,15 @@ class Outputs:
             if path is not None:
                 yield key, path
 
-    def check(self, *, overwrite: bool) -> None:
+    def check(self, *, overwrite: bool, photo: Path) -> None:
         """Find out before the work whether all files can be written after it.
 
         Raises:
-            OutputError: one cannot.
+            OutputError: one cannot, or is the photo itself.
         """
         for _, path in self:
+            if path.exists() and photo.exists() and path.samefile(photo):
+                raise OutputError(f"{path} is the photo itself; give the output another name")
             check_output(path, overwrite=overwrite)
 
 

@@ -30,8 +30,8 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     Writes the photo, the adversarial picture, the perturbation and the figure, shows what the network sees before and
     after, and names the commands to try next. Run again, it writes the same files.
     """
-    from advimg.cli.attack import NOT_REACHED, perform, tell, write
     from advimg.cli.console import Console
+    from advimg.cli.one_photo import NOT_REACHED, perform, tell, write
     from advimg.images.decode import decode_photo
     from advimg.images.files import make_folder, write_whole
     from advimg.outputs import default_name, plan_outputs

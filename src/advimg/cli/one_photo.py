@@ -1,0 +1,82 @@
+"""One photo attacked under the eyes of a person: what ``attack`` and ``demo`` share."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from advimg.cli.console import Console, percent
+
+if TYPE_CHECKING:
+    from advimg.classifiers.classifier import Classifier
+    from advimg.images.photo import Photo
+    from advimg.outcome import Outcome
+    from advimg.outputs import Outputs
+    from advimg.settings import Precision, Settings
+
+NOT_REACHED = 3
+"""The exit code when the best attempt was written and the target not reached."""
+
+
+def perform(
+    photo: "Photo",
+    target: int,
+    classifier: "Classifier",
+    settings: "Settings",
+    *,
+    precision: "Precision",
+    console: Console,
+) -> "Outcome":
+    """Attack one photo under the eyes of a person."""
+    from advimg.engine.engine import Engine
+    from advimg.engine.slot import Job
+    from advimg.outcome import outcome_of
+
+    for note in photo.notes:
+        console.warn(note)
+    engine = Engine(classifier, precision=precision)
+    console.detail(f"{classifier.name} on {classifier.device}, gradients in {engine.precision}")
+    with console.watching(classifier.labels[target], settings.steps) as watch:
+        (result,) = engine.run([Job(photo=photo, target=target, settings=settings)], watch=watch)
+    return outcome_of(result, classifier, engine.precision)
+
+
+def write(outcome: "Outcome", outputs: "Outputs", *, amplify: float, metadata: bool, overwrite: bool) -> "Outcome":
+    """Write the files of an attack, the adversarial PNG first, and return the outcome with their paths recorded."""
+    from advimg.images.encode import encode_png
+    from advimg.images.files import write_whole
+
+    outcome.save(outputs.adversarial, metadata=metadata, overwrite=overwrite)
+    if outputs.perturbation is not None:
+        write_whole(outputs.perturbation, encode_png(outcome.perturbation(amplify)), overwrite=overwrite)
+    if outputs.figure is not None:
+        from advimg.report.figure import draw_figure  # matplotlib takes a while to import
+
+        figure = draw_figure(outcome.record, outcome.photo.levels, outcome.levels, amplify=amplify)
+        write_whole(outputs.figure, figure, overwrite=overwrite)
+    return replace(outcome, record=replace(outcome.record, outputs={key: str(path) for key, path in outputs}))
+
+
+def tell(outcome: "Outcome", console: Console) -> None:
+    """Say what came of an attack."""
+    record = outcome.record
+    was, now = record.before[0], record.after[0]
+    console.say(
+        f"{record.source}: {was.name} {percent(was.confidence)} → {now.name} {percent(now.confidence)}", style="bold"
+    )
+    console.say(
+        f"  ε = {record.eps}: no channel moved more than {record.linf} of 255 levels; {record.steps} steps, "
+        f"{record.gradients} gradients, {record.seconds:.1f} s"
+    )
+    if console.verbose:
+        console.guesses([("before", record.before), ("after", record.after)], target=record.target.index)
+    for key, path in record.outputs.items():
+        console.say(f"  {key:<13}{path}")
+    if not record.fooled:
+        console.warn(
+            f"{record.target.name} was not reached (it is at {percent(record.confidence)}); this is the best attempt. "
+            "Try a larger --eps, more --steps, or --restarts"
+        )
+    elif record.confidence < record.min_confidence:
+        console.warn(
+            f"{record.target.name} is top-1 at {percent(record.confidence)}, short of the "
+            f"{percent(record.min_confidence)} asked for"
+        )
