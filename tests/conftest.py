@@ -1,9 +1,14 @@
 """Photos, classifiers and a command line for all tests."""
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+# Before torch is imported, here and in processes that tests start: work this small gains little from threads, and on a
+# busy machine threads that wait for each other make it ten times as slow.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

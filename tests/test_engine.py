@@ -1,6 +1,5 @@
 """The loop, on networks whose answers are known in closed form."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,15 +16,6 @@ from tests.conftest import linear_classifier, random_photo, weight_of
 
 NEVER = Settings(confidence=0.999999, steps=12)
 """Settings that a small linear network never satisfies, so that the attack goes to its optimum."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On tensors this small threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run_one(classifier: Classifier, job: Job) -> Result:
