@@ -1,4 +1,4 @@
-"""The Python interface: one photo, one call. The command line goes through the same functions."""
+"""The Python interface: one photo, one call."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +8,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from advimg.classifiers.classifier import Classifier, Verdict
-from advimg.classifiers.load import DEFAULT_MODEL, load_classifier
+from advimg.classifiers.load import load_classifier
 from advimg.engine.engine import Engine, Watcher
 from advimg.engine.slot import Job
-from advimg.images.decode import MAX_PIXELS, decode_photo, photo_from_pixels, read_photo
+from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.photo import Photo
 from advimg.outcome import Outcome, outcome_of
-from advimg.settings import Precision, Settings
+from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Precision, Settings, whole_eps
 from advimg.verification import Verification, verify_photo
 
 Picture = str | Path | bytes | Image.Image | npt.NDArray[Any] | Photo
@@ -90,7 +90,7 @@ def verify(
         open_photo(original),
         classifier=classifier,
         target=classifier.labels.find(target),
-        eps=eps,
+        eps=whole_eps(eps),
     )
 
 

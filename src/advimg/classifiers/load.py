@@ -6,8 +6,8 @@ from advimg.classifiers.bundled import NAMES, load_bundled
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import find_device
 from advimg.errors import UsageError
-
-DEFAULT_MODEL = "resnet50:IMAGENET1K_V1"
+from advimg.labels import Labels, imagenet_labels
+from advimg.settings import DEFAULT_MODEL
 
 
 def load_classifier(
@@ -28,12 +28,32 @@ def load_classifier(
     """
     place = find_device(device)
     path = None if weights is None else Path(weights)
-    base, colon, tag = name.partition(":")
+    base, tag = _split(name)
     if base in NAMES:
-        if colon:
-            raise UsageError(f"{base} has one set of weights; use --model {base}")
         return load_bundled(base, path, place)
     # torchvision takes as long to import as torch, and the bundled networks do not need it.
     from advimg.classifiers.torchvision_zoo import load_torchvision
 
-    return load_torchvision(base, tag if colon else None, path, place, progress=progress)
+    return load_torchvision(base, tag, path, place, progress=progress)
+
+
+def labels_of(name: str) -> Labels:
+    """Return the class names of a model without loading its weights.
+
+    Raises:
+        UsageError: no such model.
+    """
+    base, tag = _split(name)
+    if base in NAMES:
+        return imagenet_labels()
+    from advimg.classifiers.torchvision_zoo import published_labels
+
+    return published_labels(base, tag)
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """Split a model's name and the name of its weights, if it has one."""
+    base, colon, tag = name.partition(":")
+    if base in NAMES and colon:
+        raise UsageError(f"{base} has one set of weights; use --model {base}")
+    return base, tag if colon else None

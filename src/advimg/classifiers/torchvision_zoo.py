@@ -1,5 +1,6 @@
 """torchvision's classifiers, with the weights, preprocessing and class names that torchvision publishes."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,6 +58,15 @@ def load_torchvision(
     )
 
 
+def published_labels(name: str, tag: str | None) -> Labels:
+    """Return the class names of a torchvision classifier without its weights.
+
+    Raises:
+        UsageError: torchvision has no such classifier, or no such weights of it.
+    """
+    return Labels(_published(name, tag).meta["categories"])
+
+
 def _published(name: str, tag: str | None) -> Any:
     """Return the member of torchvision's weights enum that a name and tag mean."""
     if name not in models.list_models(module=models):
@@ -109,7 +119,7 @@ def _cached(published: Any, *, progress: bool) -> Path:
     """Return the path of the published weights in torch's cache, after a download on first use."""
     file_name = Path(urlparse(published.url).path).name
     path = Path(torch.hub.get_dir()) / "checkpoints" / file_name
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - a folder that may not be searched is no error yet
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(

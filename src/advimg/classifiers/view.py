@@ -15,7 +15,7 @@ from torch import Tensor
 
 from advimg.classifiers.resample import Axis, Interpolation, resample_axis, round_levels
 from advimg.errors import ClassifierError, PhotoError
-from advimg.images.decode import MAX_PIXELS
+from advimg.settings import MAX_PIXELS
 
 _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,

@@ -8,21 +8,30 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from advimg.errors import PhotoError
 from advimg.images.photo import Levels, Photo
 from advimg.record import CHUNK_KEY
-
-MAX_PIXELS = 178_000_000
-"""The most pixels a photo may have: PIL's own limit against decompression bombs."""
+from advimg.settings import MAX_PIXELS
 
 # Named, so that a file that only calls itself a picture can start no other decoder (EPS runs Ghostscript).
 # PIL's JPEG reader opens MPO too, which some phones and cameras write under the name .jpg.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
-_open_lock = threading.Lock()
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_limit_lock = threading.Lock()
 
 
 def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
@@ -32,9 +41,9 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
         PhotoError: there is no such file, it is no picture, it is broken, or it is larger than ``max_pixels``.
     """
     path = Path(path)
-    if path.is_dir():
-        raise PhotoError(f"{path} is a folder; give one photo")
     try:
+        if path.is_dir():
+            raise PhotoError(f"{path} is a folder; give one photo")
         data = path.read_bytes()
     except FileNotFoundError:
         raise PhotoError(f"{path} does not exist; check the path") from None
@@ -60,12 +69,12 @@ def decode_photo(data: bytes, *, source: str, max_pixels: int = MAX_PIXELS) -> P
                 "raise --max-pixels if you trust it"
             )
         notes = []
-        frames = getattr(image, "n_frames", 1)
+        frames = _frames(image)
         if frames > 1 and image.format != "MPO":  # an MPO's further frames are previews of the same photo
             notes.append(f"{source} has {frames} frames; only the first is used")
+        levels, alpha = _levels(_upright(image), source)
         icc_profile = _rgb_profile(image.info.get("icc_profile"))
-        chunk = image.info.get(CHUNK_KEY)
-        levels, alpha = _levels(ImageOps.exif_transpose(image), source)
+        chunk = image.info.get(CHUNK_KEY)  # after the pixels, for a PNG may store it behind them
     levels.flags.writeable = False
     return Photo(
         levels=levels,
@@ -82,10 +91,11 @@ def photo_from_pixels(picture: Image.Image | Levels, *, source: str = "picture")
     """Take a picture that is in memory already: a PIL image, or an array of levels [height, width, 3], uint8.
 
     Raises:
-        PhotoError: an array of another shape or type.
+        PhotoError: an array of another shape or type, or a PIL image that cannot be decoded.
     """
     if isinstance(picture, Image.Image):
-        levels, alpha = _levels(ImageOps.exif_transpose(picture), source)
+        with _broken_is_one_error(source):
+            levels, alpha = _levels(_upright(picture), source)
         profile = _rgb_profile(picture.info.get("icc_profile"))
     else:
         levels, alpha, profile = np.array(picture), None, None
@@ -103,22 +113,34 @@ def photo_from_pixels(picture: Image.Image | Levels, *, source: str = "picture")
 
 @contextmanager
 def _opened(data: bytes, source: str) -> Iterator[Image.Image]:
-    """Open a picture, and turn whatever PIL raises while it is in use into one PhotoError.
+    """Open a picture; its size is known, its pixels not yet decoded."""
+    with _broken_is_one_error(source):
+        with _without_pil_s_limit():
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        with image:
+            yield image
+
+
+@contextmanager
+def _without_pil_s_limit() -> Iterator[None]:
+    """Let the caller's limit on pixels stand alone: PIL's is a global of its module, checked when files are opened."""
+    with _limit_lock:  # or threads would restore each other's value
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _broken_is_one_error(source: str) -> Iterator[None]:
+    """Turn whatever PIL raises into one PhotoError.
 
     PIL's decoders raise nearly anything on damaged files (OSError, SyntaxError, ValueError, struct.error, EOFError,
     IndexError, zlib.error, …), so all of it means the same here: this file is broken.
     """
     try:
-        # PIL's own limit is a global of its module and fixed; ours is the caller's, and checked before any pixel
-        # is decoded. The lock keeps threads from restoring each other's value.
-        with _open_lock:
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
-        with image:
-            yield image
+        yield
     except PhotoError:
         raise
     except UnidentifiedImageError as error:
@@ -129,15 +151,35 @@ def _opened(data: bytes, source: str) -> Iterator[Image.Image]:
         raise PhotoError(f"{source} is damaged: {error}") from error
 
 
+def _frames(image: Image.Image) -> int:
+    """Count the frames; one, where those behind the first are too damaged to be counted."""
+    try:
+        with _without_pil_s_limit():
+            frames: int = getattr(image, "n_frames", 1)
+    except Exception:  # as _broken_is_one_error says
+        return 1
+    return frames
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation to the pixels.
+
+    Not PIL's own ``exif_transpose``: it writes the whole EXIF anew, and fails on odd entries that nobody needs here.
+    """
+    image.load()
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
+
+
 def _levels(image: Image.Image, source: str) -> tuple[Levels, Levels | None]:
     """Convert any PIL mode to RGB levels and, where the picture has transparency, its alpha."""
-    if image.mode in _SIXTEEN_BIT:
+    # Earlier versions of PIL open a PNG of 16 bits in its mode of 32.
+    if image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG"):
         # convert("RGB") would saturate: every level above 255 would be white.
-        deep = np.asarray(image).astype(np.int64)
-        if deep.min() < 0 or deep.max() > 65535:
-            raise PhotoError(f"{source} has 32-bit levels; save it with 8 or 16 bits a channel")
-        grey = ((deep + 128) // 257).astype(np.uint8)
+        grey = ((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2), None
+    if image.mode == "I":
+        raise PhotoError(f"{source} has 32-bit levels; save it with 8 or 16 bits a channel")
     if image.mode == "F":
         raise PhotoError(f"{source} has floating-point levels; save it with 8 or 16 bits a channel")
     if image.has_transparency_data:
