@@ -4,8 +4,9 @@
 #   examples/attack_folder.sh PHOTOS OUT TARGET [further options of `advimg attack`]
 #   examples/attack_folder.sh holiday/ illusions/ pelican --eps 4 --model efficientnet_lite0
 #
-# Photos whose result is there already are passed over, so a run that was stopped can be started again. OUT/records.jsonl
-# holds one record a photo. The exit code is 0 if every file was verified, else 3 (some not reached) or 1 (some failed).
+# dog.jpg becomes dog_jpg_adversarial.png. Photos whose result is there already are passed over, so a run that was
+# stopped can be started again. OUT/records.jsonl holds one record a photo. The exit code speaks of the photos of this
+# run: 0 if every file was verified, else 3 (some not reached) or 1 (some failed).
 set -u
 shopt -s nocasematch
 
@@ -15,6 +16,10 @@ if [ "$#" -lt 3 ]; then
 fi
 photos=$1 out=$2 target=$3
 shift 3
+if [ ! -d "$photos" ]; then
+    echo "$photos is not a folder" >&2
+    exit 1
+fi
 mkdir -p "$out" || exit 1
 
 worst=0
@@ -24,7 +29,7 @@ for photo in "$photos"/*; do
         *) continue ;;
     esac
     name=$(basename "$photo")
-    result="$out/${name%.*}_adversarial.png"
+    result="$out/${name//./_}_adversarial.png"
     [ -e "$result" ] && continue
     advimg attack "$photo" --target "$target" --output "$result" --no-figure --quiet --json "$@" >>"$out/records.jsonl"
     code=$?

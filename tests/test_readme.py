@@ -111,7 +111,7 @@ def test_the_folder_script_goes_on_after_failures_and_where_it_stopped(folder: P
     assert ran.returncode == 1, ran.stderr
     assert "failed       broken.jpg" in ran.stderr
     assert "verified     cup of coffee.PNG" in ran.stderr
-    result = folder / "out" / "cup of coffee_adversarial.png"
+    result = folder / "out" / "cup of coffee_PNG_adversarial.png"
     assert referee.judge(result)[0] == 144
     written = result.stat().st_mtime_ns
     (photos / "broken.jpg").unlink()

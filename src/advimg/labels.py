@@ -49,7 +49,7 @@ class Labels:
         text = str(query).strip()
         # A name that is exactly this text wins over an index: labels of digits ("0".."9") stay usable.
         exact = [index for index, name in enumerate(self.names) if name == query]
-        if not exact and re.fullmatch(r"[+-]?\d+", text):
+        if not exact and re.fullmatch(r"[+-]?\d{1,9}", text):
             index = int(text)
             if not 0 <= index < len(self):
                 raise UsageError(f"class index {index} is out of range; this classifier has 0 to {len(self) - 1}")

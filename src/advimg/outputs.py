@@ -30,18 +30,20 @@ class Outputs:
             OutputError: one cannot, or is the photo itself.
         """
         for _, path in self:
+            check_output(path, overwrite=overwrite)
             if path.exists() and photo.exists() and path.samefile(photo):
                 raise OutputError(f"{path} is the photo itself; give the output another name")
-            check_output(path, overwrite=overwrite)
 
 
 def plan_outputs(adversarial: Path, *, amplify: float, figure: bool) -> Outputs:
     """Name the files that go with an adversarial PNG: ``dog_pelican.png`` has ``dog_pelican_x10.png`` beside it.
 
     Raises:
-        UsageError: the name does not end in ``.png``.
+        UsageError: the name does not end in ``.png``, or the factor is out of range.
     """
     adversarial = png_path(adversarial)
+    if not 0 < amplify <= 255:  # not a number, too: 255 makes a change of one level black or white
+        raise UsageError(f"amplify {amplify:g}: give a factor above 0 and at most 255, like 10")
     stem = adversarial.with_suffix("")
     return Outputs(
         adversarial,

@@ -88,6 +88,20 @@ def read_chunk(chunk: str | None) -> dict[str, Any]:
     """Return what a PNG's text chunk says, as plain JSON values; empty where there is none or it is not ours."""
     try:
         values = json.loads(chunk or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def percent(confidence: float) -> str:
+    """Write a confidence for people, so that only 0 and 1 themselves are called 0 % and 100 %."""
+    if 0 < confidence < 0.0005:
+        return "< 0.1 %"
+    if 0.9995 <= confidence < 1:
+        return "> 99.9 %"
+    return f"{confidence:.0%}".replace("%", " %") if confidence in (0, 1) else f"{confidence * 100:.1f} %"
+
+
+def printable(text: str) -> str:
+    """Replace control characters: file names and records of others may hold commands to a terminal."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

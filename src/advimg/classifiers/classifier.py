@@ -114,7 +114,7 @@ class Classifier:
             ClassifierError: the output is not one finite logit a class.
         """
         picture = self.view.stock(Image.fromarray(levels))
-        with torch.inference_mode(), repeatable(exact=True):
+        with torch.inference_mode(), repeatable(self.device, exact=True):
             output = self.network(picture.unsqueeze(0).to(self.device))
         logits = self.checked_logits(output, count=1)[0]
         if not torch.isfinite(logits).all():

@@ -35,12 +35,36 @@ def find_device(name: str = "auto") -> torch.device:
 
 
 @contextmanager
-def repeatable(*, exact: bool) -> Iterator[None]:
-    """Make convolutions on CUDA give the same numbers every time.
+def differentiable() -> Iterator[None]:
+    """Record gradients, whatever the caller has switched off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def repeatable(device: torch.device, *, exact: bool) -> Iterator[None]:
+    """Make convolutions on CUDA give the same numbers every time; elsewhere they do so anyway.
 
     Args:
+        device: where the convolutions run.
         exact: whether they are computed in full 32-bit; cuDNN's default is TF32, which keeps 10 bits.
     """
-    cudnn = torch.backends.cudnn
-    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=not exact):
+    if device.type != "cuda":
         yield
+        return
+    cudnn = torch.backends.cudnn
+    # torch 2.9 has a new switch for TF32, and refuses to mix it with the old one.
+    switch, name, value = (
+        (cudnn.conv, "fp32_precision", "ieee" if exact else "tf32")
+        if hasattr(cudnn, "conv")
+        else (cudnn, "allow_tf32", not exact)
+    )
+    wanted = ((cudnn, "benchmark", False), (cudnn, "deterministic", True), (switch, name, value))
+    before = [getattr(owner, attribute) for owner, attribute, _ in wanted]
+    try:
+        for owner, attribute, setting in wanted:
+            setattr(owner, attribute, setting)
+        yield
+    finally:
+        for (owner, attribute, _), setting in zip(wanted, before, strict=True):
+            setattr(owner, attribute, setting)

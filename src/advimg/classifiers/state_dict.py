@@ -1,7 +1,6 @@
 """Weights from a file into a network, without ever running what the file holds."""
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,7 +31,7 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     Raises:
         ClassifierError: the file is damaged, holds code, or is no state dict.
     """
-    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    loaded = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ClassifierError(
             f"{path} is no state dict (names to tensors); save one with torch.save(m.state_dict(), …)"
@@ -49,11 +48,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: Path) -> No
     own = network.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in own]
-    misfits = [
-        f"{key} is {list(state[key].shape)}, not {list(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
+    misfits = [misfit for key in own if key in state and (misfit := _misfit(key, state[key], own[key]))]
     problems = [f"{key} is missing" for key in missing] + misfits + [f"{key} is not known" for key in unknown]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -65,6 +60,17 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: Path) -> No
             module_name, _, buffer_name = name.rpartition(".")
             network.get_submodule(module_name).register_buffer(buffer_name, torch.tensor(0))
     network.float()
+
+
+def _misfit(key: str, value: Tensor, own: Tensor) -> str | None:
+    """Say why a tensor cannot stand in the place of a network's own; None if it can."""
+    if value.shape != own.shape:
+        return f"{key} is {list(value.shape)}, not {list(own.shape)}"
+    if value.is_floating_point() != own.is_floating_point():
+        return f"{key} holds {str(value.dtype).removeprefix('torch.')}, not {str(own.dtype).removeprefix('torch.')}"
+    if value.layout != torch.strided or value.device.type != "cpu":
+        return f"{key} is not an ordinary tensor"
+    return None
 
 
 def _read_safetensors(path: Path) -> object:
@@ -82,13 +88,12 @@ def _read_safetensors(path: Path) -> object:
 def _read_pickle(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except (pickle.UnpicklingError, KeyError, AttributeError) as error:  # the last two from files of random bytes
+    except (RuntimeError, OSError, EOFError) as error:
+        raise ClassifierError(f"the weights {path} are damaged or of another kind than a state dict") from error
+    except Exception as error:  # bytes that are no pickle make the unpickler raise nearly anything
         raise ClassifierError(
             f"{path} is not a plain state dict; it is damaged or holds code, which is never run"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ClassifierError(f"the weights {path} are damaged: {reason}") from error
 
 
 def _is_zip(path: Path) -> bool:

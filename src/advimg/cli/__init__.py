@@ -2,8 +2,11 @@
 
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
+
+from advimg.record import printable
 
 
 def main() -> NoReturn:
@@ -15,15 +18,28 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; expected errors become one line on stderr."""
+    # Looked up here because an error can come before the options are parsed.
+    debug = "--debug" in arguments
+    try:
+        return _run(list(arguments), debug=debug)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except (Exception, MemoryError) as error:
+        if debug:
+            raise
+        return _fail(_unexpected(error), 1)
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
     import click
 
     from advimg.cli.app import app
     from advimg.errors import AdvimgError
 
-    # Looked up here because an error can come before the options are parsed.
-    debug = "--debug" in arguments
+    if not debug:
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # about oddities of files that make no difference here
     try:
-        code = app.main(list(arguments), prog_name="advimg", standalone_mode=False)
+        code = app.main(arguments, prog_name="advimg", standalone_mode=False)
     except click.Abort:
         return _fail("interrupted", 130)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -38,21 +54,19 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             raise
         return _fail(str(error), error.exit_code)
-    except (Exception, MemoryError) as error:
-        if debug:
-            raise
-        return _fail(_unexpected(error), 1)
     return code if isinstance(code, int) else 0
 
 
 def _fail(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    print(f"advimg: {line}", file=sys.stderr)
+    if sys.stderr is not None:  # closed by the caller
+        print(f"advimg: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 
 def _unexpected(error: BaseException) -> str:
     text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror or text}"
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
         return "out of memory; try a smaller photo or --device cpu"
     return f"unexpected {type(error).__name__}: {text or 'no message'} (--debug shows where)"

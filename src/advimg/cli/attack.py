@@ -2,14 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from advimg.cli import options
 from advimg.cli.inputs import read_input
 from advimg.errors import UsageError
-from advimg.settings import Settings
+from advimg.settings import LossName, Precision, Settings
 
 if TYPE_CHECKING:
     from advimg.outcome import Outcome
@@ -18,25 +18,38 @@ if TYPE_CHECKING:
 @click.command(no_args_is_help=True, short_help="Make a photo look like another class to a classifier.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE")
 @options.target_option(required=True)
-@options.eps_option(default=10)
+@options.eps_option(default=options.DEFAULTS.eps)
 @options.model_options()
-@click.option("--confidence", default=0.9, help="Stop once the file shows the target with this confidence.")
-@click.option("--steps", default=100, help="The most steps from each start.")
+@click.option(
+    "--confidence",
+    default=options.DEFAULTS.confidence,
+    help="Stop once the file shows the target with this confidence.",
+)
+@click.option("--steps", default=options.DEFAULTS.steps, help="The most steps from each start.")
 @click.option("--step-size", type=float, show_default="half of eps", help="Length of a step, in levels.")
-@click.option("--momentum", default=0.75, help="Share of the last step's direction that stays; 0 is plain PGD.")
-@click.option("--loss", type=click.Choice(["ce", "margin"]), default="ce", help="Cross-entropy or logit margin.")
-@click.option("--restarts", default=0, help="Further starts at random points, for a photo that resists.")
-@click.option("--seed", default=0, help="Seeds the random starts.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16"]), default="auto", help="Of the gradients only.")
+@click.option(
+    "--momentum",
+    default=options.DEFAULTS.momentum,
+    help="Share of the last step's direction that stays; 0 is plain PGD.",
+)
+@click.option(
+    "--loss",
+    type=click.Choice(get_args(LossName)),
+    default=options.DEFAULTS.loss,
+    help="Cross-entropy or logit margin.",
+)
+@click.option(
+    "--restarts", default=options.DEFAULTS.restarts, help="Further starts at random points, for a photo that resists."
+)
+@click.option("--seed", default=options.DEFAULTS.seed, help="Seeds the random starts.")
+@click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", help="Of the gradients only.")
 @click.option(
     "-o", "--output", metavar="FILE", help="Name of the adversarial PNG; - writes it, and no other file, to stdout."
 )
 @click.option(
     "-O", "--out-dir", type=click.Path(path_type=Path), show_default="this folder", help="Folder for the outputs."
 )
-@click.option(
-    "--amplify", type=click.FloatRange(min=0, min_open=True), default=10, help="Factor of the perturbation picture."
-)
+@click.option("--amplify", type=float, default=10, help="Factor of the perturbation picture, above 0 and at most 255.")
 @click.option("--figure/--no-figure", default=True, help="Draw photo, perturbation and result side by side.")
 @click.option("--metadata/--no-metadata", default=True, help="Store the record in the PNG's text chunk.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite files that are there.")
@@ -77,20 +90,20 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str, **given
     )
     photo = read_input(images[0], max_pixels=given["max_pixels"])
     # Only now the slow part: importing torch.
-    from advimg.classifiers.load import load_classifier
+    from advimg.classifiers.load import labels_of, load_classifier
     from advimg.outputs import default_name, plan_outputs
 
+    # What can be wrong is found out before a download.
+    labels = labels_of(given["model"])
+    index = labels.find(target)
+    outputs = None
+    if not to_stdout:
+        name = given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, labels.slug(index))
+        outputs = plan_outputs(Path(name), amplify=given["amplify"], figure=given["figure"])
+        outputs.check(overwrite=given["force"], photo=Path(images[0]))
     classifier = load_classifier(
         given["model"], weights=given["weights"], device=given["device"], progress=not given["quiet"]
     )
-    index = classifier.labels.find(target)
-    outputs = None
-    if not to_stdout:
-        name = given["output"] or (given["out_dir"] or Path()) / default_name(
-            photo.source, classifier.labels.slug(index)
-        )
-        outputs = plan_outputs(Path(name), amplify=given["amplify"], figure=given["figure"])
-        outputs.check(overwrite=given["force"], photo=Path(images[0]))
     outcome = perform(photo, index, classifier, settings, precision=given["precision"], console=console)
     if outputs is None:
         sys.stdout.buffer.write(_checked_png(outcome, metadata=given["metadata"]))
@@ -112,7 +125,7 @@ def _wants_stdout(output: str | None, out_dir: Path | None, *, as_json: bool) ->
         return False
     if as_json:
         raise UsageError("-o - and --json both want stdout; give one of them")
-    if sys.stdout.isatty():
+    if sys.stdout is None or sys.stdout.isatty():
         raise UsageError("-o - would write a PNG to the terminal; redirect stdout to a file or a pipe")
     return True
 

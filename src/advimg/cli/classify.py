@@ -50,7 +50,8 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
         for note in photo.notes:
             console.warn(note)
         top5 = classifier.judge(photo.levels).top(5)
-        console.guesses([(image, top5)])
+        console.say(image, style="bold")
+        console.guesses([("", top5)])
         if given["as_json"]:
             seen = {
                 "source": image,

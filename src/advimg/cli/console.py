@@ -12,9 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from advimg.record import Guess, percent, printable
+
 if TYPE_CHECKING:
     from advimg.engine.engine import StepReport, Watcher
-    from advimg.record import Guess
 
 
 class Console:
@@ -28,7 +29,8 @@ class Console:
     def say(self, text: str = "", *, style: str = "") -> None:
         """Print a line, unless quiet."""
         if not self._quiet:
-            self._rich.print(Text(text, style=style))
+            lines = "\n".join(printable(line) for line in text.split("\n"))
+            self._rich.print(Text(lines, style=style))
 
     def detail(self, text: str) -> None:
         """Print a line if asked to say more."""
@@ -41,18 +43,24 @@ class Console:
 
     def error(self, text: str) -> None:
         """Print what went wrong with one of several inputs."""
-        self._rich.print(Text(f"advimg: {text}", style="red"))
+        self._rich.print(Text(printable(f"advimg: {text}"), style="red"))
 
     @property
     def verbose(self) -> bool:
         """Whether more was asked for."""
         return self._verbose
 
-    def guesses(self, columns: Sequence[tuple[str, Sequence["Guess"]]], *, target: int | None = None) -> None:
+    def guesses(self, columns: Sequence[tuple[str, Sequence[Guess]]], *, target: int | None = None) -> None:
         """Print top-5 lists beside each other, the target marked."""
         if self._quiet:
             return
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 4, 0, 0))
+        table = Table(
+            box=None,
+            pad_edge=False,
+            header_style="bold",
+            padding=(0, 4, 0, 0),
+            show_header=any(title for title, _ in columns),
+        )
         for title, _ in columns:
             table.add_column(Text(title), no_wrap=True)
         for row in zip(*(guesses for _, guesses in columns), strict=True):
@@ -79,16 +87,9 @@ class Console:
             yield watch
 
 
-def percent(confidence: float) -> str:
-    """Write a confidence for people: 0.9712 is ``97.1 %``; only certainty itself is ``100 %``."""
-    if confidence >= 0.9995:
-        return f"{confidence * 100:.4g} %" if confidence < 0.999995 else "100 %"
-    return f"{confidence * 100:.1f} %"
-
-
-def _guess(guess: "Guess", *, marked: bool) -> Text:
+def _guess(guess: Guess, *, marked: bool) -> Text:
     bar = "█" * round(guess.confidence * 8)
-    text = Text.assemble(f"{percent(guess.confidence):>8} ", (f"{bar:<8}", "cyan"), f" {guess.name}")
+    text = Text.assemble(f"{percent(guess.confidence):>8} ", (f"{bar:<8}", "cyan"), f" {printable(guess.name)}")
     if marked:
         text.stylize("bold")
         text.append(" ←")

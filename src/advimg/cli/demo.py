@@ -1,6 +1,7 @@
 """``advimg demo``: the whole story on a photo and a network that come with the ``demo`` extra, offline."""
 
 import importlib.util
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,12 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     from advimg.cli.console import Console
     from advimg.cli.one_photo import NOT_REACHED, perform, tell, write
     from advimg.images.decode import decode_photo
-    from advimg.images.files import make_folder, write_whole
+    from advimg.images.files import check_output, make_folder, write_whole
     from advimg.outputs import default_name, plan_outputs
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     data = _coffee()
-    make_folder(out_dir)
     source = out_dir / "coffee.png"
-    write_whole(source, data, overwrite=True)
     photo = decode_photo(data, source=str(source))
     console.say("loading the network …")
 
@@ -48,7 +47,15 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
 
     classifier = load_classifier(_MODEL)
     target = classifier.labels.find(_TARGET)
-    outputs = plan_outputs(out_dir / default_name(str(source), classifier.labels.slug(target)), amplify=10, figure=True)
+    outputs = plan_outputs(
+        out_dir / default_name(photo.source, classifier.labels.slug(target)), amplify=10, figure=True
+    )
+    make_folder(out_dir)
+    # Where the photo is there already, this is an earlier demo's folder; anything else in it is somebody's own.
+    again = source.exists() and source.read_bytes() == data
+    check_output(source, overwrite=again)
+    outputs.check(overwrite=again, photo=source)
+    write_whole(source, data, overwrite=again)
     outcome = perform(photo, target, classifier, Settings(), precision="auto", console=console)
     outcome = write(outcome, outputs, amplify=10, metadata=True, overwrite=True)
     console.say()
@@ -56,10 +63,11 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     console.say()
     tell(outcome, console)
     console.say("\nLook at the figure, then try:")
+    photo_path, png_path = shlex.quote(str(source)), shlex.quote(str(outputs.adversarial))
     for line in (
-        f"advimg attack {source} -t broccoli --eps 2 -m {_MODEL}",
-        f"advimg verify {outputs.adversarial} --original {source}",
-        f"advimg classify {source} {outputs.adversarial} -m {_MODEL}",
+        f"advimg attack {photo_path} -t broccoli --eps 2 -m {_MODEL}",
+        f"advimg verify {png_path} --original {photo_path}",
+        f"advimg classify {photo_path} {png_path} -m {_MODEL}",
         "advimg labels dog",
         "advimg attack YOUR_PHOTO.jpg -t pelican    # ResNet-50; downloads 98 MB the first time",
     ):

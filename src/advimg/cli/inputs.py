@@ -19,6 +19,6 @@ def read_input(image: str, *, max_pixels: int) -> "Photo":
 
     if image != "-":
         return read_photo(image, max_pixels=max_pixels)
-    if sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.isatty():
         raise PhotoError("- reads the photo from stdin; pipe one in, as in `advimg attack - … < dog.jpg`")
     return decode_photo(sys.stdin.buffer.read(), source="stdin", max_pixels=max_pixels)

@@ -1,9 +1,14 @@
 """One photo attacked under the eyes of a person: what ``attack`` and ``demo`` share."""
 
+import logging
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from advimg.cli.console import Console, percent
+from advimg.cli.console import Console
+from advimg.images.encode import encode_png
+from advimg.images.files import write_whole
+from advimg.record import percent
 
 if TYPE_CHECKING:
     from advimg.classifiers.classifier import Classifier
@@ -40,19 +45,29 @@ def perform(
 
 
 def write(outcome: "Outcome", outputs: "Outputs", *, amplify: float, metadata: bool, overwrite: bool) -> "Outcome":
-    """Write the files of an attack, the adversarial PNG first, and return the outcome with their paths recorded."""
-    from advimg.images.encode import encode_png
-    from advimg.images.files import write_whole
+    """Write the files of an attack, the adversarial PNG first, and return the outcome with their paths recorded.
 
-    outcome.save(outputs.adversarial, metadata=metadata, overwrite=overwrite)
-    if outputs.perturbation is not None:
-        write_whole(outputs.perturbation, encode_png(outcome.perturbation(amplify)), overwrite=overwrite)
-    if outputs.figure is not None:
-        from advimg.report.figure import draw_figure  # matplotlib takes a while to import
-
-        figure = draw_figure(outcome.record, outcome.photo.levels, outcome.levels, amplify=amplify)
-        write_whole(outputs.figure, figure, overwrite=overwrite)
+    If one of them cannot be written, or the work is interrupted, those that are new do not stay behind either.
+    """
+    new = [path for _, path in outputs if not os.path.lexists(path)]
+    try:
+        outcome.save(outputs.adversarial, metadata=metadata, overwrite=overwrite)
+        if outputs.perturbation is not None:
+            write_whole(outputs.perturbation, encode_png(outcome.perturbation(amplify)), overwrite=overwrite)
+        if outputs.figure is not None:
+            write_whole(outputs.figure, _figure(outcome, amplify), overwrite=overwrite)
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
     return replace(outcome, record=replace(outcome.record, outputs={key: str(path) for key, path in outputs}))
+
+
+def _figure(outcome: "Outcome", amplify: float) -> bytes:
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains when it has nowhere to cache its fonts
+    from advimg.report.figure import draw_figure  # matplotlib takes a while to import
+
+    return draw_figure(outcome.record, outcome.photo.levels, outcome.levels, amplify=amplify)
 
 
 def tell(outcome: "Outcome", console: Console) -> None:

@@ -2,22 +2,26 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from advimg.labels import imagenet_labels
-from advimg.settings import parse_eps
+from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Settings, parse_eps
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Decorator = Callable[[_Command], _Command]
 
-DEFAULT_MODEL = "resnet50:IMAGENET1K_V1"
-DEFAULT_MAX_PIXELS = 178_000_000
+DEFAULTS = Settings()
+
+if TYPE_CHECKING:
+    _Whole = click.ParamType[int]
+else:
+    _Whole = click.ParamType  # cannot be subscripted before click 8.4
 
 
-class EpsType(click.ParamType[int]):
+class EpsType(_Whole):
     """ε in levels of 255: ``10`` or ``10/255``."""
 
     name = "levels"
@@ -95,7 +99,7 @@ def photo_options() -> Decorator[Any]:
     return click.option(
         "--max-pixels",
         type=click.IntRange(min=1),
-        default=DEFAULT_MAX_PIXELS,
+        default=MAX_PIXELS,
         help="Refuse photos with more pixels than this.",
     )
 

@@ -8,8 +8,8 @@ import click
 
 from advimg.cli import options
 from advimg.errors import UsageError
-from advimg.record import read_chunk
-from advimg.settings import whole_eps
+from advimg.record import percent, read_chunk
+from advimg.settings import DEFAULT_MODEL, whole_eps
 
 if TYPE_CHECKING:
     from advimg.cli.console import Console
@@ -53,9 +53,10 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     told = read_chunk(picture.chunk)
     wanted = _wanted(adversarial, told, given)
 
-    from advimg.classifiers.load import load_classifier
+    from advimg.classifiers.load import labels_of, load_classifier
     from advimg.verification import verify_photo
 
+    target = labels_of(wanted["model"]).find(wanted["target"])  # before a download
     classifier = load_classifier(
         wanted["model"], weights=given["weights"], device=given["device"], progress=not given["quiet"]
     )
@@ -63,9 +64,7 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
         console.warn(f"{original} is not the file that the PNG's record names ({told.get('source')})")
     if told.get("model") == classifier.name and told.get("weights_sha256") not in (None, classifier.weights_sha256):
         console.warn("these weights are not those that the PNG's record names")
-    found = verify_photo(
-        picture, photo, classifier=classifier, target=classifier.labels.find(wanted["target"]), eps=wanted["eps"]
-    )
+    found = verify_photo(picture, photo, classifier=classifier, target=target, eps=wanted["eps"])
     _tell(found, photo.size, picture.size, console)
     if given["as_json"]:
         click.echo(json.dumps(found.to_dict()))
@@ -80,7 +79,7 @@ def _wanted(adversarial: Path, told: dict[str, Any], given: dict[str, Any]) -> d
     wanted = {
         "target": given["target"] or (target if isinstance(target, int) else None),
         "eps": given["eps"] or (whole_eps(eps) if isinstance(eps, int) else None),
-        "model": given["model"] or (model if isinstance(model, str) else options.DEFAULT_MODEL),
+        "model": given["model"] or (model if isinstance(model, str) else DEFAULT_MODEL),
     }
     missing = [f"--{name}" for name in ("target", "eps") if wanted[name] is None]
     if missing:
@@ -91,8 +90,6 @@ def _wanted(adversarial: Path, told: dict[str, Any], given: dict[str, Any]) -> d
 
 
 def _tell(found: "Verification", size: tuple[int, int], own_size: tuple[int, int], console: "Console") -> None:
-    from advimg.cli.console import percent
-
     width, height = own_size
     seen = found.top5[0]
     sizes = f"{width}x{height}" if found.same_size else f"{width}x{height}, the photo has {size[0]}x{size[1]}"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from advimg.attacks.losses import LOSSES
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.device import repeatable
+from advimg.classifiers.device import differentiable, repeatable
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.engine.slot import Job, Result, Slot
 from advimg.errors import ClassifierError
@@ -44,7 +44,8 @@ class Engine:
 
     def __init__(self, classifier: Classifier, *, precision: Precision = "auto", slots: int = 1) -> None:
         self._classifier = classifier
-        self._network = GradientNetwork(classifier, precision)
+        with differentiable():
+            self._network = GradientNetwork(classifier, precision)
         self._slots = slots
         self.precision = self._network.precision
 
@@ -62,14 +63,15 @@ class Engine:
         waiting = iter(jobs)
         live: list[Slot] = []
         while True:
-            while len(live) < self._slots and (job := next(waiting, None)) is not None:
-                live.append(Slot(job, self._classifier))
-            if not live:
-                return
-            with repeatable(exact=False):
-                finished = self._advance(live, watch)
+            with differentiable(), repeatable(self._classifier.device, exact=False):
+                while len(live) < self._slots and (job := next(waiting, None)) is not None:
+                    live.append(Slot(job, self._classifier))
+                finished = self._advance(live, watch) if live else {}
+            # Outside, for the caller's code runs here.
             yield from finished.values()
             live = [slot for slot in live if slot not in finished]
+            if not finished and not live:
+                return
 
     def _advance(self, live: list[Slot], watch: Watcher | None) -> dict[Slot, Result]:
         """Look at every slot's candidate once, finish the slots that are done, and move the others a step."""

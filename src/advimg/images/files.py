@@ -15,20 +15,20 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         OutputError: its folder does not exist or cannot be written, or the file exists and ``overwrite`` is false.
     """
     folder = path.parent
-    if not folder.exists():
-        raise OutputError(f"the output folder {folder} does not exist; create it first")
-    if not folder.is_dir():
-        raise OutputError(f"the output folder {folder} is a file; choose another")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; give a file name")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists; use --force to overwrite it")
-    probe = _beside(path)
     try:
+        if not folder.exists():
+            raise OutputError(f"the output folder {folder} does not exist; create it first")
+        if not folder.is_dir():
+            raise OutputError(f"the output folder {folder} is a file; choose another")
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; give a file name")
+        if _is_there(path) and not overwrite:
+            raise OutputError(f"{path} exists; use --force to overwrite it")
+        probe = _beside(path)
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise OutputError(f"cannot write in the output folder {folder}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_whole(path: Path, data: bytes, *, overwrite: bool, check: Callable[[bytes], bool] | None = None) -> None:
@@ -49,7 +49,7 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool, check: Callable[[by
             file.write(data)
         if check is not None and not check(temporary.read_bytes()):
             raise OutputError(f"{path} did not read back as it was written; check the disk")
-        if path.exists() and not overwrite:
+        if _is_there(path) and not overwrite:
             raise OutputError(f"{path} exists; use --force to overwrite it")
         temporary.replace(path)
     except OSError as error:
@@ -68,6 +68,19 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether something has this name, be it a link that leads nowhere.
+
+    Raises:
+        OSError: the name is too long, or its folder may not be searched.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _beside(path: Path) -> Path:

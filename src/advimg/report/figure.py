@@ -14,7 +14,7 @@ from PIL import Image
 
 from advimg.images.perturbation import amplified
 from advimg.images.photo import Levels
-from advimg.record import Guess, Record
+from advimg.record import Guess, Record, percent
 from advimg.report.page import INK, Page, Type, cut_end, cut_middle
 
 # All lengths are pixels of the PNG, y grows downwards.
@@ -264,14 +264,7 @@ def _pick_pixels(levels: Levels, size: tuple[int, int]) -> Levels:
 
 
 def _percent(confidence: float) -> str:
-    """Write a confidence so that only 0 and 1 themselves are called 0 % and 100 %."""
-    percent = 100 * confidence
-    if 0 < percent < 0.05:
-        return f"< 0.1{_THIN_SPACE}%"
-    if 99.95 <= percent < 100:
-        return f"> 99.9{_THIN_SPACE}%"
-    digits = 0 if percent in (0, 100) else 1
-    return f"{percent:.{digits}f}{_THIN_SPACE}%"
+    return percent(confidence).replace(" ", _THIN_SPACE)
 
 
 def _base_name(source: str) -> str:

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from advimg.images.photo import Levels
+from advimg.record import printable
 
 # A power of two keeps pixels -> inches -> pixels exact.
 _DPI = 256
@@ -86,21 +87,16 @@ class Page:
 
 def cut_end(page: Page, text: str, type_: Type, room: float) -> str:
     """Return the text, its end replaced by an ellipsis if it is wider than ``room``."""
-    text = _printable(text)
+    text = printable(" ".join(text.split()))
     return _longest_fit(page, text, type_, room, lambda kept: text[:kept].rstrip() + "…")
 
 
 def cut_middle(page: Page, text: str, type_: Type, room: float) -> str:
     """Return the text, its middle replaced by an ellipsis if it is wider than ``room``: names end in what tells."""
-    text = _printable(text)
+    text = printable(" ".join(text.split()))
     return _longest_fit(
         page, text, type_, room, lambda kept: text[: (kept + 1) // 2] + "…" + text[len(text) - kept // 2 :]
     )
-
-
-def _printable(text: str) -> str:
-    """Return text on one line, with a replacement character for what cannot be drawn."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
 
 
 def _longest_fit(page: Page, text: str, type_: Type, room: float, cut: Callable[[int], str]) -> str:
