@@ -95,3 +95,12 @@ def test_unknown_names_are_attribute_errors() -> None:
         advimg.nothing  # noqa: B018
     assert set(advimg.__all__) <= set(dir(advimg))
     assert all(hasattr(advimg, name) for name in advimg.__all__)
+
+
+@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+def test_the_caller_may_have_switched_gradients_off(switch: type[torch.no_grad]) -> None:
+    classifier = linear_classifier()
+    expected = advimg.attack(random_photo(8, 8), 1, model=classifier).levels
+    with switch():
+        assert np.array_equal(advimg.attack(random_photo(8, 8), 1, model=classifier).levels, expected)
+        assert not torch.is_grad_enabled()

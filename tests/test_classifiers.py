@@ -352,3 +352,59 @@ def test_wrap_leaves_the_parameters_alone() -> None:
     Classifier.wrap(network, labels=map(str, range(1000)), mean=(0, 0, 0), std=(1, 1, 1), device="cpu")
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def _small(*layers: nn.Module) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier.wrap(
+        nn.Sequential(*layers), labels=["a", "b"], mean=(0, 0, 0), std=(1, 1, 1), resize=8, crop=8, device="cpu"
+    )
+
+
+def test_hooks_and_shared_layers_are_not_lost_in_the_gradient_network() -> None:
+    """Tracing drops hooks of the root, and folds a convolution that is used twice twice."""
+    shared = nn.Conv2d(3, 3, 3, padding=1)
+    norms = [nn.BatchNorm2d(3) for _ in range(2)]
+    for norm in norms:
+        assert norm.running_var is not None
+        nn.init.uniform_(norm.running_var, 0.1, 3)
+    twice = _small(shared, norms[0], shared, norms[1], nn.Flatten(), nn.Linear(192, 2))
+    hooked = _small(nn.Flatten(), nn.Linear(192, 2))
+    hooked.network.register_forward_hook(lambda _, __, output: output / 7)
+    seen = torch.randint(0, 256, (2, 3, 8, 8)).float()
+    for classifier in (twice, hooked):
+        logits = GradientNetwork(classifier, "fp32").logits(seen)
+        torch.testing.assert_close(logits, classifier.network(classifier.view.normalise(seen)), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        (lambda value: value.int(), "holds int32, not float32"),
+        (lambda value: value.to_sparse(), "not an ordinary tensor"),
+        (lambda value: value.to(torch.complex64), "holds complex64, not float32"),
+    ],
+    ids=["integers", "sparse", "complex"],
+)
+def test_tensors_of_another_kind_do_not_fit(
+    tmp_path: Path, small_state: dict[str, torch.Tensor], odd: Any, message: str
+) -> None:
+    path = tmp_path / "odd.pt"
+    torch.save(small_state | {"classifier.1.bias": odd(small_state["classifier.1.bias"])}, path)
+    with pytest.raises(ClassifierError, match=message):
+        load_squeezenet(path)
+
+
+@pytest.mark.parametrize("content", [b"ustar" * 300, b"\x80\x02", b"\x00" * 99, b"PK\x03\x04"])
+def test_random_bytes_are_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "junk.pt"
+    path.write_bytes(content)
+    with pytest.raises(ClassifierError) as caught:
+        load_squeezenet(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_unknown_precision() -> None:
+    with pytest.raises(UsageError, match="unknown precision 'fp16'"):
+        GradientNetwork(linear_classifier(), "fp16")  # type: ignore[arg-type]

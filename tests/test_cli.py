@@ -476,3 +476,73 @@ def test_completion(words: str, expected: str) -> None:
 def test_no_colour_in_a_pipe(photo: Path, tmp_path: Path) -> None:
     ran = python("-m", "advimg", "classify", str(photo), *LITE0, cwd=tmp_path)
     assert b"\x1b[" not in ran.stderr
+
+
+# What was wrong once.
+
+
+def test_a_later_file_that_fails_takes_the_earlier_ones_with_it(
+    cli: Cli, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> bytes:
+        raise OSError(28, "No space left on device", "figure.png")
+
+    monkeypatch.setattr("advimg.report.figure.draw_figure", full)
+    ran = cli("attack", photo, "-t", "pelican", *LITE0, "-q")
+    assert (ran.code, ran.err) == (1, "advimg: figure.png: No space left on device\n")
+    assert list(tmp_path.iterdir()) == [photo]
+
+
+def test_demo_writes_over_its_own_files_only(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "coffee_pelican.png").write_text("mine")
+    ran = cli("demo", "-O", ".")
+    assert ran.code == 1
+    assert "coffee_pelican.png exists" in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["coffee_pelican.png"]
+
+
+@pytest.mark.parametrize("wrong", [("-t", "pelicann"), ("-t", "pelican", "-O", "nowhere")])
+def test_mistakes_are_found_before_a_download(
+    cli: Cli, photo: Path, wrong: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*arguments: object, **options: object) -> None:
+        raise AssertionError("a download was begun")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    ran = cli("attack", photo, *wrong)
+    assert ran.code in (1, 2)
+    assert "pelicann" in ran.err or "nowhere" in ran.err
+
+
+@pytest.mark.parametrize("factor", ["nan", "inf", "0", "-3", "256"])
+def test_amplify_out_of_range(cli: Cli, photo: Path, factor: str) -> None:
+    ran = cli("attack", photo, "-t", "pelican", *LITE0, "--amplify", factor)
+    assert (ran.code, len(ran.err.splitlines())) == (2, 1)
+    assert "at most 255" in ran.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_that_leads_nowhere_is_not_replaced(cli: Cli, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "cat_pelican.png").symlink_to("elsewhere")
+    ran = cli("attack", photo, "-t", "pelican", *LITE0)
+    assert ran.code == 1
+    assert "exists" in ran.err
+
+
+def test_names_too_long_are_one_line(cli: Cli, photo: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 250 + ".png")
+    photo.rename(long)
+    ran = cli("attack", long, "-t", "pelican", *LITE0)
+    assert (ran.code, len(ran.err.splitlines())) == (1, 1)
+    assert "cannot write" in ran.err
+
+
+def test_a_terminal_s_commands_are_not_passed_on(cli: Cli, photo: Path, tmp_path: Path) -> None:
+    from advimg.images.encode import encode_png
+
+    chunk = json.dumps({"source": "\x1b[2J", "source_sha256": "0", "target": {"index": 1}, "eps": 3})
+    (tmp_path / "odd.png").write_bytes(encode_png(random_photo(5, 5).levels, chunk=chunk))
+    ran = cli("verify", "odd.png", "--original", photo, *LITE0)
+    assert "not the file that the PNG's record names" in ran.err
+    assert "\x1b" not in ran.err
+    assert "\x1b" not in cli("attack", "\x1b[2J.png", "-t", "x").err

@@ -40,9 +40,9 @@ def test_lossy_formats_give_what_pil_gives(kind: str) -> None:
     assert photo.size == (23, 17)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK"])
 def test_modes_become_rgb_the_way_pil_does(mode: str) -> None:
-    kind = "TIFF" if mode in ("CMYK", "YCbCr") else "PNG"
+    kind = "TIFF" if mode == "CMYK" else "PNG"
     data = encoded(_RGB.convert(mode), kind)
     with Image.open(io.BytesIO(data)) as image:
         assert image.mode == mode
@@ -75,6 +75,14 @@ def test_orientation_is_applied_to_the_pixels(orientation: int) -> None:
         8: lambda a: np.rot90(a),
     }[orientation](np.asarray(_RGB))
     assert np.array_equal(turned.levels, upright)
+
+
+def test_odd_exif_does_not_hide_the_photo() -> None:
+    """An XResolution that is text: PIL reads such EXIF, and cannot write it again."""
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHI4s", 0x011A, 2, 4, b"odd\0")
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<I", 0)
+    photo = decode_photo(encoded(_RGB, "JPEG", exif=exif), source="x")
+    assert photo.size == (17, 23)
 
 
 def test_the_output_has_no_orientation_tag() -> None:
@@ -142,6 +150,7 @@ _BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "claimed size": (lambda: _png(2**31 - 1, 2**31 - 1), "pixels|not a picture|damaged"),
     "floats": (lambda: encoded(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
     "32 bits": (lambda: encoded(Image.new("I", (4, 4), 10**6), "TIFF"), "32-bit"),
+    "32 bits, dark": (lambda: encoded(Image.new("I", (4, 4), 255), "TIFF"), "32-bit"),
     "eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
 }
 
