@@ -493,6 +493,12 @@ def test_a_later_file_that_fails_takes_the_earlier_ones_with_it(
     assert list(tmp_path.iterdir()) == [photo]
 
 
+def test_demo_names_itself_as_it_was_called(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("sys.argv", [".venv/bin/advimg", "demo"])
+    assert "  .venv/bin/advimg labels dog\n" in cli("demo").err
+
+
 def test_demo_writes_over_its_own_files_only(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "coffee_pelican.png").write_text("mine")
     ran = cli("demo", "-O", ".")

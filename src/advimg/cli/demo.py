@@ -2,6 +2,8 @@
 
 import importlib.util
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +65,25 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     console.say()
     tell(outcome, console)
     console.say("\nLook at the figure, then try:")
+    advimg = _called_as()
     photo_path, png_path = shlex.quote(str(source)), shlex.quote(str(outputs.adversarial))
     for line in (
-        f"advimg attack {photo_path} -t broccoli --eps 2 -m {_MODEL}",
-        f"advimg verify {png_path} --original {photo_path}",
-        f"advimg classify {photo_path} {png_path} -m {_MODEL}",
-        "advimg labels dog",
-        "advimg attack YOUR_PHOTO.jpg -t pelican    # ResNet-50; downloads 98 MB the first time",
+        f"{advimg} attack {photo_path} -t broccoli --eps 2 -m {_MODEL}",
+        f"{advimg} verify {png_path} --original {photo_path}",
+        f"{advimg} classify {photo_path} {png_path} -m {_MODEL}",
+        f"{advimg} labels dog",
+        f"{advimg} attack YOUR_PHOTO.jpg -t pelican    # ResNet-50; downloads 98 MB the first time",
     ):
         console.say(f"  {line}")
     if given["as_json"]:
         click.echo(outcome.record.to_json())
     ctx.exit(0 if outcome.record.fooled else NOT_REACHED)
+
+
+def _called_as() -> str:
+    """Return how to call this program again: by its path, where the shell does not find it by its name."""
+    path = sys.argv[0]
+    return shlex.quote(path) if Path(path).stem == "advimg" and shutil.which("advimg") is None else "advimg"
 
 
 def _coffee() -> bytes:
