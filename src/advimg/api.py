@@ -14,7 +14,7 @@ from advimg.engine.slot import Job
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.photo import Photo
 from advimg.outcome import Outcome, outcome_of
-from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Precision, Settings, whole_eps
+from advimg.settings import DEFAULT_MODEL, Precision, Settings, whole_eps
 from advimg.verification import Verification, verify_photo
 
 Picture = str | Path | bytes | Image.Image | npt.NDArray[Any] | Photo
@@ -65,9 +65,7 @@ def classify(photo: Picture, *, model: str | Classifier = DEFAULT_MODEL, device:
         AdvimgError: the photo cannot be read, or the model cannot be loaded.
     """
     classifier = _classifier(model, device)
-    opened = open_photo(photo)
-    classifier.view.check_size(*opened.size, source=opened.source)
-    return classifier.judge(opened.levels)
+    return classifier.judge_photo(open_photo(photo))
 
 
 def verify(
@@ -94,7 +92,7 @@ def verify(
     )
 
 
-def open_photo(photo: Picture, *, max_pixels: int = MAX_PIXELS) -> Photo:
+def open_photo(photo: Picture) -> Photo:
     """Decode a photo as callers have it.
 
     Raises:
@@ -103,9 +101,9 @@ def open_photo(photo: Picture, *, max_pixels: int = MAX_PIXELS) -> Photo:
     if isinstance(photo, Photo):
         return photo
     if isinstance(photo, bytes):
-        return decode_photo(photo, source="bytes", max_pixels=max_pixels)
+        return decode_photo(photo, source="bytes")
     if isinstance(photo, str | Path):
-        return read_photo(photo, max_pixels=max_pixels)
+        return read_photo(photo)
     return photo_from_pixels(photo)
 
 

@@ -31,12 +31,6 @@ class Labels:
     def __getitem__(self, index: int) -> str:
         return self.names[index]
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Labels) and self.names == other.names
-
-    def __hash__(self) -> int:
-        return hash(self.names)
-
     def find(self, query: str | int) -> int:
         """Return the index of the class that ``query`` names.
 

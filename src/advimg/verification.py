@@ -39,8 +39,7 @@ def verify_photo(adversarial: Photo, original: Photo, *, classifier: Classifier,
         PhotoError: the adversarial's shape cannot be looked at.
         ClassifierError: the classifier's output is not logits.
     """
-    classifier.view.check_size(*adversarial.size, source=adversarial.source)
-    verdict = classifier.judge(adversarial.levels)
+    verdict = classifier.judge_photo(adversarial)
     same_size = adversarial.size == original.size
     linf = None
     if same_size:

@@ -33,10 +33,10 @@ from advimg.classifiers.load import load_classifier
 from advimg.engine.slot import Job, Slot
 from advimg.labels import imagenet_labels
 from advimg.settings import Settings
-from tests.benchmarks.judge import Normalised, open_upright, published_network
 from tests.benchmarks.measure import Spread, in_turns, print_machine, print_table, progress, ratios, settle
 from tests.benchmarks.peers import Peer, find_peers, seeded
 from tests.benchmarks.photos import device_option, find_photos, photos_option
+from tests.referee import Normalised, open_upright, published_network
 
 _SIZE = (500, 375)
 _TARGET = 144

@@ -1,4 +1,4 @@
-"""How many files keep the promise, judged by code that is not advimg's (judge.py).
+"""How many files keep the promise, judged by code that is not advimg's (tests/referee.py).
 
 Every photo is attacked towards random classes on the bundled network, the PNG is written with ``Outcome.save``, opened
 again from the disk by PIL and sent through the official preprocessing and the published network. A file counts if it
@@ -30,10 +30,10 @@ from advimg.engine.slot import Job, Result
 from advimg.images.decode import read_photo
 from advimg.outcome import outcome_of
 from advimg.settings import Settings
-from tests.benchmarks.judge import CROP, Judge, open_upright
 from tests.benchmarks.measure import print_machine, print_table, progress
 from tests.benchmarks.peers import Peer, find_peers, seeded
 from tests.benchmarks.photos import device_option, find_photos, photos_option
+from tests.referee import CROP, Judge, open_upright
 
 Targets = Mapping[Path, Sequence[int]]
 """The classes that each photo is attacked towards."""

@@ -12,7 +12,7 @@ from advimg.classifiers.device import find_device, repeatable
 from advimg.classifiers.resample import Interpolation
 from advimg.classifiers.view import View
 from advimg.errors import ClassifierError
-from advimg.images.photo import Levels
+from advimg.images.photo import Levels, Photo
 from advimg.labels import Labels
 from advimg.record import Guess
 
@@ -103,6 +103,16 @@ class Classifier:
         place = find_device(device)
         network = network.to(place).eval()
         return cls(name=name or type(network).__name__, network=network, view=view, labels=Labels(labels), device=place)
+
+    def judge_photo(self, photo: Photo) -> Verdict:
+        """Say what the classifier sees in a photo, as :meth:`judge` does, if it is of a shape that can be looked at.
+
+        Raises:
+            PhotoError: the photo is too long and thin.
+            ClassifierError: as :meth:`judge`.
+        """
+        self.view.check_size(*photo.size, source=photo.source)
+        return self.judge(photo.levels)
 
     def judge(self, levels: Levels) -> Verdict:
         """Say what the classifier sees in a picture: official preprocessing, 32-bit, no gradient.

@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
         return _run(list(arguments), debug=debug)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except (Exception, MemoryError) as error:
+    except Exception as error:
         if debug:
             raise
         return _fail(_unexpected(error), 1)
@@ -63,7 +63,7 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _unexpected(error: BaseException) -> str:
+def _unexpected(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or text}"

@@ -42,14 +42,13 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
                     given["model"], weights=given["weights"], device=given["device"], progress=not given["quiet"]
                 )
                 console.detail(f"{classifier.name} on {classifier.device}")
-            classifier.view.check_size(*photo.size, source=image)
+            top5 = classifier.judge_photo(photo).top(5)
         except PhotoError as error:
             console.error(str(error))
             failed = True
             continue
         for note in photo.notes:
             console.warn(note)
-        top5 = classifier.judge(photo.levels).top(5)
         console.say(image, style="bold")
         console.guesses([("", top5)])
         if given["as_json"]:

@@ -59,7 +59,7 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     outputs.check(overwrite=again, photo=source)
     write_whole(source, data, overwrite=again)
     outcome = perform(photo, target, classifier, Settings(), precision="auto", console=console)
-    outcome = write(outcome, outputs, amplify=10, metadata=True, overwrite=True)
+    outcome = write(outcome, outputs, amplify=10, metadata=True, overwrite=again)
     console.say()
     console.guesses([("the photo", outcome.record.before), ("the file", outcome.record.after)], target=target)
     console.say()

@@ -11,6 +11,8 @@ from advimg.images.files import write_whole
 from advimg.record import percent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from advimg.classifiers.classifier import Classifier
     from advimg.images.photo import Photo
     from advimg.outcome import Outcome
@@ -49,15 +51,17 @@ def write(outcome: "Outcome", outputs: "Outputs", *, amplify: float, metadata: b
 
     If one of them cannot be written, or the work is interrupted, those that are new do not stay behind either.
     """
-    new = [path for _, path in outputs if not os.path.lexists(path)]
+    absent = {path for _, path in outputs if not os.path.lexists(path)}
+    written: list[Path] = []
     try:
-        outcome.save(outputs.adversarial, metadata=metadata, overwrite=overwrite)
+        written.append(outcome.save(outputs.adversarial, metadata=metadata, overwrite=overwrite))
         if outputs.perturbation is not None:
             write_whole(outputs.perturbation, encode_png(outcome.perturbation(amplify)), overwrite=overwrite)
+            written.append(outputs.perturbation)
         if outputs.figure is not None:
             write_whole(outputs.figure, _figure(outcome, amplify), overwrite=overwrite)
     except BaseException:
-        for path in new:
+        for path in absent.intersection(written):
             path.unlink(missing_ok=True)
         raise
     return replace(outcome, record=replace(outcome.record, outputs={key: str(path) for key, path in outputs}))

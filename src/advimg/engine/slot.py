@@ -58,8 +58,7 @@ class Slot:
     def __init__(self, job: Job, classifier: Classifier) -> None:
         self._began = time.perf_counter()
         self.job = job
-        classifier.view.check_size(*job.photo.size, source=job.photo.source)
-        self._before = classifier.judge(job.photo.levels)
+        self._before = classifier.judge_photo(job.photo)
         device = classifier.device
         self._twin = classifier.view.twin(*job.photo.size, device)
         self._photo = _planes(job.photo.levels[self._twin.window]).to(device)
