@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from hypothesis import settings
 import advimg
 from advimg.classifiers.classifier import Classifier
 from advimg.cli import run
+from advimg.engine.engine import Engine, Watcher
+from advimg.engine.slot import Job, Result
 from advimg.images.decode import photo_from_pixels
 from advimg.images.photo import Photo
 
@@ -66,6 +68,13 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return Ran(code, captured.out, captured.err)
 
     return call
+
+
+def run_all(engine: Engine, jobs: Iterable[Job], watch: Watcher | None = None) -> list[Result]:
+    """Attack photos none of which may fail."""
+    ends = list(engine.run(jobs, watch=watch))
+    assert all(isinstance(end, Result) for end in ends)
+    return [end for end in ends if isinstance(end, Result)]
 
 
 def random_photo(width: int, height: int, seed: int = 0) -> Photo:

@@ -14,7 +14,7 @@ from advimg.images.decode import read_photo
 from advimg.outcome import outcome_of
 from advimg.settings import Settings
 from tests import referee
-from tests.conftest import sample
+from tests.conftest import run_all, sample
 
 PHOTOS = ("coffee.png", "chelsea.png", "astronaut.png", "rocket.jpg")
 TARGETS = (144, 937, 742)
@@ -30,7 +30,7 @@ def test_every_file_is_the_target_within_eps_and_of_the_photo_s_size(
         for name in PHOTOS
         for target in TARGETS
     ]
-    results = list(Engine(lite0, precision="fp32", slots=4).run(jobs))
+    results = run_all(Engine(lite0, precision="fp32", batch_size=4), jobs)
     assert len(results) == len(jobs)
     for result in results:
         outcome = outcome_of(result, lite0, "fp32")
@@ -57,7 +57,7 @@ def test_a_jpeg_with_orientation_and_a_palette(lite0: Classifier, tmp_path: Path
         Job(photo=read_photo(tmp_path / name), target=144, settings=Settings())
         for name in ("turned.jpg", "palette.png", "grey.jpg")
     ]
-    for result in Engine(lite0, slots=3).run(jobs):
+    for result in run_all(Engine(lite0, batch_size=3), jobs):
         outcome = outcome_of(result, lite0, "fp32")
         source = Path(outcome.record.source)
         path = outcome.save(source.with_suffix(".adv.png"))
@@ -67,7 +67,7 @@ def test_a_jpeg_with_orientation_and_a_palette(lite0: Classifier, tmp_path: Path
 
 def test_the_record_tells_the_truth(lite0: Classifier, tmp_path: Path) -> None:
     source = sample("coffee.png")
-    (result,) = Engine(lite0).run([Job(photo=read_photo(source), target=144, settings=Settings(eps=4, seed=5))])
+    result = Engine(lite0).attack(Job(photo=read_photo(source), target=144, settings=Settings(eps=4, seed=5)))
     outcome = outcome_of(result, lite0, "fp32")
     path = outcome.save(tmp_path / "x.png")
     with Image.open(path) as image:

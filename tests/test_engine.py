@@ -12,15 +12,14 @@ from advimg.engine.slot import Job, Result
 from advimg.errors import ClassifierError, PhotoError
 from advimg.images.photo import Levels
 from advimg.settings import LossName, Settings
-from tests.conftest import linear_classifier, random_photo, weight_of
+from tests.conftest import linear_classifier, random_photo, run_all, weight_of
 
 NEVER = Settings(confidence=0.999999, steps=12)
 """Settings that a small linear network never satisfies, so that the attack goes to its optimum."""
 
 
 def run_one(classifier: Classifier, job: Job) -> Result:
-    (result,) = Engine(classifier).run([job])
-    return result
+    return Engine(classifier).attack(job)
 
 
 def optimum(photo: Levels, direction: torch.Tensor, eps: int) -> Levels:
@@ -70,7 +69,7 @@ def test_stops_at_the_first_candidate_that_is_there() -> None:
     present = classifier.judge(photo.levels).top1
     reports: list[StepReport] = []
     job = Job(photo=photo, target=1 - present, settings=Settings(eps=40, step_size=1, confidence=0.8))
-    (result,) = Engine(classifier).run([job], watch=reports.append)
+    result = Engine(classifier).attack(job, watch=reports.append)
     assert result.after.top1 == 1 - present
     assert result.after.confidence(1 - present) >= 0.8
     assert all(report.confidence < 0.8 for report in reports[:-1])
@@ -123,7 +122,7 @@ def test_neighbours_and_order_do_not_matter(slots: int) -> None:
     ]
     alone = {job: run_one(classifier, job) for job in jobs}
     for order in (jobs, jobs[::-1]):
-        results = list(Engine(classifier, slots=slots).run(order))
+        results = run_all(Engine(classifier, batch_size=slots), order)
         assert len(results) == len(jobs)
         for result in results:
             assert np.array_equal(result.levels, alone[result.job].levels)
@@ -132,7 +131,7 @@ def test_neighbours_and_order_do_not_matter(slots: int) -> None:
 def test_mixed_losses_share_a_pass() -> None:
     classifier = linear_classifier(classes=2, scale=0.0001)
     jobs = [Job(photo=random_photo(8, 8, 1), target=1, settings=replace(NEVER, loss=loss)) for loss in ("ce", "margin")]
-    results = list(Engine(classifier, slots=2).run(jobs))
+    results = run_all(Engine(classifier, batch_size=2), jobs)
     assert np.array_equal(results[0].levels, results[1].levels)
 
 
@@ -195,6 +194,6 @@ def test_the_untouched_network_wins_over_the_gradient_network() -> None:
     liar = torch.tensor([[-9.0, 9.0]])
     honest = engine._network.logits
     engine._network.logits = lambda seen: honest(seen) * 0.001 + liar  # type: ignore[method-assign]
-    (result,) = engine.run([Job(photo=random_photo(8, 8), target=1, settings=Settings(steps=4, confidence=0.9))])
+    result = engine.attack(Job(photo=random_photo(8, 8), target=1, settings=Settings(steps=4, confidence=0.9)))
     assert result.gradients == 5
     assert result.after.confidence(1) < 0.9

@@ -54,8 +54,7 @@ def attack(
     classifier = _classifier(model, device)
     job = Job(photo=open_photo(photo), target=classifier.labels.find(target), settings=settings)
     engine = Engine(classifier, precision=precision)
-    (result,) = engine.run([job], watch=watch)
-    return outcome_of(result, classifier, engine.precision)
+    return outcome_of(engine.attack(job, watch=watch), classifier, engine.precision)
 
 
 def classify(photo: Picture, *, model: str | Classifier = DEFAULT_MODEL, device: str = "auto") -> Verdict:

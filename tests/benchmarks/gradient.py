@@ -115,7 +115,7 @@ def _contenders(
     network = GradientNetwork(subject.classifier)
     settings = Settings(eps=_EPS)
     jobs = [Job(photo=open_photo(picture), target=_TARGET, settings=settings) for picture in pictures]
-    slots = [Slot(job, subject.classifier) for job in jobs]
+    slots = [Slot(job, subject.classifier, subject.classifier.judge_photo(job.photo)) for job in jobs]
     loops: dict[str, Callable[[], object]] = {
         f"advimg, {network.precision}": partial(_ours, network, slots, gradients),
         _BARE: partial(_bare, copy.deepcopy(subject.published).requires_grad_(False), fed, targets, gradients),

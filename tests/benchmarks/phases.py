@@ -37,7 +37,7 @@ _ONCE = (
     "load the classifier",
     "build the gradient network",
     "before-verdict",
-    "set up the slot, another verdict included",
+    "set up the slot",
     "encode the PNG",
     "save it: encode, write, reopen, compare",
     "encode the perturbation's picture",
@@ -112,10 +112,10 @@ def _phases(path: Path, weights: Path, device: str) -> dict[str, float]:
         "load the classifier", lambda: load_classifier(MODEL, weights=weights, device=device), _REPEATS
     )
     network = watch.time("build the gradient network", lambda: GradientNetwork(classifier), _REPEATS)
-    watch.time("before-verdict", lambda: classifier.judge(photo.levels), _REPEATS)
+    before = watch.time("before-verdict", lambda: classifier.judge(photo.levels), _REPEATS)
     job = Job(photo=photo, target=classifier.labels.find(TARGET), settings=Settings(steps=STEPS))
     timed = replace(classifier, view=_TimedView(**asdict(classifier.view), watch=watch))
-    slot = watch.time("set up the slot, another verdict included", lambda: Slot(job, timed), _REPEATS)
+    slot = watch.time("set up the slot", lambda: Slot(job, timed, before), _REPEATS)
     for _ in range(STEPS):
         _step(slot, network, watch)
     _save(slot, classifier, network.precision, watch)
@@ -124,7 +124,7 @@ def _phases(path: Path, weights: Path, device: str) -> dict[str, float]:
 
 def _step(slot: Slot, network: GradientNetwork, watch: _Stopwatch) -> None:
     """Take one step as the engine does."""
-    target = torch.tensor([slot.job.target])
+    target = torch.tensor([slot.target])
     seen = watch.time("see", slot.see).unsqueeze(0).requires_grad_()
 
     def gradient() -> tuple[Tensor, Tensor]:
@@ -133,7 +133,7 @@ def _step(slot: Slot, network: GradientNetwork, watch: _Stopwatch) -> None:
         return torch.autograd.grad(loss, seen)[0], logits.detach()
 
     slope, logits = watch.time(_NETWORK, gradient)
-    log_confidence = float(torch.log_softmax(logits, dim=1)[0, slot.job.target])
+    log_confidence = float(torch.log_softmax(logits, dim=1)[0, slot.target])
     watch.time("keep", lambda: slot.keep_if_best(top1=False, log_confidence=log_confidence))
     watch.time("step", lambda: slot.step(slope[0]))
 

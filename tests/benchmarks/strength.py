@@ -26,7 +26,7 @@ from torchvision.utils import save_image
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.load import load_classifier
 from advimg.engine.engine import Engine
-from advimg.engine.slot import Job, Result
+from advimg.engine.slot import Failed, Job, Result
 from advimg.images.decode import read_photo
 from advimg.outcome import outcome_of
 from advimg.settings import Settings
@@ -121,12 +121,12 @@ def _print_ours(targets: Targets, budgets: Sequence[int], judge: Judge, classifi
 
 def _attack_all(targets: Targets, settings: Settings, judge: Judge, classifier: Classifier, slots: int) -> _Tally:
     tally = _Tally()
-    engine = Engine(classifier, slots=slots)
+    engine = Engine(classifier, batch_size=slots)
     with tempfile.TemporaryDirectory() as folder:
         for seconds, result in _timed(engine.run(_jobs(targets, settings))):
             outcome = outcome_of(result, classifier, engine.precision)
             png = outcome.save(Path(folder) / "adversarial.png", overwrite=True)
-            check = judge.check(png, Path(outcome.record.source), target=result.job.target, eps=settings.eps)
+            check = judge.check(png, Path(outcome.record.source), target=result.target, eps=settings.eps)
             tally.kept.append(check.holds)
             tally.claimed.append(outcome.record.fooled)
             tally.confidences.append(check.confidence)
@@ -143,14 +143,16 @@ def _jobs(targets: Targets, settings: Settings) -> Iterator[Job]:
             yield Job(photo=photo, target=index, settings=settings)
 
 
-def _timed(results: Iterator[Result]) -> Iterator[tuple[float, Result]]:
+def _timed(ends: Iterator[Result | Failed]) -> Iterator[tuple[float, Result]]:
     """Yield each result with the seconds that it was waited for, so that saving and judging do not count."""
     while True:
         began = time.perf_counter()
-        result = next(results, None)
-        if result is None:
+        end = next(ends, None)
+        if end is None:
             return
-        yield time.perf_counter() - began, result
+        if isinstance(end, Failed):
+            raise end.error
+        yield time.perf_counter() - began, end
 
 
 def _print_peers(peers: Sequence[Peer], targets: Targets, budgets: Sequence[int], judge: Judge) -> None:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from advimg.attacks import pgd
+from advimg.attacks.targets import choose_target
 from advimg.classifiers.classifier import Classifier, Verdict
+from advimg.errors import AdvimgError
 from advimg.images.photo import Levels, Photo
-from advimg.settings import Settings
+from advimg.settings import Settings, TargetRule
 
 # Elementwise work goes in pieces that stay in a core's cache: on a 12-megapixel photo a third of the time of whole
 # tensors, and no temporaries of their size. GPUs take the picture whole.
@@ -19,10 +21,14 @@ _PIECE = 1 << 17
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Job:
-    """A photo, the index of the class it shall be taken for, and how to go about it."""
+    """A photo, the class it shall be taken for, and how to go about it.
+
+    Attributes:
+        target: the index of the class, or the rule that chooses it once the classifier has seen the photo.
+    """
 
     photo: Photo
-    target: int
+    target: int | TargetRule
     settings: Settings
 
 
@@ -31,6 +37,7 @@ class Result:
     """What came of a job.
 
     Attributes:
+        target: the index of the class that was aimed at.
         levels: the adversarial picture, [height, width, 3], uint8: the best that was found.
         before: what the classifier sees in the photo.
         after: what it sees in ``levels``, through its official preprocessing.
@@ -40,12 +47,21 @@ class Result:
     """
 
     job: Job
+    target: int
     levels: Levels
     before: Verdict
     after: Verdict
     steps: int
     gradients: int
     seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Failed:
+    """A job that ended without a result, and why."""
+
+    job: Job
+    error: AdvimgError
 
 
 class Slot:
@@ -55,10 +71,11 @@ class Slot:
     Tensors of the window have shape [3, window height, window width] on the classifier's device.
     """
 
-    def __init__(self, job: Job, classifier: Classifier) -> None:
+    def __init__(self, job: Job, classifier: Classifier, before: Verdict) -> None:
         self._began = time.perf_counter()
         self.job = job
-        self._before = classifier.judge_photo(job.photo)
+        self._before = before
+        self.target = _target(job, before)
         device = classifier.device
         self._twin = classifier.view.twin(*job.photo.size, device)
         self._photo = _planes(job.photo.levels[self._twin.window]).to(device)
@@ -78,7 +95,6 @@ class Slot:
         """Return the current candidate as the classifier sees it, float levels [3, crop, crop]."""
         for delta, photo, out in self._pieces(self._delta, self._photo, self._scratch):
             pgd.candidate(delta, photo, out)
-        self.gradients += 1
         return self._twin.see(self._scratch)
 
     def keep_if_best(self, *, top1: bool, log_confidence: float) -> None:
@@ -98,20 +114,22 @@ class Slot:
             pgd.project(delta, photo, settings.eps)
         self.steps += 1
 
-    def restart(self) -> bool:
-        """Begin again at a random point of the ε-ball, if restarts are left; the best so far is kept."""
-        if self._restarts_left == 0:
-            return False
+    def restart(self) -> None:
+        """Begin again at a random point of the ε-ball; the best so far is kept."""
         self._restarts_left -= 1
         pgd.random_start(self._delta, self._photo, self.job.settings.eps, self._generator)
         self._velocity.zero_()
         self.steps = 0
-        return True
 
     @property
     def out_of_steps(self) -> bool:
         """Whether this start has taken all the steps it may."""
         return self.steps >= self.job.settings.steps
+
+    @property
+    def out_of_starts(self) -> bool:
+        """Whether this start has taken all the steps it may, and is the last."""
+        return self.out_of_steps and self._restarts_left == 0
 
     def candidate_levels(self) -> Levels:
         """Return the picture that was just seen, whole, [height, width, 3], uint8."""
@@ -125,6 +143,7 @@ class Slot:
         """Sum up what was done to reach ``levels``."""
         return Result(
             job=self.job,
+            target=self.target,
             levels=levels,
             before=self._before,
             after=verdict,
@@ -141,6 +160,12 @@ class Slot:
     def _pieces(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         size = _PIECE if self._delta.device.type == "cpu" else self._delta.numel()
         return zip(*(torch.split(tensor.view(-1), size) for tensor in tensors), strict=True)
+
+
+def _target(job: Job, before: Verdict) -> int:
+    if isinstance(job.target, int):
+        return job.target
+    return choose_target(job.target, before.probabilities, seed=f"{job.settings.seed} {job.photo.sha256}")
 
 
 def _planes(levels: Levels) -> Tensor:
