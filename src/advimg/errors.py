@@ -24,5 +24,9 @@ class OutputError(AdvimgError):
     """A result cannot be written where it was asked for."""
 
 
+class DiskError(OutputError):
+    """The disk takes no more files: it is full, over quota, read-only or gone."""
+
+
 class ClassifierError(AdvimgError):
     """The classifier cannot be loaded, or does not behave like one."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,7 @@ from advimg.images.perturbation import amplified, measure_change
 from advimg.images.photo import Levels, Photo
 from advimg.outputs import png_path
 from advimg.record import Record, Target
+from advimg.settings import Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,33 +83,21 @@ class Outcome:
 
 def outcome_of(result: Result, classifier: Classifier, precision: str) -> Outcome:
     """Write the record of a result."""
-    job, settings, photo = result.job, result.job.settings, result.job.photo
+    settings, photo = result.job.settings, result.job.photo
     change = measure_change(photo.levels, result.levels)
     if change.linf > settings.eps:
         raise AssertionError(f"the perturbation reaches {change.linf} levels, more than eps = {settings.eps}")
     record = Record(
-        advimg=__version__,
+        **asked_of(result.job.settings, classifier, precision),
         source=photo.source,
         source_sha256=photo.sha256,
         size=photo.size,
-        model=classifier.name,
-        weights=classifier.weights,
-        weights_sha256=classifier.weights_sha256,
-        target=Target(job.target, classifier.labels[job.target]),
-        eps=settings.eps,
-        seed=settings.seed,
-        min_confidence=settings.confidence,
-        max_steps=settings.steps,
-        step_size=settings.alpha,
-        momentum=settings.momentum,
-        loss=settings.loss,
-        restarts=settings.restarts,
-        device=classifier.device.type,
-        precision=precision,
+        target=Target(result.target, classifier.labels[result.target]),
+        target_rule=None if isinstance(result.job.target, int) else result.job.target,
         before=result.before.top(5),
         after=result.after.top(5),
-        fooled=result.after.top1 == job.target,
-        confidence=round(result.after.confidence(job.target), 6),
+        fooled=result.after.top1 == result.target,
+        confidence=round(result.after.confidence(result.target), 6),
         linf=change.linf,
         psnr=change.psnr,
         steps=result.steps,
@@ -116,6 +106,26 @@ def outcome_of(result: Result, classifier: Classifier, precision: str) -> Outcom
         outputs={},
     )
     return Outcome(record, photo, result.levels)
+
+
+def asked_of(settings: Settings, classifier: Classifier, precision: str) -> dict[str, Any]:
+    """Return the fields of the record that say what was asked, of whom, and with what."""
+    return {
+        "advimg": __version__,
+        "model": classifier.name,
+        "weights": classifier.weights,
+        "weights_sha256": classifier.weights_sha256,
+        "eps": settings.eps,
+        "seed": settings.seed,
+        "min_confidence": settings.confidence,
+        "max_steps": settings.steps,
+        "step_size": settings.alpha,
+        "momentum": settings.momentum,
+        "loss": settings.loss,
+        "restarts": settings.restarts,
+        "device": classifier.device.type,
+        "precision": precision,
+    }
 
 
 def _equal(one: Levels | None, other: Levels | None) -> bool:

@@ -35,7 +35,7 @@ class Outputs:
                 raise OutputError(f"{path} is the photo itself; give the output another name")
 
 
-def plan_outputs(adversarial: Path, *, amplify: float, figure: bool) -> Outputs:
+def plan_outputs(adversarial: Path, *, amplify: float, figure: bool, perturbation: bool = True) -> Outputs:
     """Name the files that go with an adversarial PNG: ``dog_pelican.png`` has ``dog_pelican_x10.png`` beside it.
 
     Raises:
@@ -47,7 +47,7 @@ def plan_outputs(adversarial: Path, *, amplify: float, figure: bool) -> Outputs:
     stem = adversarial.with_suffix("")
     return Outputs(
         adversarial,
-        stem.with_name(f"{stem.name}_x{amplify:g}.png"),
+        stem.with_name(f"{stem.name}_x{amplify:g}.png") if perturbation else None,
         stem.with_name(f"{stem.name}_figure.png") if figure else None,
     )
 

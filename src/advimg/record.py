@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import PurePath
 from typing import Any
 
@@ -32,8 +32,9 @@ class Record:
     """What was asked, what was done and what the classifier sees in the file.
 
     Field names are the keys of the JSON object. ``confidence`` is the target's in the file, ``min_confidence`` the one
-    asked for; ``steps`` were taken from the start that gave the file, ``gradients`` counts every pass through the
-    network, all starts together; ``psnr`` is in decibels, None where nothing changed.
+    asked for; ``target_rule`` is the rule that chose the target, if one did; ``steps`` were taken from the start that
+    gave the file, ``gradients`` counts every pass through the network, all starts together; ``psnr`` is in decibels,
+    None where nothing changed.
     """
 
     advimg: str
@@ -44,6 +45,7 @@ class Record:
     weights: str | None
     weights_sha256: str | None
     target: Target
+    target_rule: str | None
     eps: int
     seed: int
     min_confidence: float
@@ -82,6 +84,27 @@ class Record:
         shown = self.to_dict() | {"source": PurePath(self.source).name}
         del shown["outputs"], shown["seconds"]
         return json.dumps(shown, allow_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An attack that came to nothing, in the shape of a record.
+
+    Attributes:
+        source: the photo.
+        error: why, in one line.
+        known: those other fields of the record that are known.
+    """
+
+    source: str
+    error: str
+    known: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values under the keys of a record, null where nothing is known."""
+        unknown: dict[str, Any] = {field.name: None for field in fields(Record)}
+        nothing = {"before": [], "after": [], "fooled": False, "outputs": {}}
+        return unknown | nothing | dict(self.known) | {"source": self.source, "error": self.error}
 
 
 def read_chunk(chunk: str | None) -> dict[str, Any]:

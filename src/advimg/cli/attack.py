@@ -2,14 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from advimg.cli import options
 from advimg.cli.inputs import read_input
 from advimg.errors import UsageError
-from advimg.settings import LossName, Precision, Settings
 
 if TYPE_CHECKING:
     from advimg.outcome import Outcome
@@ -20,38 +19,14 @@ if TYPE_CHECKING:
 @options.target_option(required=True)
 @options.eps_option(default=options.DEFAULTS.eps)
 @options.model_options()
-@click.option(
-    "--confidence",
-    default=options.DEFAULTS.confidence,
-    help="Stop once the file shows the target with this confidence.",
-)
-@click.option("--steps", default=options.DEFAULTS.steps, help="The most steps from each start.")
-@click.option("--step-size", type=float, show_default="half of eps", help="Length of a step, in levels.")
-@click.option(
-    "--momentum",
-    default=options.DEFAULTS.momentum,
-    help="Share of the last step's direction that stays; 0 is plain PGD.",
-)
-@click.option(
-    "--loss",
-    type=click.Choice(get_args(LossName)),
-    default=options.DEFAULTS.loss,
-    help="Cross-entropy or logit margin.",
-)
-@click.option(
-    "--restarts", default=options.DEFAULTS.restarts, help="Further starts at random points, for a photo that resists."
-)
-@click.option("--seed", default=options.DEFAULTS.seed, help="Seeds the random starts.")
-@click.option("--precision", type=click.Choice(get_args(Precision)), default="auto", help="Of the gradients only.")
+@options.attack_options()
 @click.option(
     "-o", "--output", metavar="FILE", help="Name of the adversarial PNG; - writes it, and no other file, to stdout."
 )
 @click.option(
     "-O", "--out-dir", type=click.Path(path_type=Path), show_default="this folder", help="Folder for the outputs."
 )
-@click.option("--amplify", type=float, default=10, help="Factor of the perturbation picture, above 0 and at most 255.")
-@click.option("--figure/--no-figure", default=True, help="Draw photo, perturbation and result side by side.")
-@click.option("--metadata/--no-metadata", default=True, help="Store the record in the PNG's text chunk.")
+@options.picture_options(figure=True)
 @click.option("-f", "--force", is_flag=True, help="Overwrite files that are there.")
 @options.photo_options()
 @options.stream_options()
@@ -73,25 +48,18 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str, **given
     1 something failed, nothing is written; 2 wrong usage.
     """
     from advimg.cli.console import Console
-    from advimg.cli.one_photo import NOT_REACHED, perform, tell, write
+    from advimg.cli.one_photo import NOT_REACHED, perform, tell
 
     if len(images) > 1:
-        raise UsageError(
-            f"attack takes one photo and {len(images)} were given; call it once for each "
-            "(`advimg batch`, for folders, is not part of this version)"
-        )
+        raise UsageError(f"attack takes one photo and {len(images)} were given; `advimg batch` takes many, and folders")
     to_stdout = _wants_stdout(given["output"], given["out_dir"], as_json=given["as_json"])
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
-    settings = Settings(
-        **{
-            name: given[name]
-            for name in ("eps", "confidence", "steps", "step_size", "momentum", "loss", "restarts", "seed")
-        }
-    )
+    settings = options.settings_of(given)
     photo = read_input(images[0], max_pixels=given["max_pixels"])
     # Only now the slow part: importing torch.
     from advimg.classifiers.load import labels_of, load_classifier
     from advimg.outputs import default_name, plan_outputs
+    from advimg.writing import write_outputs
 
     # What can be wrong is found out before a download.
     labels = labels_of(given["model"])
@@ -99,7 +67,9 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str, **given
     outputs = None
     if not to_stdout:
         name = given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, labels.slug(index))
-        outputs = plan_outputs(Path(name), amplify=given["amplify"], figure=given["figure"])
+        outputs = plan_outputs(
+            Path(name), amplify=given["amplify"], figure=given["figure"], perturbation=given["perturbation"]
+        )
         outputs.check(overwrite=given["force"], photo=Path(images[0]))
     classifier = load_classifier(
         given["model"], weights=given["weights"], device=given["device"], progress=not given["quiet"]
@@ -108,14 +78,15 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str, **given
     if outputs is None:
         sys.stdout.buffer.write(_checked_png(outcome, metadata=given["metadata"]))
         sys.stdout.buffer.flush()
+        record = outcome.record
     else:
-        outcome = write(
+        record = write_outputs(
             outcome, outputs, amplify=given["amplify"], metadata=given["metadata"], overwrite=given["force"]
         )
-    tell(outcome, console)
+    tell(record, console)
     if given["as_json"]:
-        click.echo(outcome.record.to_json())
-    ctx.exit(0 if outcome.record.fooled else NOT_REACHED)
+        click.echo(record.to_json())
+    ctx.exit(0 if record.fooled else NOT_REACHED)
 
 
 def _wants_stdout(output: str | None, out_dir: Path | None, *, as_json: bool) -> bool:

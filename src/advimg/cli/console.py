@@ -3,7 +3,7 @@
 Rich decides about colour and movement: ``NO_COLOR``, ``TERM=dumb`` and whether stderr is a terminal.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ class Console:
         self._quiet = quiet
         self._verbose = verbose and not quiet
 
-    def say(self, text: str = "", *, style: str = "") -> None:
+    def say(self, text: str = "", style: str = "") -> None:
         """Print a line, unless quiet."""
         if not self._quiet:
             lines = "\n".join(printable(line) for line in text.split("\n"))
@@ -68,9 +68,31 @@ class Console:
         self._rich.print(table)
 
     @contextmanager
+    def moving_line(self, *, total: int, done: int, wanted: bool) -> Iterator[Callable[[int, str], None] | None]:
+        """Show a bar and a text that move while the context lasts; None where stderr is no terminal.
+
+        What it gives is called with how many are done, and the text.
+        """
+        if self._quiet or not wanted or not self._moves:
+            yield None
+            return
+        columns = (
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Progress(*columns, console=self._rich, transient=True) as progress:
+            task = progress.add_task("", total=total, completed=done, text="")
+            yield lambda done, text: progress.update(task, completed=done, text=text)
+
+    @property
+    def _moves(self) -> bool:
+        return self._rich.is_terminal and not self._rich.is_dumb_terminal
+
+    @contextmanager
     def watching(self, target: str, steps: int) -> Iterator["Watcher | None"]:
         """Show a live line for one attack while the context lasts: step and confidence of the target."""
-        if self._quiet or not self._rich.is_terminal or self._rich.is_dumb_terminal:
+        if self._quiet or not self._moves:
             yield None
             return
         columns = (

@@ -34,10 +34,11 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     after, and names the commands to try next. Run again, it writes the same files.
     """
     from advimg.cli.console import Console
-    from advimg.cli.one_photo import NOT_REACHED, perform, tell, write
+    from advimg.cli.one_photo import NOT_REACHED, perform, tell
     from advimg.images.decode import decode_photo
     from advimg.images.files import check_output, make_folder, write_whole
     from advimg.outputs import default_name, plan_outputs
+    from advimg.writing import write_outputs
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     data = _coffee()
@@ -59,11 +60,11 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     outputs.check(overwrite=again, photo=source)
     write_whole(source, data, overwrite=again)
     outcome = perform(photo, target, classifier, Settings(), precision="auto", console=console)
-    outcome = write(outcome, outputs, amplify=10, metadata=True, overwrite=again)
+    record = write_outputs(outcome, outputs, amplify=10, metadata=True, overwrite=again)
     console.say()
-    console.guesses([("the photo", outcome.record.before), ("the file", outcome.record.after)], target=target)
+    console.guesses([("the photo", record.before), ("the file", record.after)], target=target)
     console.say()
-    tell(outcome, console)
+    tell(record, console)
     console.say("\nLook at the figure, then try:")
     advimg = _called_as()
     photo_path, png_path = shlex.quote(str(source)), shlex.quote(str(outputs.adversarial))
@@ -76,8 +77,8 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     ):
         console.say(f"  {line}")
     if given["as_json"]:
-        click.echo(outcome.record.to_json())
-    ctx.exit(0 if outcome.record.fooled else NOT_REACHED)
+        click.echo(record.to_json())
+    ctx.exit(0 if record.fooled else NOT_REACHED)
 
 
 def _called_as() -> str:

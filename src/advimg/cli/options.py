@@ -1,14 +1,14 @@
 """Options that mean the same in every command, as small decorators. No torch here: completion and --help stay quick."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import click
 from click.shell_completion import CompletionItem
 
 from advimg.labels import imagenet_labels
-from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Settings, parse_eps
+from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, LossName, Precision, Settings, parse_eps
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Decorator = Callable[[_Command], _Command]
@@ -17,8 +17,9 @@ DEFAULTS = Settings()
 
 if TYPE_CHECKING:
     _Whole = click.ParamType[int]
+    _Size = click.ParamType[int | Literal["auto"]]
 else:
-    _Whole = click.ParamType  # cannot be subscripted before click 8.4
+    _Whole = _Size = click.ParamType  # cannot be subscripted before click 8.4
 
 
 class EpsType(_Whole):
@@ -31,6 +32,19 @@ class EpsType(_Whole):
         if isinstance(value, int):
             return value
         return parse_eps(value)
+
+
+class BatchSizeType(_Size):
+    """How many photos share a pass: ``auto``, or a number from 1."""
+
+    name = "photos"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | Literal["auto"]:
+        """Return ``auto`` or the number."""
+        if value == "auto":
+            return "auto"
+        size: int = click.IntRange(min=1).convert(value, param, ctx)
+        return size
 
 
 def _complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -58,6 +72,20 @@ def target_option(*, required: bool) -> Decorator[Any]:
         shell_complete=_complete_target,
         help="The class the picture shall be taken for: a name or an index."
         + ("" if required else " By default what the PNG's record says."),
+    )
+
+
+def targets_option() -> Decorator[Any]:
+    """Add ``-t/--target`` that may be given several times."""
+    return click.option(
+        "-t",
+        "--target",
+        "targets",
+        metavar="NAME",
+        multiple=True,
+        shell_complete=_complete_target,
+        help="The class the pictures shall be taken for: a name or an index; or random, least-likely, runner-up, all. "
+        "Given several times: each photo towards each.",
     )
 
 
@@ -91,6 +119,61 @@ def model_options(*, default: str | None = DEFAULT_MODEL) -> Decorator[Any]:
             help="A state dict to load instead of the published weights (.pth, .pt or .safetensors).",
         ),
         click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
+    )
+
+
+def attack_options() -> Decorator[Any]:
+    """Add what :func:`settings_of` reads, and ``--precision``."""
+    return _together(
+        click.option(
+            "--confidence",
+            default=DEFAULTS.confidence,
+            help="Stop once the file shows the target with this confidence.",
+        ),
+        click.option("--steps", default=DEFAULTS.steps, help="The most steps from each start."),
+        click.option("--step-size", type=float, show_default="half of eps", help="Length of a step, in levels."),
+        click.option(
+            "--momentum",
+            default=DEFAULTS.momentum,
+            help="Share of the last step's direction that stays; 0 is plain PGD.",
+        ),
+        click.option(
+            "--loss",
+            type=click.Choice(get_args(LossName)),
+            default=DEFAULTS.loss,
+            help="Cross-entropy or logit margin.",
+        ),
+        click.option(
+            "--restarts",
+            default=DEFAULTS.restarts,
+            help="Further starts at random points, for a photo that resists.",
+        ),
+        click.option("--seed", default=DEFAULTS.seed, help="Seeds whatever is random."),
+        click.option(
+            "--precision", type=click.Choice(get_args(Precision)), default="auto", help="Of the gradients only."
+        ),
+    )
+
+
+def settings_of(given: Mapping[str, Any]) -> Settings:
+    """Return the settings that :func:`attack_options` and :func:`eps_option` have read.
+
+    Raises:
+        UsageError: one is out of range.
+    """
+    names = ("eps", "confidence", "steps", "step_size", "momentum", "loss", "restarts", "seed")
+    return Settings(**{name: given[name] for name in names})
+
+
+def picture_options(*, figure: bool) -> Decorator[Any]:
+    """Add what says which pictures are written: ``--perturbation``, ``--amplify``, ``--figure``, ``--metadata``."""
+    return _together(
+        click.option(
+            "--perturbation/--no-perturbation", default=True, help="Write the perturbation's picture, amplified."
+        ),
+        click.option("--amplify", type=float, default=10, help="Its factor, above 0 and at most 255."),
+        click.option("--figure/--no-figure", default=figure, help="Draw photo, perturbation and result side by side."),
+        click.option("--metadata/--no-metadata", default=True, help="Store the record in the PNG's text chunk."),
     )
 
 

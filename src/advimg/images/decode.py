@@ -18,6 +18,9 @@ from advimg.settings import MAX_PIXELS
 # Named, so that a file that only calls itself a picture can start no other decoder (EPS runs Ghostscript).
 # PIL's JPEG reader opens MPO too, which some phones and cameras write under the name .jpg.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+"""How the names of such files end."""
+
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
 _ORIENTATION = 0x0112
@@ -109,6 +112,15 @@ def photo_from_pixels(picture: Image.Image | Levels, *, source: str = "picture")
         source=source,
         sha256=hashlib.sha256(levels.tobytes()).hexdigest(),
     )
+
+
+def is_adversarial(path: Path) -> bool:
+    """Tell whether a file is a PNG that holds the record of an attack; its pixels are not decoded."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return CHUNK_KEY in image.info
+    except Exception:  # as _broken_is_one_error says
+        return False
 
 
 @contextmanager

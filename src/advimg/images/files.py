@@ -1,11 +1,15 @@
 """Files that appear whole or not at all."""
 
+import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from advimg.errors import OutputError
+from advimg.errors import DiskError, OutputError
+
+_TEMPORARY = ".advimg-{process}-{random}.tmp"
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -41,7 +45,8 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool, check: Callable[[by
         check: called with the bytes read back from the disk; if it returns False the file does not appear.
 
     Raises:
-        OutputError: the file exists, cannot be written, or did not pass ``check``.
+        DiskError: the disk takes no more.
+        OutputError: the file exists, has an impossible name, or did not pass ``check``.
     """
     temporary = _beside(path)
     try:
@@ -53,9 +58,12 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool, check: Callable[[by
             raise OutputError(f"{path} exists; use --force to overwrite it")
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        # A name that the file system does not take says nothing about other files.
+        kind = OutputError if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL) else DiskError
+        raise kind(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:
@@ -83,6 +91,15 @@ def _is_there(path: Path) -> bool:
     return True
 
 
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder and those below it.
+
+    Only where no other process writes: those of living ones cannot be told apart.
+    """
+    for path in folder.rglob(_TEMPORARY.format(process="*", random="*")):
+        path.unlink(missing_ok=True)
+
+
 def _beside(path: Path) -> Path:
     # Not built from the file's name, which may already be as long as the file system allows.
-    return path.with_name(f".advimg-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    return path.with_name(_TEMPORARY.format(process=os.getpid(), random=secrets.token_hex(4)))

@@ -1,0 +1,50 @@
+"""The files of an attack, on the disk: all of them, or none that is new."""
+
+import logging
+import os
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from advimg.images.encode import encode_png
+from advimg.images.files import write_whole
+from advimg.outcome import Outcome
+from advimg.outputs import Outputs
+from advimg.record import Record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_drawing = threading.Lock()  # matplotlib is not made for threads
+
+
+def write_outputs(outcome: Outcome, outputs: Outputs, *, amplify: float, metadata: bool, overwrite: bool) -> Record:
+    """Write the files of an attack, the adversarial PNG first, and return the record that names them.
+
+    If one of them cannot be written, or the work is interrupted, those that are new do not stay behind either.
+
+    Raises:
+        OutputError: one of them cannot be written, or exists and ``overwrite`` is false.
+    """
+    absent = {path for _, path in outputs if not os.path.lexists(path)}
+    written: list[Path] = []
+    try:
+        written.append(outcome.save(outputs.adversarial, metadata=metadata, overwrite=overwrite))
+        if outputs.perturbation is not None:
+            write_whole(outputs.perturbation, encode_png(outcome.perturbation(amplify)), overwrite=overwrite)
+            written.append(outputs.perturbation)
+        if outputs.figure is not None:
+            write_whole(outputs.figure, _figure(outcome, amplify), overwrite=overwrite)
+    except BaseException:
+        for path in absent.intersection(written):
+            path.unlink(missing_ok=True)
+        raise
+    return replace(outcome.record, outputs={key: str(path) for key, path in outputs})
+
+
+def _figure(outcome: Outcome, amplify: float) -> bytes:
+    with _drawing:
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains when it cannot cache its fonts
+        from advimg.report.figure import draw_figure  # matplotlib takes a while to import
+
+        return draw_figure(outcome.record, outcome.photo.levels, outcome.levels, amplify=amplify)
