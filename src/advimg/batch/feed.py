@@ -1,0 +1,85 @@
+"""Photos decoded ahead, in threads, so that the network does not wait for files."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent import futures
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from advimg.batch.plan import Item
+from advimg.engine.slot import Job
+from advimg.errors import PhotoError
+from advimg.images.photo import Photo
+from advimg.settings import Settings
+
+_THREADS = 2
+
+
+class PhotoFeed:
+    """The jobs of a batch, in about the order of its items; a photo with several targets is decoded once.
+
+    Args:
+        items: those of one photo stand together.
+        settings: of all attacks; each item has its own eps.
+        read: decodes a photo, in any thread.
+        refuse: called for each item whose photo cannot be read.
+        ahead: how many photos to hold ready.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Item],
+        settings: Settings,
+        *,
+        read: Callable[[Path], Photo],
+        refuse: Callable[[Item, PhotoError], None],
+        ahead: int,
+    ) -> None:
+        self._groups = groupby(items, key=lambda item: item.key.source)
+        self._settings = settings
+        self._read = read
+        self._refuse = refuse
+        self._ahead = ahead
+        self._pool = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
+        self._reading: dict[futures.Future[Photo], list[Item]] = {}
+        self._ready: deque[Job] = deque()
+        self.items: dict[Job, Item] = {}
+
+    def take(self, *, wait: bool) -> Job | None:
+        """Return the next job, as :class:`advimg.engine.engine.Feed` has it."""
+        while True:
+            self._read_ahead()
+            if not self._ready and not self._collect(wait_for_one=wait):
+                return None
+            if self._ready:
+                return self._ready.popleft()
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read_ahead(self) -> None:
+        while len(self._reading) + bool(self._ready) < self._ahead:
+            source, items = next(self._groups, (None, ()))
+            if source is None:
+                return
+            self._reading[self._pool.submit(self._read, source)] = list(items)
+
+    def _collect(self, *, wait_for_one: bool) -> bool:
+        """Turn photos that have been read into jobs; return whether any was read."""
+        futures.wait(self._reading, timeout=None if wait_for_one else 0, return_when=futures.FIRST_COMPLETED)
+        read = [future for future in self._reading if future.done()]
+        for future in read:
+            items = self._reading.pop(future)
+            try:
+                photo = future.result()
+            except PhotoError as error:
+                for item in items:
+                    self._refuse(item, error)
+                continue
+            for item in items:
+                job = Job(photo=photo, target=item.key.target, settings=replace(self._settings, eps=item.key.eps))
+                self.items[job] = item
+                self._ready.append(job)
+        return bool(read)

@@ -1,0 +1,296 @@
+"""The journal of an output folder, ``results.jsonl``: one record a line, written as each attack ends.
+
+A line is a record (:mod:`advimg.record`) and ``adversarial_sha256``, the hash of the PNG that was written.
+A record is appended after its files are in place, in one write, so a process that is killed leaves a whole journal but
+for its last line. Before files are written their names go into a second, hidden list: what stands there and not in the
+journal was left by a killed process, and is removed. So a folder holds what its journal says, whatever happened.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from advimg.batch.plan import Key
+from advimg.errors import DiskError, OutputError
+from advimg.images.files import make_folder, sweep, write_whole
+
+NAME = "results.jsonl"
+_LOCK = ".advimg.lock"
+_CLAIMS = ".advimg.unfinished"
+
+_ASKED = (
+    "model",
+    "weights_sha256",
+    "min_confidence",
+    "max_steps",
+    "step_size",
+    "momentum",
+    "loss",
+    "restarts",
+    "seed",
+)
+"""The fields of a record that have to be the same in a whole folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the journal holds of one attack.
+
+    Attributes:
+        source_sha256: of the photo that was attacked; None where it could not be read.
+        outputs: the files that were written, by the record's keys.
+        adversarial_sha256: of the adversarial PNG.
+        asked: the settings, as :func:`asked_in` gives them.
+        error: why there is no result; None if there is one.
+        fooled: whether the file shows the target.
+        gradients: passes through the network.
+    """
+
+    key: Key
+    source_sha256: str | None
+    outputs: dict[str, Path]
+    adversarial_sha256: str | None
+    asked: tuple[Any, ...]
+    error: str | None
+    fooled: bool
+    gradients: int
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Self:
+        """Read a record.
+
+        Raises:
+            KeyError, TypeError: it is none.
+        """
+        target = record["target_rule"] or record["target"]["index"]
+        return cls(
+            key=Key(Path(record["source"]), target, record["eps"]),
+            source_sha256=record["source_sha256"],
+            outputs={key: Path(path) for key, path in record["outputs"].items()},
+            adversarial_sha256=record["adversarial_sha256"],
+            asked=asked_in(record),
+            error=record["error"],
+            fooled=record["fooled"],
+            gradients=record["gradients"] or 0,
+        )
+
+
+def asked_in(record: dict[str, Any]) -> tuple[Any, ...]:
+    """Return those settings of a record that have to be the same in a whole folder."""
+    return tuple(record[name] for name in _ASKED)
+
+
+def changed(one: tuple[Any, ...], other: tuple[Any, ...]) -> list[str]:
+    """Say in which settings two records differ, for a person."""
+    return [f"{name} {was} there, {now} here" for name, was, now in zip(_ASKED, one, other, strict=True) if was != now]
+
+
+class Journal:
+    """The journal of a folder, locked against other processes; use :meth:`opened`.
+
+    Attributes:
+        folder: the output folder.
+        entries: what it held when it was opened and still holds, by key.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._path = folder / NAME
+        self._claims = folder / _CLAIMS
+        self._lock = threading.Lock()
+        self.entries, torn, doubled = _read(self._path)
+        sweep(folder)
+        if torn is not None:
+            _cut(self._path, torn)
+        if doubled:
+            self._rewrite()
+        recorded = {path for entry in self.entries.values() for path in entry.outputs.values()}
+        self._claimed = set(_read_claims(self._claims)) - recorded
+        self._remove_claimed()
+        self._file = _append_to(self._path)
+        self._claims_file = _append_to(self._claims)
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, folder: Path) -> Iterator[Self]:
+        """Make the folder if it is not there, lock it, and mend what a killed process left.
+
+        Raises:
+            OutputError: another process writes there, the folder cannot be written, or the file is another's.
+        """
+        new = not folder.exists()
+        make_folder(folder)
+        lock = FileLock(folder / _LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise OutputError(
+                f"another advimg batch is writing to {folder}; wait for it, or choose another -O"
+            ) from None
+        except OSError as error:
+            raise DiskError(f"cannot write to {folder}: {error.strerror or error}") from error
+        try:
+            journal = cls(folder)
+            try:
+                yield journal
+            finally:
+                journal._close()
+        finally:
+            with contextlib.suppress(OSError):  # Windows does not remove files that are open
+                (folder / _LOCK).unlink(missing_ok=True)
+            lock.release()
+            if new:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # if nothing came of it
+
+    def owns(self, path: Path) -> bool:
+        """Tell whether a file is of an attack of this folder that the journal does not hold, or no longer."""
+        return path in self._claimed
+
+    def claim(self, paths: Iterable[Path]) -> None:
+        """Note that files are about to be written. Those that are there already, and are others', are passed over.
+
+        Raises:
+            DiskError: the disk takes no more.
+        """
+        new = [path for path in paths if path not in self._claimed and not os.path.lexists(path)]
+        self._note(new)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record, after its files are in place.
+
+        Args:
+            record: plain JSON values, with ``adversarial_sha256``.
+
+        Raises:
+            DiskError: the disk takes no more; the journal is as it was before.
+        """
+        with self._lock:
+            _write_line(self._file, json.dumps(record, allow_nan=False))
+            self._claimed.difference_update(map(Path, record["outputs"].values()))
+
+    def drop(self, keys: Collection[Key]) -> None:
+        """Take records out, whose attacks shall be made anew; their files are owned until then."""
+        if not keys:
+            return
+        self._note(path for key in keys for path in self.entries[key].outputs.values())
+        for key in keys:
+            del self.entries[key]
+        self._file.close()
+        self._rewrite()
+        self._file = _append_to(self._path)
+
+    def _note(self, paths: Iterable[Path]) -> None:
+        with self._lock:
+            for path in paths:
+                _write_line(self._claims_file, json.dumps(os.path.relpath(path, self.folder)))
+                self._claimed.add(path)
+
+    def _rewrite(self) -> None:
+        """Write the journal anew with one line for each entry: the last that was written."""
+        lines: dict[Key, bytes] = {}
+        for line in self._path.read_bytes().splitlines(keepends=True):
+            entry = _entry(line, self._path)
+            if entry is not None and entry.key in self.entries:
+                lines[entry.key] = line
+        write_whole(self._path, b"".join(lines.values()), overwrite=True)
+
+    def _remove_claimed(self) -> None:
+        """Remove the files that no record names."""
+        while self._claimed:
+            with contextlib.suppress(OSError):
+                self._claimed.pop().unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._claims.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        self._file.close()
+        self._claims_file.close()
+        self._remove_claimed()
+        with contextlib.suppress(OSError):
+            if not self._path.stat().st_size:
+                self._path.unlink()
+
+
+def _read(path: Path) -> tuple[dict[Key, Entry], int | None, bool]:
+    """Read a journal.
+
+    Returns:
+        Its entries; where its torn last line begins, if it has one; whether it has lines that should not stay.
+
+    Raises:
+        OutputError: it is no journal, or cannot be read.
+    """
+    entries: dict[Key, Entry] = {}
+    whole, lines = 0, 0
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return entries, whole, lines > len(entries)
+                whole, lines = whole + len(line), lines + 1
+                entry = _entry(line, path)
+                if entry is not None:
+                    entries[entry.key] = entry
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+    return entries, None, lines > len(entries)
+
+
+def _entry(line: bytes, path: Path) -> Entry | None:
+    """Read a line; None where a crash of the machine left one that cannot be read."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    try:
+        return Entry.of(record)
+    except (KeyError, TypeError, AttributeError):
+        raise OutputError(f"{path} is no journal of advimg batch; choose another -O") from None
+
+
+def _read_claims(path: Path) -> Iterator[Path]:
+    """Yield the files that were to be written; a torn last line names one that was not begun."""
+    with contextlib.suppress(OSError):
+        for line in path.read_bytes().splitlines(keepends=True):
+            with contextlib.suppress(ValueError):
+                if line.endswith(b"\n"):
+                    yield Path(os.path.normpath(path.parent / json.loads(line)))
+
+
+def _append_to(path: Path) -> io.FileIO:
+    try:
+        return io.FileIO(path, "ab")
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write_line(file: io.FileIO, text: str) -> None:
+    """Append a line in one write, or nothing."""
+    data = text.encode("ascii") + b"\n"
+    before = os.fstat(file.fileno()).st_size
+    try:
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            file.truncate(before)
+        raise DiskError(f"cannot write {file.name!s}: {error.strerror or error}") from error
+
+
+def _cut(path: Path, length: int) -> None:
+    try:
+        os.truncate(path, length)
+    except OSError as error:
+        raise DiskError(f"cannot mend {path}: {error.strerror or error}") from error

@@ -1,0 +1,29 @@
+"""How a batch goes about its attacks."""
+
+from dataclasses import dataclass
+
+from advimg.engine.capacity import BatchSize
+from advimg.settings import MAX_PIXELS, Precision, Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is the same for all attacks of a run.
+
+    Attributes:
+        settings: of the attack; an item may have an eps of its own.
+        precision: what gradients are computed in.
+        batch_size: how many photos share a pass.
+        metadata: whether PNGs hold their record.
+        max_pixels: the most pixels a photo may have.
+        force: whether other settings in the folder, and files that are not its journal's, are no obstacle.
+        retry_failed: whether attacks that failed in an earlier run are to do again.
+    """
+
+    settings: Settings
+    precision: Precision = "auto"
+    batch_size: BatchSize = "auto"
+    metadata: bool = True
+    max_pixels: int = MAX_PIXELS
+    force: bool = False
+    retry_failed: bool = False

@@ -1,0 +1,124 @@
+"""Which photos a batch takes: from files, folders and lists, never from what was written by advimg itself."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from advimg.errors import PhotoError, UsageError
+from advimg.images.decode import SUFFIXES, is_adversarial
+
+_BESIDE = re.compile(r"(.+)_(?:x[\d.e+-]+|figure)")
+"""How the pictures beside an adversarial PNG are called (``outputs.plan_outputs``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found.
+
+    Attributes:
+        photos: absolute paths, each once, in the order they were named; folders are sorted.
+        root: the deepest folder that holds all that was named: outputs mirror the tree below it.
+        own: how many files were passed over because advimg wrote them.
+    """
+
+    photos: tuple[Path, ...]
+    root: Path
+    own: int = 0
+
+
+def find_photos(paths: Sequence[str | Path], *, out_dir: Path, recursive: bool = False) -> Found:
+    """Find the photos that are meant by paths of files and folders.
+
+    A file is taken whatever its name; from a folder those whose name ends like a photo's. A path that leads nowhere is
+    kept, so that it ends with a reason like any other photo that cannot be read.
+
+    Args:
+        paths: at least one.
+        out_dir: the output folder; nothing in it is taken.
+        recursive: whether to look into the folders of folders.
+
+    Raises:
+        PhotoError: no photo was found, or a folder cannot be listed.
+    """
+    named = [absolute(path) for path in paths]
+    photos: dict[Path, None] = {}
+    own = 0
+    for path in named:
+        for photo in _listed(path, out_dir.resolve(), recursive=recursive) if path.is_dir() else (path,):
+            if is_output(photo, out_dir):
+                own += 1
+            else:
+                photos[photo] = None
+    if not photos:
+        raise PhotoError(_nothing(paths, own=own, recursive=recursive))
+    return Found(tuple(photos), common_root(named), own)
+
+
+def common_root(paths: Iterable[Path]) -> Path:
+    """Return the deepest folder that holds all paths; a folder holds itself."""
+    folders = [path if path.is_dir() else path.parent for path in paths]
+    try:
+        return Path(os.path.commonpath(folders))
+    except ValueError:  # on different drives of Windows
+        return folders[0]
+
+
+def read_list(lines: Iterable[bytes], *, name: str) -> list[str]:
+    """Read paths, one a line; empty lines are passed over.
+
+    Raises:
+        UsageError: there is none.
+    """
+    paths = [os.fsdecode(line.rstrip(b"\r\n")) for line in lines]
+    paths = [path for path in paths if path.strip()]
+    if not paths:
+        raise UsageError(f"{name} names no photo; give one path a line")
+    return paths
+
+
+def absolute(path: str | Path) -> Path:
+    """Return an absolute path, with its links as they are: a link keeps the name and the place it was given."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+def is_output(photo: Path, out_dir: Path) -> bool:
+    """Tell whether a file is in the output folder, or was written by advimg: such files are never taken as photos."""
+    return photo.parent.resolve().is_relative_to(out_dir.resolve()) or _is_own(photo)
+
+
+def _listed(folder: Path, outputs: Path, *, recursive: bool) -> Iterator[Path]:
+    """Yield the photos of a folder, sorted, those of its folders after its own."""
+    if folder.resolve() == outputs:
+        raise PhotoError(f"{folder} is the output folder, whose pictures are never taken as photos; choose another -O")
+    for path, folders, files in os.walk(folder, onerror=_cannot_list):
+        # What begins with a dot is hidden, such as the halves of files that macOS leaves on foreign disks.
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield Path(path, name)
+        if not recursive:
+            return
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and Path(path, name).resolve() != outputs
+        )
+
+
+def _cannot_list(error: OSError) -> None:
+    raise PhotoError(f"the folder {error.filename} cannot be listed: {error.strerror or error}") from error
+
+
+def _is_own(photo: Path) -> bool:
+    """Tell whether advimg wrote a file: a PNG with its record, or a picture named like one that goes with it."""
+    if photo.suffix.lower() != ".png":
+        return False
+    beside = _BESIDE.fullmatch(photo.stem)
+    return is_adversarial(photo) or (beside is not None and is_adversarial(photo.with_name(f"{beside[1]}.png")))
+
+
+def _nothing(paths: Sequence[str | Path], *, own: int, recursive: bool) -> str:
+    where = f"{paths[0]}" if len(paths) == 1 else f"the {len(paths)} paths given"
+    if own:
+        return f"{where}: only pictures that advimg wrote ({own}), which are never taken as photos"
+    hint = "" if recursive else "; --recursive looks into its folders"
+    return f"{where}: no photos (JPEG, PNG, WebP, BMP, TIFF, GIF){hint}"

@@ -1,0 +1,108 @@
+"""A batch from its plan to its summary."""
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from advimg.batch.journal import Journal, asked_in
+from advimg.batch.options import Options
+from advimg.batch.plan import Files, Key
+from advimg.batch.resume import sort_out
+from advimg.batch.stream import Stream
+from advimg.batch.tally import Tally
+from advimg.classifiers.classifier import Classifier
+from advimg.errors import OutputError
+from advimg.images.files import write_whole
+from advimg.outcome import asked_of
+
+SUMMARY = "summary.json"
+
+
+class Batch:
+    """The attacks of one run into one folder.
+
+    Args:
+        keys: what to attack, each once, those of one photo together.
+        files: which files to write.
+        classifier: what to attack.
+        journal: of the output folder.
+        options: how to go about it.
+
+    Attributes:
+        tally: what became of it so far.
+
+    Raises:
+        OutputError: the folder was begun with other settings, or a file is in the way.
+    """
+
+    def __init__(
+        self, keys: Sequence[Key], files: Files, classifier: Classifier, journal: Journal, options: Options
+    ) -> None:
+        self._files = files
+        self._classifier = classifier
+        self._journal = journal
+        self._options = options
+        work = sort_out(
+            keys,
+            files,
+            classifier.labels,
+            journal,
+            asked=lambda eps: asked_in(self._asked(eps)),
+            force=options.force,
+            retry_failed=options.retry_failed,
+        )
+        self._pending = work.pending
+        self.tally = Tally(len(keys))
+        for entry in work.standing:
+            self.tally.add(
+                source=str(entry.key.source),
+                fooled=entry.fooled,
+                error=entry.error,
+                gradients=entry.gradients,
+                earlier=True,
+            )
+
+    def run(self, *, stop: threading.Event, ended: Callable[[dict[str, Any]], None]) -> None:
+        """Attack what is to do, and write the summary.
+
+        Args:
+            stop: once it is set, what is complete is written and the rest is left for another run.
+            ended: called with each record after it is in the journal, in any thread, one at a time.
+
+        Raises:
+            DiskError: the disk takes no more.
+            ClassifierError: the network does not behave like a classifier.
+        """
+
+        def count(record: dict[str, Any]) -> None:
+            self.tally.add(
+                source=record["source"],
+                fooled=record["fooled"],
+                error=record["error"],
+                gradients=record["gradients"] or 0,
+            )
+            ended(record)
+
+        try:
+            if self._pending:
+                stream = Stream(self._classifier, self._files, self._journal, self._options, ended=count, stop=stop)
+                self.tally.start()
+                stream.run(self._pending)
+        finally:
+            self.tally.end()
+            self._summarise()
+
+    def _summarise(self) -> None:
+        asked = self._asked(self._options.settings.eps) | {"precision": self._options.precision}
+        text = json.dumps(self.tally.summary(asked), indent=2) + "\n"
+        try:
+            write_whole(self._files.folder / SUMMARY, text.encode("ascii"), overwrite=True)
+        except OutputError:
+            if self.tally.done == self.tally.total:  # else something has stopped the run, and that is what to tell
+                raise
+
+    def _asked(self, eps: int) -> dict[str, Any]:
+        settings = replace(self._options.settings, eps=eps)
+        return asked_of(settings, self._classifier, self._options.precision)

@@ -1,0 +1,124 @@
+"""One stream: photos read ahead, attacked together, their files and records written behind."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from advimg.batch.feed import PhotoFeed
+from advimg.batch.journal import Journal
+from advimg.batch.options import Options
+from advimg.batch.plan import Files, Item
+from advimg.batch.resume import file_sha256
+from advimg.batch.writer import Writer
+from advimg.classifiers.classifier import Classifier
+from advimg.engine.engine import Engine
+from advimg.engine.slot import Failed, Result
+from advimg.errors import AdvimgError, DiskError, OutputError
+from advimg.images.decode import read_photo
+from advimg.images.files import make_folder
+from advimg.outcome import asked_of, outcome_of
+from advimg.record import Failure, Record
+from advimg.writing import write_outputs
+
+
+class Stream:
+    """Attacks items on one classifier and keeps the journal.
+
+    Args:
+        classifier: what to attack.
+        files: which files are written.
+        journal: of the output folder.
+        options: how to go about it.
+        ended: called with the record of each attack after it is in the journal, in any thread, one at a time.
+        stop: once it is set, what is complete is written and the rest is dropped.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        files: Files,
+        journal: Journal,
+        options: Options,
+        *,
+        ended: Callable[[dict[str, Any]], None],
+        stop: threading.Event,
+    ) -> None:
+        self._classifier = classifier
+        self._files = files
+        self._journal = journal
+        self._options = options
+        self._ended = ended
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._engine = Engine(classifier, precision=options.precision, batch_size=options.batch_size)
+
+    def run(self, items: Sequence[Item]) -> None:
+        """Attack all items.
+
+        Raises:
+            DiskError: the disk takes no more.
+            ClassifierError: the network does not behave like a classifier.
+        """
+        settings = self._options.settings
+        # As many as can end in one pass are rarely more than half.
+        ahead = 2 + self._engine.slots // 2
+        read = partial(read_photo, max_pixels=self._options.max_pixels)
+        feed = PhotoFeed(items, settings, read=read, refuse=self._fail, ahead=ahead)
+        writer = Writer(_writers(), failed=self._stop.set)
+        try:
+            for end in self._engine.run(feed, stop=self._stop.is_set):
+                item = feed.items.pop(end.job)
+                writer.put(partial(self._finish, end, item))
+        finally:
+            feed.close()
+            writer.close()
+
+    def _finish(self, end: Result | Failed, item: Item) -> None:
+        """Write the files and the record of one attack."""
+        if isinstance(end, Failed):
+            self._fail(item, end.error)
+            return
+        try:
+            record = self._write(end, item)
+        except DiskError:
+            raise
+        except OutputError as error:
+            self._fail(item, error)
+            return
+        self._enter(record.to_dict() | {"adversarial_sha256": file_sha256(item.outputs.adversarial)})
+
+    def _write(self, result: Result, item: Item) -> Record:
+        outcome = outcome_of(result, self._classifier, self._engine.precision)
+        make_folder(item.outputs.adversarial.parent)
+        paths = [path for _, path in item.outputs]
+        self._journal.claim(paths)
+        return write_outputs(
+            outcome,
+            item.outputs,
+            amplify=self._files.amplify,
+            metadata=self._options.metadata,
+            overwrite=self._options.force or all(map(self._journal.owns, paths)),
+        )
+
+    def _fail(self, item: Item, error: AdvimgError) -> None:
+        source, target, eps = item.key
+        asked = asked_of(replace(self._options.settings, eps=eps), self._classifier, self._engine.precision)
+        known: dict[str, Any] = {"source_sha256": file_sha256(source)}
+        if isinstance(target, int):
+            known["target"] = {"index": target, "name": self._classifier.labels[target]}
+        else:
+            known["target_rule"] = target
+        failure = Failure(str(source), str(error), asked | known)
+        self._enter(failure.to_dict() | {"adversarial_sha256": None})
+
+    def _enter(self, record: dict[str, Any]) -> None:
+        with self._lock:
+            self._journal.append(record)
+            self._ended(record)
+
+
+def _writers() -> int:
+    return min(4, os.cpu_count() or 1)

@@ -1,0 +1,104 @@
+"""What became of a batch so far: counts, reasons, exit code."""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+FAILED, NOT_REACHED = 1, 3
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts the ends of attacks; safe to use from several threads.
+
+    Attributes:
+        total: how many attacks there are.
+        verified: whose file shows the target.
+        not_reached: whose best attempt was written.
+        failures: the photo and the reason of each that failed.
+        earlier: how many of them all an earlier run did.
+        gradients: passes through the network, all together.
+        seconds: of this run, from the first look to the last file.
+    """
+
+    total: int
+    verified: int = 0
+    not_reached: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    earlier: int = 0
+    gradients: int = 0
+    _began: float = field(default_factory=time.perf_counter)
+    _ended: float | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, *, source: str, fooled: bool, error: str | None, gradients: int, earlier: bool = False) -> None:
+        """Count one."""
+        with self._lock:
+            self.earlier += earlier
+            self.gradients += gradients
+            if error is not None:
+                self.failures.append((source, error))
+            elif fooled:
+                self.verified += 1
+            else:
+                self.not_reached += 1
+
+    def start(self) -> None:
+        """Begin to count the seconds."""
+        self._began = time.perf_counter()
+
+    def end(self) -> None:
+        """Stop counting the seconds."""
+        self._ended = time.perf_counter()
+
+    @property
+    def done(self) -> int:
+        """How many have ended, one way or another."""
+        return self.verified + self.not_reached + len(self.failures)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of this run."""
+        return (self._ended or time.perf_counter()) - self._began
+
+    @property
+    def rate(self) -> float | None:
+        """Attacks a second in this run; None before the first."""
+        fresh = self.done - self.earlier
+        return fresh / self.seconds if fresh and self.seconds > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """The seconds that the rest will take; None if nothing tells."""
+        return (self.total - self.done) / self.rate if self.rate else None
+
+    @property
+    def gradients_each(self) -> float | None:
+        """Passes through the network for each that did not fail, on average."""
+        ended = self.verified + self.not_reached
+        return self.gradients / ended if ended else None
+
+    @property
+    def exit_code(self) -> int:
+        """0 if all are verified, else 1 (some failed) or 3 (some were not reached)."""
+        if self.failures:
+            return FAILED
+        return NOT_REACHED if self.not_reached else 0
+
+    def summary(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Return plain JSON values for ``summary.json``."""
+        return {
+            **asked,
+            "total": self.total,
+            "verified": self.verified,
+            "not_reached": self.not_reached,
+            "failed": len(self.failures),
+            "unfinished": self.total - self.done,
+            "earlier": self.earlier,
+            "seconds": round(self.seconds, 3),
+            "per_second": None if self.rate is None else round(self.rate, 3),
+            "gradients_each": None if self.gradients_each is None else round(self.gradients_each, 2),
+            "failures": [{"source": source, "error": error} for source, error in self.failures],
+        }

@@ -1,0 +1,82 @@
+"""Towards what: targets as people write them, one by one or as a table of pairs."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO, get_args
+
+from advimg.batch.photos import absolute
+from advimg.errors import UsageError
+from advimg.labels import Labels
+from advimg.settings import TargetRule, parse_eps
+
+ALL = "all"
+"""The target that stands for every class."""
+
+
+def read_target(text: str, labels: Labels) -> list[int | TargetRule]:
+    """Read a target: a class, ``random``, ``least-likely``, ``runner-up``, or ``all``, which is many.
+
+    Raises:
+        UsageError: no such class.
+    """
+    word = text.strip().lower().replace("_", "-")
+    if word == ALL:
+        return list(range(len(labels)))
+    for rule in get_args(TargetRule):
+        if word == rule:
+            return [rule]
+    return [labels.find(text)]
+
+
+def read_targets(texts: tuple[str, ...], labels: Labels) -> list[int | TargetRule]:
+    """Read several targets, each once.
+
+    Raises:
+        UsageError: there is no such class.
+    """
+    return list(dict.fromkeys(target for text in texts for target in read_target(text, labels)))
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A line of a table: a photo (an absolute path), what it shall be taken for, and its own eps, if it has one."""
+
+    path: Path
+    target: int | TargetRule
+    eps: int | None
+
+
+def read_pairs(lines: TextIO, labels: Labels, *, name: str) -> list[Pair]:
+    """Read a CSV table with the header ``path,target`` or ``path,target,eps``, in any order.
+
+    Paths are relative to the current folder. A line without an eps gets the batch's.
+
+    Raises:
+        UsageError: naming the line: no such class, an eps out of range, a column that is missing or not known.
+    """
+    try:
+        table = csv.DictReader(lines, strict=True)
+        columns = [column.strip().lower() for column in table.fieldnames or ()]
+        if not {"path", "target"} <= set(columns) <= {"path", "target", "eps"}:
+            raise UsageError(f"{name}: the first line must be path,target or path,target,eps")
+        table.fieldnames = columns
+        pairs = [pair for row in table for pair in _pairs(row, labels, where=f"{name}, line {table.line_num}")]
+    except csv.Error as error:
+        raise UsageError(f"{name} is not a CSV table: {error}") from None
+    if not pairs:
+        raise UsageError(f"{name} has no line below its header")
+    return pairs
+
+
+def _pairs(row: dict[str | None, str | None], labels: Labels, *, where: str) -> list[Pair]:
+    path, target, eps = ((row.get(column) or "").strip() for column in ("path", "target", "eps"))
+    if None in row:
+        raise UsageError(f"{where}: more values than columns; a path or a name with a comma needs quotes")
+    if not path or not target:
+        raise UsageError(f"{where}: path and target are both needed")
+    try:
+        budget = parse_eps(eps) if eps else None
+        return [Pair(absolute(path), each, budget) for each in read_target(target, labels)]
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None

@@ -1,0 +1,201 @@
+"""``advimg batch``: many photos, one loaded network, one folder of results."""
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from advimg.cli import options
+from advimg.errors import DiskError, OutputError, PhotoError, UsageError
+
+if TYPE_CHECKING:
+    from advimg.batch.photos import Found
+    from advimg.batch.plan import Key
+    from advimg.cli.console import Console
+    from advimg.labels import Labels
+
+
+@click.command(no_args_is_help=True, short_help="Attack folders of photos; can be stopped and started again.")
+@click.argument("paths", nargs=-1, metavar="PATH...")
+@options.targets_option()
+@click.option(
+    "-O", "--out-dir", type=click.Path(path_type=Path), required=True, help="Folder for the outputs and the journal."
+)
+@click.option("-r", "--recursive", is_flag=True, help="Look into the folders of folders.")
+@click.option("--from-file", metavar="FILE", help="Read more paths from a file, one a line; - reads stdin.")
+@click.option(
+    "--targets",
+    "table",
+    metavar="CSV",
+    help="Read photos and targets from a table with the header path,target or path,target,eps.",
+)
+@options.eps_option(default=options.DEFAULTS.eps)
+@options.model_options()
+@click.option(
+    "--batch-size",
+    type=options.BatchSizeType(),
+    default="auto",
+    help="How many photos share a pass; auto goes by device and memory.",
+)
+@options.attack_options()
+@options.picture_options(figure=False)
+@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite files that are there, and results of other settings.")
+@options.photo_options()
+@options.stream_options()
+@click.pass_context
+def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, ...], **given: Any) -> None:
+    """Attack many photos on one loaded network, several at a time.
+
+    PATH is a photo or a folder of photos. The outputs mirror the tree below the folder that holds all PATHs:
+    OUT/sub/dog_pelican.png and OUT/sub/dog_pelican_x10.png for sub/dog.jpg. A photo that fails does not stop the rest.
+
+    OUT/results.jsonl is the journal, one record a line, and OUT/summary.json the sum. The same command, started again,
+    goes on where the last run was stopped or killed: what is recorded, and whose photo and PNG are still the same, is
+    passed over.
+
+    \b
+    Examples:
+      advimg batch photos/ -t pelican -O illusions
+      advimg batch photos/ -r -t pelican -t broccoli -t random --eps 4 -O illusions
+      find . -name '*.jpg' | advimg batch --from-file - -t least-likely -O illusions
+      advimg batch --targets pairs.csv -O illusions --json
+
+    \b
+    Exit code: 0 all files show their target; 3 some do not; 1 some photos failed, or the run;
+    2 wrong usage; 130 interrupted (what is complete is kept).
+    """
+    from advimg.cli.console import Console
+
+    console = Console(quiet=given["quiet"], verbose=given["verbose"])
+    settings = options.settings_of(given)
+    if given["table"] and (paths or given["from_file"] or targets):
+        raise UsageError("--targets names photos and targets; leave out PATH, --from-file and -t")
+    if not given["table"] and not targets:
+        raise UsageError("towards what? give -t NAME, or --targets CSV")
+    found = None if given["table"] else _find(paths, given, console)
+
+    # Only now the slow part: importing torch.
+    from advimg.batch.journal import Journal
+    from advimg.batch.options import Options
+    from advimg.batch.photos import absolute, common_root
+    from advimg.batch.plan import Files
+    from advimg.batch.run import Batch
+    from advimg.classifiers.load import labels_of, load_classifier
+    from advimg.cli.following import following, sum_up
+    from advimg.cli.stopping import INTERRUPTED, stop_on_signals
+
+    keys = _keys_of(found, targets, given, labels_of(given["model"]), console)
+    files = Files(
+        folder=absolute(given["out_dir"]),
+        root=found.root if found else common_root(key.source for key in keys),
+        amplify=given["amplify"],
+        perturbation=given["perturbation"],
+        figure=given["figure"],
+    )
+    files.named(Path("any.png"))  # is the factor in range?
+    how = Options(
+        settings=settings,
+        precision=given["precision"],
+        batch_size=given["batch_size"],
+        metadata=given["metadata"],
+        max_pixels=given["max_pixels"],
+        force=given["force"],
+        retry_failed=given["retry_failed"],
+    )
+    with Journal.opened(files.folder) as journal:
+        classifier = load_classifier(
+            given["model"], weights=given["weights"], device=given["device"], progress=not given["quiet"]
+        )
+        batch = Batch(keys, files, classifier, journal, how)
+        if batch.tally.earlier:
+            console.say(f"{batch.tally.earlier} of {batch.tally.total} were done by an earlier run")
+        with stop_on_signals() as stop, following(batch.tally, console, silent=given["as_json"]) as follow:
+
+            def ended(record: dict[str, Any]) -> None:
+                follow(record)
+                if given["as_json"]:
+                    _print(json.dumps(record))
+
+            try:
+                batch.run(stop=stop.event, ended=ended)
+            except DiskError as error:
+                raise DiskError(
+                    f"{error}; {batch.tally.done} of {batch.tally.total} are done; once there is room, run the same "
+                    "command again to go on"
+                ) from error
+    sum_up(batch.tally, files.folder, console)
+    if stop.interrupted:
+        console.error(
+            f"interrupted; {batch.tally.done} of {batch.tally.total} are done; run the same command again to go on"
+        )
+        ctx.exit(INTERRUPTED)
+    ctx.exit(batch.tally.exit_code)
+
+
+def _find(paths: tuple[str, ...], given: dict[str, Any], console: "Console") -> "Found":
+    from advimg.batch.photos import find_photos, read_list
+
+    named = list(paths)
+    if given["from_file"] == "-":
+        if sys.stdin is None or sys.stdin.isatty():
+            raise UsageError("--from-file - reads paths from stdin; pipe them in")
+        named += read_list(sys.stdin.buffer, name="stdin")
+    elif given["from_file"]:
+        named += read_list(_read(given["from_file"]).splitlines(), name=given["from_file"])
+    if not named:
+        raise UsageError("which photos? give PATH, --from-file or --targets")
+    found = find_photos(named, out_dir=given["out_dir"], recursive=given["recursive"])
+    _tell_of_own(found.own, console)
+    return found
+
+
+def _keys_of(
+    found: "Found | None", targets: tuple[str, ...], given: dict[str, Any], labels: "Labels", console: "Console"
+) -> "list[Key]":
+    from advimg.batch.photos import is_output
+    from advimg.batch.plan import each_pair, each_towards
+    from advimg.batch.targets import read_pairs, read_targets
+
+    if found is not None:
+        return each_towards(found.photos, read_targets(targets, labels), given["eps"])
+    name = given["table"]
+    pairs = read_pairs(io.StringIO(_decoded(_read(name), name), newline=""), labels, name=name)
+    taken = [pair for pair in pairs if not is_output(pair.path, given["out_dir"])]
+    if not taken:
+        raise UsageError(f"{name} names only pictures that advimg wrote, which are never taken as photos")
+    _tell_of_own(len(pairs) - len(taken), console)
+    return each_pair(taken, given["eps"])
+
+
+def _tell_of_own(count: int, console: "Console") -> None:
+    if count:
+        console.warn(f"{count} of the files were written by advimg or are in the output folder; passed over")
+
+
+def _read(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise PhotoError(f"{name} cannot be read: {reason}") from error
+
+
+def _decoded(data: bytes, name: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} is not UTF-8 text") from None
+
+
+def _print(line: str) -> None:
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        # Else Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError("stdout was closed; what is done is in the journal, the same command goes on") from None

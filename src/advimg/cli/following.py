@@ -1,0 +1,85 @@
+"""A batch under the eyes of a person: one moving line on a terminal, plain lines elsewhere, a table at the end."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from advimg.batch.tally import Tally
+from advimg.cli.console import Console
+
+_PLAIN_EVERY = 10
+"""Seconds between two plain lines."""
+_REASONS = 10
+"""How many failures the table at the end names."""
+
+Follower = Callable[[dict[str, Any]], None]
+
+
+@contextmanager
+def following(tally: Tally, console: Console, *, silent: bool) -> Iterator[Follower]:
+    """Show how far a batch is while the context lasts; give what is to be called after each attack.
+
+    Args:
+        tally: counted before the call.
+        console: where to.
+        silent: whether to name failures only.
+    """
+    last = time.monotonic()
+    with console.moving_line(total=tally.total, done=tally.done, wanted=not silent) as move:
+
+        def follow(record: dict[str, Any]) -> None:
+            nonlocal last
+            if record["error"]:
+                console.error(record["error"])
+            if move is not None:
+                move(tally.done, _standing(tally))
+            elif not silent and time.monotonic() - last >= _PLAIN_EVERY:
+                last = time.monotonic()
+                console.say(f"{tally.done} of {tally.total}, {_standing(tally)}")
+
+        if move is not None:
+            move(tally.done, _standing(tally))
+        yield follow
+
+
+def sum_up(tally: Tally, folder: Path, console: Console) -> None:
+    """Say what became of a batch."""
+    shown = os.path.relpath(folder)
+    console.say(f"{tally.done} of {tally.total} attacks, in {shown if not shown.startswith('..') else folder}", "bold")
+    rows = [("verified", tally.verified), ("not reached", tally.not_reached), ("failed", len(tally.failures))]
+    for name, count in rows:
+        share = f"{count / tally.done:8.1%}".replace("%", " %") if tally.done else ""
+        console.say(f"  {name:<12}{count:>7}{share}")
+    fresh = tally.done - tally.earlier
+    pace = [f"{fresh} now in {duration(tally.seconds)}" if tally.earlier else f"in {duration(tally.seconds)}"]
+    if tally.rate is not None:
+        pace.append(f"{tally.rate:.2f} photos/s")
+    if tally.gradients_each is not None:
+        pace.append(f"{tally.gradients_each:.1f} gradients a photo")
+    console.say(f"  {', '.join(pace)}")
+    for _, error in tally.failures[:_REASONS]:
+        console.say(f"  failed: {error}", "red")
+    if len(tally.failures) > _REASONS:
+        console.say(f"  and {len(tally.failures) - _REASONS} more; summary.json has them all", "red")
+
+
+def duration(seconds: float) -> str:
+    """Write a duration for people: ``8.3 s``, ``2 min 5 s``, ``3 h 20 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _standing(tally: Tally) -> str:
+    parts = [f"{tally.verified} verified"]
+    if tally.failures:
+        parts.append(f"{len(tally.failures)} failed")
+    if tally.rate is not None and tally.seconds_left is not None:
+        parts += [f"{tally.rate:.2f} photos/s", f"{duration(tally.seconds_left)} left"]
+    return ", ".join(parts)
