@@ -44,6 +44,8 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def folder(tmp_path: Path) -> Path:
     with Image.open(sample("chelsea.png")) as image:
         image.convert("RGB").save(tmp_path / "dog.jpg")
+        (tmp_path / "holiday").mkdir()
+        image.convert("RGB").resize((225, 150)).save(tmp_path / "holiday" / "cat.jpg")
     return tmp_path
 
 
@@ -68,6 +70,8 @@ def test_the_commands_run_one_after_the_other(folder: Path) -> None:
     assert referee.judge(folder / "dog_pelican.png")[0] == 144
     assert referee.judge(folder / "illusions" / "dog_pelican.png")[0] == 144
     assert referee.judge(folder / "broccoli.png")[0] == 937
+    assert referee.judge(folder / "fooled" / "cat_pelican.png")[0] == 144
+    assert len((folder / "fooled" / "results.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("kind", ["bash", "zsh", "fish"])
@@ -118,6 +122,32 @@ def test_the_folder_script_goes_on_after_failures_and_where_it_stopped(folder: P
     assert shell(line, folder).returncode == 0
     assert result.stat().st_mtime_ns == written
     assert len((folder / "out" / "records.jsonl").read_text().splitlines()) == 1
+
+
+@bash
+def test_the_script_for_several_budgets_prints_a_table_and_goes_on(folder: Path) -> None:
+    line = f"{ROOT}/examples/batch_budgets.sh holiday out pelican -m efficientnet_lite0"
+    ran = shell(f"EPS='1 10' {line} --steps 3", folder)
+    assert ran.returncode == 3, ran.stderr
+    assert [row.split() for row in ran.stdout.splitlines()] == [
+        ["eps", "verified", "of"],
+        ["1", "0", "1"],
+        ["10", "1", "1"],
+    ]
+    assert referee.judge(folder / "out" / "eps10" / "cat_pelican.png")[0] == 144
+    (folder / "holiday" / "broken.jpg").write_bytes(b"not a picture")
+    journal = (folder / "out" / "eps10" / "results.jsonl").read_text()
+    assert shell(f"EPS=10 {line} --steps 3", folder).returncode == 1
+    assert (folder / "out" / "eps10" / "results.jsonl").read_text().startswith(journal)
+    assert shell(f"EPS='2 4' {line} --steps none", folder).returncode == 2
+    assert not (folder / "out" / "eps4").exists()
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing_in_the_scripts() -> None:
+    scripts = [*sorted((ROOT / "examples").glob("*.sh")), ROOT / ".ci" / "run"]
+    ran = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout
 
 
 def test_the_example_of_an_own_network_runs(folder: Path) -> None:

@@ -32,7 +32,7 @@ def find_photos(paths: Sequence[str | Path], *, out_dir: Path, recursive: bool =
     """Find the photos that are meant by paths of files and folders.
 
     A file is taken whatever its name; from a folder those whose name ends like a photo's. A path that leads nowhere is
-    kept, so that it ends with a reason like any other photo that cannot be read.
+    kept beside others, so that it ends with a reason like any photo that cannot be read.
 
     Args:
         paths: at least one.
@@ -40,7 +40,7 @@ def find_photos(paths: Sequence[str | Path], *, out_dir: Path, recursive: bool =
         recursive: whether to look into the folders of folders.
 
     Raises:
-        PhotoError: no photo was found, or a folder cannot be listed.
+        PhotoError: no photo was found, a folder cannot be listed, or it is the output folder.
     """
     named = [absolute(path) for path in paths]
     photos: dict[Path, None] = {}
@@ -51,6 +51,8 @@ def find_photos(paths: Sequence[str | Path], *, out_dir: Path, recursive: bool =
                 own += 1
             else:
                 photos[photo] = None
+    if not any(map(os.path.lexists, named)):
+        raise PhotoError(_nowhere(paths))
     if not photos:
         raise PhotoError(_nothing(paths, own=own, recursive=recursive))
     return Found(tuple(photos), common_root(named), own)
@@ -114,6 +116,10 @@ def _is_own(photo: Path) -> bool:
         return False
     beside = _BESIDE.fullmatch(photo.stem)
     return is_adversarial(photo) or (beside is not None and is_adversarial(photo.with_name(f"{beside[1]}.png")))
+
+
+def _nowhere(paths: Sequence[str | Path]) -> str:
+    return f"{paths[0]} does not exist; check the path" if len(paths) == 1 else "none of the paths given exists"
 
 
 def _nothing(paths: Sequence[str | Path], *, own: int, recursive: bool) -> str:

@@ -19,6 +19,7 @@ class Tally:
         not_reached: whose best attempt was written.
         failures: the photo and the reason of each that failed.
         earlier: how many of them all an earlier run did.
+        fresh: how many this run attacked, without those that failed.
         gradients: passes through the network, all together.
         seconds: of this run, from the first look to the last file.
     """
@@ -28,6 +29,7 @@ class Tally:
     not_reached: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     earlier: int = 0
+    fresh: int = 0
     gradients: int = 0
     _began: float = field(default_factory=time.perf_counter)
     _ended: float | None = None
@@ -37,6 +39,7 @@ class Tally:
         """Count one."""
         with self._lock:
             self.earlier += earlier
+            self.fresh += not earlier and error is None
             self.gradients += gradients
             if error is not None:
                 self.failures.append((source, error))
@@ -66,8 +69,7 @@ class Tally:
     @property
     def rate(self) -> float | None:
         """Attacks a second in this run; None before the first."""
-        fresh = self.done - self.earlier
-        return fresh / self.seconds if fresh and self.seconds > 0 else None
+        return self.fresh / self.seconds if self.fresh and self.seconds > 0 else None
 
     @property
     def seconds_left(self) -> float | None:

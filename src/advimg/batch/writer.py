@@ -1,5 +1,7 @@
 """Files encoded and written behind, in threads, so that the network does not wait for them either."""
 
+import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ class Writer:
     """
 
     def __init__(self, threads: int, *, failed: Callable[[], None]) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write", initializer=_step_back)
         self._room = threading.BoundedSemaphore(2 * threads)
         self._failed = failed
         self._error: BaseException | None = None
@@ -43,3 +45,9 @@ class Writer:
             self._failed()
         finally:
             self._room.release()
+
+
+def _step_back() -> None:
+    """Let this thread run where the network's threads leave room: a pass waits for the slowest of them."""
+    if sys.platform.startswith("linux"):  # elsewhere a priority is the whole process's
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

@@ -88,6 +88,9 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     from advimg.classifiers.load import labels_of, load_classifier
     from advimg.cli.following import following, sum_up
     from advimg.cli.stopping import INTERRUPTED, stop_on_signals
+    from advimg.engine.allocator import keep_freed_memory
+
+    keep_freed_memory()
 
     keys = _keys_of(found, targets, given, labels_of(given["model"]), console)
     files = Files(
@@ -111,6 +114,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
         classifier = load_classifier(
             given["model"], weights=given["weights"], device=given["device"], progress=not given["quiet"]
         )
+        console.detail(f"{classifier.name} on {classifier.device}")
         batch = Batch(keys, files, classifier, journal, how)
         if batch.tally.earlier:
             console.say(f"{batch.tally.earlier} of {batch.tally.total} were done by an earlier run")
@@ -129,7 +133,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
                     "command again to go on"
                 ) from error
     sum_up(batch.tally, files.folder, console)
-    if stop.interrupted:
+    if stop.interrupted and batch.tally.done < batch.tally.total:
         console.error(
             f"interrupted; {batch.tally.done} of {batch.tally.total} are done; run the same command again to go on"
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from advimg.batch.tally import Tally
 from advimg.cli.console import Console
+from advimg.record import percent
 
 _PLAIN_EVERY = 10
 """Seconds between two plain lines."""
@@ -34,6 +35,8 @@ def following(tally: Tally, console: Console, *, silent: bool) -> Iterator[Follo
             nonlocal last
             if record["error"]:
                 console.error(record["error"])
+            else:
+                console.detail(_change(record))
             if move is not None:
                 move(tally.done, _standing(tally))
             elif not silent and time.monotonic() - last >= _PLAIN_EVERY:
@@ -53,17 +56,20 @@ def sum_up(tally: Tally, folder: Path, console: Console) -> None:
     for name, count in rows:
         share = f"{count / tally.done:8.1%}".replace("%", " %") if tally.done else ""
         console.say(f"  {name:<12}{count:>7}{share}")
-    fresh = tally.done - tally.earlier
-    pace = [f"{fresh} now in {duration(tally.seconds)}" if tally.earlier else f"in {duration(tally.seconds)}"]
+    reasons = list(dict.fromkeys(error for _, error in tally.failures))  # once for a photo with several targets
+    for reason in reasons[:_REASONS]:
+        console.say(f"  failed: {reason}", "red")
+    if len(reasons) > _REASONS:
+        console.say(f"  and {len(reasons) - _REASONS} more; summary.json has them all", "red")
+    if tally.earlier == tally.total:
+        return
+    now = f"{tally.done - tally.earlier} now " if tally.earlier else ""
+    pace = [f"{now}in {duration(tally.seconds)}"]
     if tally.rate is not None:
         pace.append(f"{tally.rate:.2f} photos/s")
     if tally.gradients_each is not None:
         pace.append(f"{tally.gradients_each:.1f} gradients a photo")
     console.say(f"  {', '.join(pace)}")
-    for _, error in tally.failures[:_REASONS]:
-        console.say(f"  failed: {error}", "red")
-    if len(tally.failures) > _REASONS:
-        console.say(f"  and {len(tally.failures) - _REASONS} more; summary.json has them all", "red")
 
 
 def duration(seconds: float) -> str:
@@ -74,6 +80,14 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _change(record: dict[str, Any]) -> str:
+    was, now = record["before"][0], record["after"][0]
+    return (
+        f"{record['source']}: {was['name']} {percent(was['confidence'])} → {now['name']} {percent(now['confidence'])}, "
+        f"{record['gradients']} gradients"
+    )
 
 
 def _standing(tally: Tally) -> str:

@@ -25,12 +25,14 @@ def perform(
     console: Console,
 ) -> "Outcome":
     """Attack one photo under the eyes of a person."""
+    from advimg.engine.allocator import keep_freed_memory
     from advimg.engine.engine import Engine
     from advimg.engine.slot import Job
     from advimg.outcome import outcome_of
 
     for note in photo.notes:
         console.warn(note)
+    keep_freed_memory()
     engine = Engine(classifier, precision=precision)
     console.detail(f"{classifier.name} on {classifier.device}, gradients in {engine.precision}")
     with console.watching(classifier.labels[target], settings.steps) as watch:

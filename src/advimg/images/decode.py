@@ -50,8 +50,8 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
         data = path.read_bytes()
     except FileNotFoundError:
         raise PhotoError(f"{path} does not exist; check the path") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
+    except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error) or "it is too large for this machine's memory"
         raise PhotoError(f"{path} cannot be read: {reason}") from error
     return decode_photo(data, source=str(path), max_pixels=max_pixels)
 
