@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from advimg.classifiers.bundled import load_bundled
+import advimg.classifiers.load
 from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.spec import ModelSpec
 from advimg.cli.app import app
 from tests.conftest import Cli, random_photo, sample
 
@@ -34,12 +35,14 @@ def photo(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _one_loading(monkeypatch: pytest.MonkeyPatch, lite0: Classifier) -> None:
     """Load the bundled network once for all tests that do not ask for other weights."""
+    load = advimg.classifiers.load.load_classifier
 
-    def once(name: str, weights: Path | None, device: torch.device) -> Classifier:
-        known = (name, weights, device.type) == ("efficientnet_lite0", None, "cpu")
-        return lite0 if known else load_bundled(name, weights, device)
+    def once(name: str | ModelSpec, *, device: str = "auto", progress: bool = True) -> Classifier:
+        spec = name if isinstance(name, ModelSpec) else ModelSpec.of(name)
+        known = (spec, device) == (ModelSpec(model="efficientnet_lite0"), "auto")
+        return lite0 if known and not torch.cuda.is_available() else load(spec, device=device, progress=progress)
 
-    monkeypatch.setattr("advimg.classifiers.load.load_bundled", once)
+    monkeypatch.setattr("advimg.classifiers.load.load_classifier", once)
 
 
 def python(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:

@@ -15,6 +15,7 @@ from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.photo import Photo
 from advimg.outcome import Outcome, outcome_of
 from advimg.settings import DEFAULT_MODEL, Precision, Settings, whole_eps
+from advimg.targets import read_target
 from advimg.verification import Verification, verify_photo
 
 Picture = str | Path | bytes | Image.Image | npt.NDArray[Any] | Photo
@@ -36,7 +37,7 @@ def attack(
 
     Args:
         photo: what to attack.
-        target: the class's name or index.
+        target: the class's name or index; or "random", "least-likely", "runner-up".
         model: a name as for :func:`advimg.load_classifier`, or a classifier.
         settings: how to go about it; the defaults if None.
         precision: what gradients are computed in: "auto", "fp32" or "bf16".
@@ -52,7 +53,7 @@ def attack(
     """
     settings = replace(settings or Settings(), **changes)
     classifier = _classifier(model, device)
-    job = Job(photo=open_photo(photo), target=classifier.labels.find(target), settings=settings)
+    job = Job(photo=open_photo(photo), target=read_target(target, classifier.labels), settings=settings)
     engine = Engine(classifier, precision=precision)
     return outcome_of(engine.attack(job, watch=watch), classifier, engine.precision)
 

@@ -10,6 +10,7 @@ from advimg.batch.targets import Pair
 from advimg.labels import Labels
 from advimg.outputs import Outputs, plan_outputs
 from advimg.settings import TargetRule
+from advimg.targets import target_slug
 
 
 class Key(NamedTuple):
@@ -96,7 +97,9 @@ def _names(keys: Iterable[Key], files: Files, labels: Labels, *, taken: Iterable
     occupied = {_folded(path) for path in taken}
     open_keys = list(keys)
     for form in _FORMS:
-        proposed = {key: files.place(key.source) / f"{form(key, _slug(key, labels))}.png" for key in open_keys}
+        proposed = {
+            key: files.place(key.source) / f"{form(key, target_slug(key.target, labels))}.png" for key in open_keys
+        }
         wanted = Counter(_folded(path) for path in proposed.values())
         open_keys = []
         for key, path in proposed.items():
@@ -106,7 +109,7 @@ def _names(keys: Iterable[Key], files: Files, labels: Labels, *, taken: Iterable
                 yield key, path
         occupied |= wanted.keys()
     for key in open_keys:
-        stem = _with_both(key, _slug(key, labels))
+        stem = _with_both(key, target_slug(key.target, labels))
         number = 2
         while _folded(path := files.place(key.source) / f"{stem}_{number}.png") in occupied:
             number += 1
@@ -131,10 +134,6 @@ def _with_both(key: Key, slug: str) -> str:
 
 
 _FORMS: tuple[Callable[[Key, str], str], ...] = (_short, _with_suffix, _with_eps, _with_both)
-
-
-def _slug(key: Key, labels: Labels) -> str:
-    return labels.slug(key.target) if isinstance(key.target, int) else key.target.replace("-", "_")
 
 
 def _folded(path: Path) -> str:

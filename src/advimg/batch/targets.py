@@ -1,41 +1,32 @@
 """Towards what: targets as people write them, one by one or as a table of pairs."""
 
 import csv
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO, get_args
+from typing import TextIO
 
 from advimg.batch.photos import absolute
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.settings import TargetRule, parse_eps
+from advimg.targets import read_target
 
 ALL = "all"
 """The target that stands for every class."""
 
 
-def read_target(text: str, labels: Labels) -> list[int | TargetRule]:
-    """Read a target: a class, ``random``, ``least-likely``, ``runner-up``, or ``all``, which is many.
-
-    Raises:
-        UsageError: no such class.
-    """
-    word = text.strip().lower().replace("_", "-")
-    if word == ALL:
-        return list(range(len(labels)))
-    for rule in get_args(TargetRule):
-        if word == rule:
-            return [rule]
-    return [labels.find(text)]
-
-
 def read_targets(texts: tuple[str, ...], labels: Labels) -> list[int | TargetRule]:
-    """Read several targets, each once.
+    """Read several targets, each once; ``all`` is every class.
 
     Raises:
         UsageError: there is no such class.
     """
-    return list(dict.fromkeys(target for text in texts for target in read_target(text, labels)))
+    return list(dict.fromkeys(target for text in texts for target in _targets(text, labels)))
+
+
+def _targets(text: str, labels: Labels) -> Iterable[int | TargetRule]:
+    return range(len(labels)) if text.strip().lower() == ALL else [read_target(text, labels)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +68,6 @@ def _pairs(row: dict[str | None, str | None], labels: Labels, *, where: str) -> 
         raise UsageError(f"{where}: path and target are both needed")
     try:
         budget = parse_eps(eps) if eps else None
-        return [Pair(absolute(path), each, budget) for each in read_target(target, labels)]
+        return [Pair(absolute(path), each, budget) for each in _targets(target, labels)]
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None

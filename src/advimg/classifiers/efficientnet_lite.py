@@ -13,7 +13,6 @@ from torch import Tensor, nn
 _BATCH_NORM_EPS = 1e-3
 _STEM_CHANNELS = 32
 _HEAD_CHANNELS = 1280
-_CLASSES = 1000
 # Of EfficientNet-B0: expansion, kernel, stride, channels in, channels out, repeats (arXiv:1905.11946, table 1).
 _STAGES = (
     (1, 3, 1, 32, 16, 1),
@@ -44,9 +43,9 @@ VARIANTS = {
 
 
 class EfficientNetLite(nn.Module):
-    """The network: normalised pictures [n, 3, r, r] to logits [n, 1000]."""
+    """The network: normalised pictures [n, 3, r, r] to logits [n, classes]."""
 
-    def __init__(self, variant: Variant) -> None:
+    def __init__(self, variant: Variant, classes: int = 1000) -> None:
         super().__init__()
         size = variant.resolution
         self._pad = _same_padding(size=size, kernel=3, stride=2)
@@ -55,11 +54,11 @@ class EfficientNetLite(nn.Module):
         self._blocks = nn.ModuleList(_blocks(variant, math.ceil(size / 2)))
         self._conv_head = _conv(_channels(_STAGES[-1][4], variant.width), _HEAD_CHANNELS, kernel=1)
         self._bn1 = nn.BatchNorm2d(_HEAD_CHANNELS, eps=_BATCH_NORM_EPS)
-        self._fc = nn.Linear(_HEAD_CHANNELS, _CLASSES)
+        self._fc = nn.Linear(_HEAD_CHANNELS, classes)
         self._relu = nn.ReLU6()
 
     def forward(self, picture: Tensor) -> Tensor:
-        """Return logits [n, 1000]."""
+        """Return logits [n, classes]."""
         x = self._relu(self._bn0(self._conv_stem(self._pad(picture))))
         for block in self._blocks:
             x = block(x)

@@ -1,24 +1,47 @@
 """From a model's name to a classifier: which source knows it."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from advimg.classifiers.bundled import NAMES, load_bundled
+from advimg.classifiers import bundled
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import find_device
-from advimg.errors import UsageError
-from advimg.labels import Labels, imagenet_labels
+from advimg.classifiers.listing import Listed
+from advimg.classifiers.published import Published, assemble, labels_in
+from advimg.classifiers.spec import ModelSpec
+from advimg.labels import Labels
 from advimg.settings import DEFAULT_MODEL
+
+_TIMM = "timm/"
 
 
 def load_classifier(
-    name: str = DEFAULT_MODEL, *, weights: str | Path | None = None, device: str = "auto", progress: bool = True
+    name: str | ModelSpec = DEFAULT_MODEL,
+    *,
+    weights: str | Path | None = None,
+    labels: str | Path | Iterable[str] | None = None,
+    input_size: int | None = None,
+    resize: int | None = None,
+    interpolation: str | None = None,
+    mean: Iterable[float] | None = None,
+    std: Iterable[float] | None = None,
+    device: str = "auto",
+    progress: bool = True,
 ) -> Classifier:
     """Load a classifier by name.
 
     Args:
-        name: ``efficientnet_lite0`` (bundled, no download) or any torchvision classifier, with or without the name of
-            its weights: ``resnet50:IMAGENET1K_V1``, ``vit_b_16``.
-        weights: a state dict to load instead of the published weights (``.pth``, ``.pt`` or ``.safetensors``).
+        name: ``efficientnet_lite0``, ``_lite1`` or ``_lite2`` (bundled, no download), any torchvision classifier, with
+            or without the name of its weights (``resnet50:IMAGENET1K_V1``, ``vit_b_16``), any timm classifier
+            (``timm/resnet18``), or a TOML file that says all of this; or a spec of all of this.
+        weights: a state dict to load instead of the published weights (``.pth``, ``.pt`` or ``.safetensors``); the
+            number of classes is read off its head.
+        labels: the names of the classes, or a text file with one a line.
+        input_size: width and height of what the network is fed.
+        resize: the length of the shorter side before the crop.
+        interpolation: "bilinear" or "bicubic".
+        mean: of each channel, on the scale 0..1.
+        std: of each channel, on the same scale.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         progress: whether a download shows a progress bar on stderr.
 
@@ -26,34 +49,60 @@ def load_classifier(
         UsageError: no such model, weights or device name.
         ClassifierError: it cannot be loaded here.
     """
+    spec = (name if isinstance(name, ModelSpec) else ModelSpec.of(name)).changed(
+        weights=None if weights is None else Path(weights),
+        labels=Path(labels) if isinstance(labels, str | Path) else None if labels is None else tuple(labels),
+        input_size=input_size,
+        resize=resize,
+        interpolation=interpolation,
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+    )
     place = find_device(device)
-    path = None if weights is None else Path(weights)
-    base, tag = _split(name)
-    if base in NAMES:
-        return load_bundled(base, path, place)
-    # torchvision takes as long to import as torch, and the bundled networks do not need it.
-    from advimg.classifiers.torchvision_zoo import load_torchvision
-
-    return load_torchvision(base, tag, path, place, progress=progress)
+    return assemble(_find(spec.model), spec, place, progress=progress)
 
 
-def labels_of(name: str) -> Labels:
-    """Return the class names of a model without loading its weights.
+def labels_of(spec: ModelSpec) -> Labels:
+    """Return the class names of the classifier that a spec means, without loading it.
 
     Raises:
         UsageError: no such model.
+        ClassifierError: the labels or the weights cannot be read.
     """
-    base, tag = _split(name)
-    if base in NAMES:
-        return imagenet_labels()
-    from advimg.classifiers.torchvision_zoo import published_labels
-
-    return published_labels(base, tag)
+    return labels_in(_find(spec.model), spec)
 
 
-def _split(name: str) -> tuple[str, str | None]:
-    """Split a model's name and the name of its weights, if it has one."""
-    base, colon, tag = name.partition(":")
-    if base in NAMES and colon:
-        raise UsageError(f"{base} has one set of weights; use --model {base}")
-    return base, tag if colon else None
+def listed(query: str = "") -> Iterator[Listed]:
+    """Yield the classifiers whose name contains every word of a query; those of timm if it begins with ``timm/``.
+
+    Raises:
+        ClassifierError: timm is not installed.
+    """
+    if query.startswith(_TIMM):
+        from advimg.classifiers import timm_zoo
+
+        known = timm_zoo.listed()
+    else:
+        known = _listed_without_timm()
+    words = query.lower().split()
+    return (each for each in known if all(word in each.name.lower() for word in words))
+
+
+def _listed_without_timm() -> Iterator[Listed]:
+    yield from bundled.listed()
+    from advimg.classifiers import torchvision_zoo
+
+    yield from torchvision_zoo.listed()
+
+
+def _find(name: str) -> Published:
+    if name.partition(":")[0] in bundled.NAMES:
+        return bundled.find(name)
+    # torchvision and timm take as long to import as torch, and the bundled networks do not need them.
+    if name.startswith(_TIMM):
+        from advimg.classifiers import timm_zoo
+
+        return timm_zoo.find(name)
+    from advimg.classifiers import torchvision_zoo
+
+    return torchvision_zoo.find(name)

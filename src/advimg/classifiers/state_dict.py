@@ -1,6 +1,7 @@
 """Weights from a file into a network, without ever running what the file holds."""
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
-        raise ClassifierError(f"there is no weights file {path}; check the path") from None
+        raise _missing(path) from None
     except OSError as error:
         raise ClassifierError(f"the weights {path} cannot be read: {error.strerror or error}") from error
 
@@ -28,15 +29,21 @@ def file_sha256(path: Path) -> str:
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     """Read a state dict (``.pth``, ``.pt``, ``.safetensors``); pickled code is refused, not run.
 
+    People save them in many ways: the state dict may lie under a key such as ``state_dict`` or ``model``, and its names
+    may begin with what a wrapper put before them (``module.``, ``_orig_mod.``).
+
     Raises:
-        ClassifierError: the file is damaged, holds code, or is no state dict.
+        ClassifierError: the file is missing, damaged, holds code, or is no state dict.
     """
+    if not path.exists():
+        raise _missing(path)
     loaded = _read_safetensors(path) if path.suffix.lower() == ".safetensors" else _read_pickle(path)
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    state = _unwrapped(loaded)
+    if state is None:
         raise ClassifierError(
             f"{path} is no state dict (names to tensors); save one with torch.save(m.state_dict(), …)"
         )
-    return loaded  # not a copy: its _metadata tells some layers the version they were saved by
+    return _unprefixed(state)
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: Path) -> None:
@@ -60,6 +67,34 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: Path) -> No
             module_name, _, buffer_name = name.rpartition(".")
             network.get_submodule(module_name).register_buffer(buffer_name, torch.tensor(0))
     network.float()
+
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+
+
+def _unwrapped(loaded: object) -> Mapping[str, Tensor] | None:
+    """Return the state dict that was loaded, or that lies under one of the usual keys."""
+    if not isinstance(loaded, Mapping):
+        return None
+    if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
+        return loaded  # not a copy: its _metadata tells some layers the version they were saved by
+    for key in _WRAPPERS:
+        if isinstance(loaded.get(key), Mapping):
+            return _unwrapped(loaded[key])
+    return None
+
+
+def _unprefixed(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Take off what wrappers put before all names (DataParallel, torch.compile, training loops)."""
+    for prefix in _PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            return _unprefixed({key.removeprefix(prefix): value for key, value in state.items()})
+    return state
+
+
+def _missing(path: Path) -> ClassifierError:
+    return ClassifierError(f"there is no weights file {path}; check the path")
 
 
 def _misfit(key: str, value: Tensor, own: Tensor) -> str | None:
@@ -86,6 +121,11 @@ def _read_safetensors(path: Path) -> object:
 
 
 def _read_pickle(path: Path) -> object:
+    if _is_torchscript(path):
+        raise ClassifierError(
+            f"{path} is a TorchScript program, which is never run; save its state dict with "
+            "torch.save(m.state_dict(), …)"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except (RuntimeError, OSError, EOFError) as error:
@@ -100,3 +140,12 @@ def _is_zip(path: Path) -> bool:
     """torch.save's format since 1.6, the one that can be mapped into memory instead of read."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
+
+
+def _is_torchscript(path: Path) -> bool:
+    """Tell a program from tensors: both are zip files, but only a program brings its code."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False

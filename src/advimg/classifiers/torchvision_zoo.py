@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -12,62 +13,48 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.state_dict import file_sha256, fill, read_state_dict
+from advimg.classifiers.listing import Listed
+from advimg.classifiers.published import Published, as_it_is, hash_digits
 from advimg.classifiers.view import View
 from advimg.errors import ClassifierError, UsageError
 from advimg.labels import Labels
 
 
-def load_torchvision(
-    name: str, tag: str | None, weights: Path | None, device: torch.device, *, progress: bool = True
-) -> Classifier:
-    """Load a torchvision classifier.
+def find(name: str) -> Published:
+    """Return what torchvision publishes under a name such as ``resnet50``, or ``resnet50:IMAGENET1K_V1``.
 
-    Args:
-        name: the builder's name, such as ``resnet50``.
-        tag: which weights, such as ``IMAGENET1K_V1``; None means torchvision's default.
-        weights: a state dict to load instead; the tag still decides the preprocessing.
-        device: where to put the network.
-        progress: whether a download shows torchvision's progress bar.
+    Without the name of weights, torchvision's default ones are meant.
 
     Raises:
         UsageError: torchvision has no such classifier, or no such weights of it.
-        ClassifierError: the weights cannot be had, are damaged or do not fit.
     """
-    published = _published(name, tag)
-    path = weights or _cached(published, progress=progress)
-    sha256 = file_sha256(path)
-    if weights is None and not sha256.startswith(_hash_digits(path.name)):
-        raise ClassifierError(
-            f"the weights {path} are damaged (their hash is not {_hash_digits(path.name)}…); delete that file"
-        )
-    network = _empty(name, published)
-    state = read_state_dict(path)
-    if name.startswith("densenet"):
-        state = _modern_densenet(state)
-    fill(network, state, source=path)
-    return Classifier(
-        name=f"{name}:{published.name}",
-        network=network.to(device).eval(),
-        view=View.from_preset(published.transforms()),
-        labels=Labels(published.meta["categories"]),
-        device=device,
-        weights=weights.name if weights else None,
-        weights_sha256=sha256,
+    base, colon, tag = name.partition(":")
+    weights = _weights(base, tag if colon else None)
+    return Published(
+        name=f"{base}:{weights.name}",
+        build=partial(_empty, base),
+        view=View.from_preset(weights.transforms()),
+        labels=Labels(weights.meta["categories"]),
+        fetch=partial(_cached, weights),
+        modern=_modern_densenet if base.startswith("densenet") else as_it_is,
     )
 
 
-def published_labels(name: str, tag: str | None) -> Labels:
-    """Return the class names of a torchvision classifier without its weights.
+def listed() -> Iterator[Listed]:
+    """Yield each of torchvision's classifiers with each of its weights."""
+    for name in models.list_models(module=models):
+        for weights in models.get_model_weights(name):
+            accuracy = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
+            yield Listed(
+                name=f"{name}:{weights.name}",
+                input_size=View.from_preset(weights.transforms()).crop,
+                parameters=weights.meta["num_params"],
+                top1=accuracy,
+                on_disk=_path(weights).exists(),
+            )
 
-    Raises:
-        UsageError: torchvision has no such classifier, or no such weights of it.
-    """
-    return Labels(_published(name, tag).meta["categories"])
 
-
-def _published(name: str, tag: str | None) -> Any:
+def _weights(name: str, tag: str | None) -> Any:
     """Return the member of torchvision's weights enum that a name and tag mean."""
     if name not in models.list_models(module=models):
         raise UsageError(_unknown_model(name))
@@ -88,20 +75,20 @@ def _unknown_model(name: str) -> str:
         kind = "quantised" if name.startswith("quantized_") else "not an image classifier"
         return f"{name} cannot be attacked: it is {kind}"
     nearest = get_close_matches(name, models.list_models(module=models), n=3)
-    hint = f"did you mean {', '.join(nearest)}?" if nearest else "use a torchvision classifier or efficientnet_lite0"
+    hint = f"did you mean {', '.join(nearest)}?" if nearest else "`advimg models` lists them"
     return f"unknown model {name!r}; {hint}"
 
 
-def _empty(name: str, published: Any) -> nn.Module:
+def _empty(name: str, classes: int, size: int) -> nn.Module:
     """Build the architecture that the published weights belong to, to be filled.
 
     torchvision's builders set these same options when they are given weights.
     """
-    options: dict[str, Any] = {"weights": None}
+    options: dict[str, Any] = {"weights": None, "num_classes": classes}
     if name in ("googlenet", "inception_v3"):
         options |= {"transform_input": True, "aux_logits": True, "init_weights": False}
     if name.startswith("vit_"):
-        options["image_size"] = published.meta["min_size"][0]
+        options["image_size"] = size
     try:
         with torch.device("meta"):  # no memory and no random numbers for parameters that are about to be replaced
             network: nn.Module = models.get_model(name, **options)
@@ -115,26 +102,24 @@ def _modern_densenet(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {re.sub(r"(\.denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key): state[key] for key in state}
 
 
-def _cached(published: Any, *, progress: bool) -> Path:
+def _path(weights: Any) -> Path:
+    """Return where torch keeps published weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
+
+
+def _cached(weights: Any, progress: bool) -> Path:
     """Return the path of the published weights in torch's cache, after a download on first use."""
-    file_name = Path(urlparse(published.url).path).name
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    path = _path(weights)
     if not os.path.exists(path):  # noqa: PTH110 - a folder that may not be searched is no error yet
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(
-                published.url, str(path), hash_prefix=_hash_digits(file_name) or None, progress=progress
+                weights.url, str(path), hash_prefix=hash_digits(path.name) or None, progress=progress
             )
         except (URLError, OSError, RuntimeError) as error:
             reason = getattr(error, "reason", None) or error
             raise ClassifierError(
-                f"cannot download {published.url} ({reason}); put that file at {path}, "
+                f"cannot download {weights.url} ({reason}); put that file at {path}, "
                 "or use --model efficientnet_lite0, which needs no download"
             ) from error
     return path
-
-
-def _hash_digits(file_name: str) -> str:
-    """Return the first digits of the SHA-256 that torchvision's file names end in (``resnet50-0676ba61.pth``)."""
-    match = re.search(r"-([0-9a-f]{8,})\.", file_name)
-    return match.group(1) if match else ""

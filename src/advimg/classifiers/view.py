@@ -25,13 +25,14 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """Resize the shorter side, crop the centre, normalise: what ImageNet classifiers do to a photo.
+    """Resize the shorter side (or both), crop the centre, normalise: what ImageNet classifiers do to a photo.
 
     Attributes:
         resize: the length of the shorter side after the resize.
         crop: width and height of the centre crop, at most ``resize``.
         interpolation: the filter of the resize.
         mean, std: of each channel, on the scale 0..1.
+        squash: whether both sides are resized to ``resize``, whatever the photo's shape.
 
     Raises:
         ClassifierError: the crop is larger than the resized picture, or a value is out of range.
@@ -42,6 +43,7 @@ class View:
     interpolation: Interpolation
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    squash: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.resize:
@@ -72,6 +74,8 @@ class View:
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height after the resize."""
+        if self.squash:
+            return self.resize, self.resize
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize

@@ -41,6 +41,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str, **given
     Examples:
       advimg attack dog.jpg --target pelican
       advimg attack dog.jpg -t pelican --eps 2 --model efficientnet_lite0
+      advimg attack dog.jpg -t least-likely --model timm/vit_base_patch16_224
       advimg attack - -t 144 -o - < dog.jpg > pelican.png
 
     \b
@@ -59,22 +60,22 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str, **given
     # Only now the slow part: importing torch.
     from advimg.classifiers.load import labels_of, load_classifier
     from advimg.outputs import default_name, plan_outputs
+    from advimg.targets import read_target, target_slug
     from advimg.writing import write_outputs
 
     # What can be wrong is found out before a download.
-    labels = labels_of(given["model"])
-    index = labels.find(target)
+    spec = options.spec_of(given)
+    labels = labels_of(spec)
+    aim = read_target(target, labels)
     outputs = None
     if not to_stdout:
-        name = given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, labels.slug(index))
+        name = given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, target_slug(aim, labels))
         outputs = plan_outputs(
             Path(name), amplify=given["amplify"], figure=given["figure"], perturbation=given["perturbation"]
         )
         outputs.check(overwrite=given["force"], photo=Path(images[0]))
-    classifier = load_classifier(
-        given["model"], weights=given["weights"], device=given["device"], progress=not given["quiet"]
-    )
-    outcome = perform(photo, index, classifier, settings, precision=given["precision"], console=console)
+    classifier = load_classifier(spec, device=given["device"], progress=not given["quiet"])
+    outcome = perform(photo, aim, classifier, settings, precision=given["precision"], console=console)
     if outputs is None:
         sys.stdout.buffer.write(_checked_png(outcome, metadata=given["metadata"]))
         sys.stdout.buffer.flush()

@@ -92,7 +92,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
 
     keep_freed_memory()
 
-    keys = _keys_of(found, targets, given, labels_of(given["model"]), console)
+    spec = options.spec_of(given)
+    keys = _keys_of(found, targets, given, labels_of(spec), console)
     files = Files(
         folder=absolute(given["out_dir"]),
         root=found.root if found else common_root(key.source for key in keys),
@@ -111,9 +112,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
         retry_failed=given["retry_failed"],
     )
     with Journal.opened(files.folder) as journal:
-        classifier = load_classifier(
-            given["model"], weights=given["weights"], device=given["device"], progress=not given["quiet"]
-        )
+        classifier = load_classifier(spec, device=given["device"], progress=not given["quiet"])
         console.detail(f"{classifier.name} on {classifier.device}")
         batch = Batch(keys, files, classifier, journal, how)
         if batch.tally.earlier:

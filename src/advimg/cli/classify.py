@@ -2,47 +2,50 @@
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from advimg.cli import options
 from advimg.cli.inputs import read_input
+from advimg.record import Guess
+
+if TYPE_CHECKING:
+    from advimg.classifiers.classifier import Classifier
+    from advimg.cli.console import Console
+    from advimg.images.photo import Photo
 
 
 @click.command(no_args_is_help=True, short_help="Say what a classifier sees in pictures.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@options.model_options()
+@options.model_options(several=True)
 @options.photo_options()
 @options.stream_options()
 @click.pass_context
 def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> None:
     """Say what the classifier sees: the five most likely classes of each picture.
 
-    Pictures go through the classifier's official preprocessing, in 32-bit. With --json, one line a picture.
+    Pictures go through the classifier's official preprocessing, in 32-bit. Several models stand side by side. With
+    --json, one line for each picture and model.
 
     \b
     Examples:
       advimg classify dog.jpg dog_pelican.png
       advimg classify dog.jpg --model efficientnet_lite0 --json
+      advimg classify dog_pelican.png -m resnet50 -m vit_b_16 -m mine.toml
     """
     from advimg.cli.console import Console
     from advimg.errors import PhotoError
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
-    classifier = None
+    classifiers: list[Classifier] = []
     failed = False
     for image in images:
         try:
             photo = read_input(image, max_pixels=given["max_pixels"])
-            if classifier is None:  # not before the first photo that can be read: torch takes seconds to import
-                from advimg.classifiers.load import load_classifier
-
-                classifier = load_classifier(
-                    given["model"], weights=given["weights"], device=given["device"], progress=not given["quiet"]
-                )
-                console.detail(f"{classifier.name} on {classifier.device}")
-            top5 = classifier.judge_photo(photo).top(5)
+            # Not before the first photo that can be read: torch takes seconds to import.
+            classifiers = classifiers or _load(given, console)
+            seen = [(classifier, classifier.judge_photo(photo).top(5)) for classifier in classifiers]
         except PhotoError as error:
             console.error(str(error))
             failed = True
@@ -50,15 +53,29 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
         for note in photo.notes:
             console.warn(note)
         console.say(image, style="bold")
-        console.guesses([("", top5)])
+        console.guesses([(classifier.name if len(seen) > 1 else "", top5) for classifier, top5 in seen])
         if given["as_json"]:
-            seen = {
-                "source": image,
-                "source_sha256": photo.sha256,
-                "size": list(photo.size),
-                "model": classifier.name,
-                "weights_sha256": classifier.weights_sha256,
-                "top5": [asdict(guess) for guess in top5],
-            }
-            click.echo(json.dumps(seen))
+            for classifier, top5 in seen:
+                click.echo(json.dumps(_line(image, photo, classifier, top5)))
     ctx.exit(1 if failed else 0)
+
+
+def _load(given: dict[str, Any], console: "Console") -> "list[Classifier]":
+    from advimg.classifiers.load import load_classifier
+
+    specs = options.specs_of(given["models"], given)
+    classifiers = [load_classifier(spec, device=given["device"], progress=not given["quiet"]) for spec in specs]
+    for classifier in classifiers:
+        console.detail(f"{classifier.name} on {classifier.device}")
+    return classifiers
+
+
+def _line(image: str, photo: "Photo", classifier: "Classifier", top5: tuple[Guess, ...]) -> dict[str, Any]:
+    return {
+        "source": image,
+        "source_sha256": photo.sha256,
+        "size": list(photo.size),
+        "model": classifier.name,
+        "weights_sha256": classifier.weights_sha256,
+        "top5": [asdict(guess) for guess in top5],
+    }

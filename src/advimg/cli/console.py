@@ -54,13 +54,10 @@ class Console:
         """Print top-5 lists beside each other, the target marked."""
         if self._quiet:
             return
-        table = Table(
-            box=None,
-            pad_edge=False,
-            header_style="bold",
-            padding=(0, 4, 0, 0),
-            show_header=any(title for title, _ in columns),
-        )
+        if len(columns) > 2:  # too many to stand side by side
+            self._rich.print(_rows(columns, target))
+            return
+        table = _table(header=any(title for title, _ in columns))
         for title, _ in columns:
             table.add_column(Text(title), no_wrap=True)
         for row in zip(*(guesses for _, guesses in columns), strict=True):
@@ -109,9 +106,29 @@ class Console:
             yield watch
 
 
-def _guess(guess: Guess, *, marked: bool) -> Text:
-    bar = "█" * round(guess.confidence * 8)
-    text = Text.assemble(f"{percent(guess.confidence):>8} ", (f"{bar:<8}", "cyan"), f" {printable(guess.name)}")
+def _table(*, header: bool) -> Table:
+    return Table(
+        box=None, pad_edge=False, header_style="bold", padding=(0, 4 if header else 2, 0, 0), show_header=header
+    )
+
+
+def _rows(lists: Sequence[tuple[str, Sequence[Guess]]], target: int | None) -> Table:
+    """Lay lists of guesses out as one row each, the first three."""
+    table = _table(header=False)
+    table.add_column(no_wrap=True, min_width=max(len(title) for title, _ in lists))
+    for title, guesses in lists:
+        cells = (_guess(guess, marked=guess.index == target, bar=False) for guess in guesses[:3])
+        table.add_row(Text(title, "bold"), *cells)
+    return table
+
+
+def _guess(guess: Guess, *, marked: bool, bar: bool = True) -> Text:
+    if bar:
+        blocks = "█" * round(guess.confidence * 8)
+        text = Text.assemble(f"{percent(guess.confidence):>8} ", (f"{blocks:<8}", "cyan"), " ")
+    else:
+        text = Text(f"{percent(guess.confidence)} ")
+    text.append(printable(guess.name))
     if marked:
         text.stylize("bold")
         text.append(" ←")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from advimg.classifiers.classifier import Classifier
     from advimg.images.photo import Photo
     from advimg.outcome import Outcome
-    from advimg.settings import Precision, Settings
+    from advimg.settings import Precision, Settings, TargetRule
 
 NOT_REACHED = 3
 """The exit code when the best attempt was written and the target not reached."""
@@ -17,7 +17,7 @@ NOT_REACHED = 3
 
 def perform(
     photo: "Photo",
-    target: int,
+    target: "int | TargetRule",
     classifier: "Classifier",
     settings: "Settings",
     *,
@@ -35,7 +35,8 @@ def perform(
     keep_freed_memory()
     engine = Engine(classifier, precision=precision)
     console.detail(f"{classifier.name} on {classifier.device}, gradients in {engine.precision}")
-    with console.watching(classifier.labels[target], settings.steps) as watch:
+    wanted = classifier.labels[target] if isinstance(target, int) else target
+    with console.watching(wanted, settings.steps) as watch:
         result = engine.attack(Job(photo=photo, target=target, settings=settings), watch=watch)
     return outcome_of(result, classifier, engine.precision)
 

@@ -1,12 +1,13 @@
 """Options that mean the same in every command, as small decorators. No torch here: completion and --help stay quick."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import click
 from click.shell_completion import CompletionItem
 
+from advimg.errors import UsageError
 from advimg.labels import imagenet_labels
 from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, LossName, Precision, Settings, parse_eps
 
@@ -18,8 +19,11 @@ DEFAULTS = Settings()
 if TYPE_CHECKING:
     _Whole = click.ParamType[int]
     _Size = click.ParamType[int | Literal["auto"]]
+    _Channels = click.ParamType[tuple[float, float, float]]
+
+    from advimg.classifiers.spec import ModelSpec
 else:
-    _Whole = _Size = click.ParamType  # cannot be subscripted before click 8.4
+    _Whole = _Size = _Channels = click.ParamType  # cannot be subscripted before click 8.4
 
 
 class EpsType(_Whole):
@@ -47,6 +51,29 @@ class BatchSizeType(_Size):
         return size
 
 
+class ChannelsType(_Channels):
+    """A value for each channel: ``0.485,0.456,0.406``, or one for all."""
+
+    name = "r,g,b"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float, float]:
+        """Return three values."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            values = tuple(map(float, value.split(",")))
+        except ValueError:
+            values = ()
+        if len(values) == 1:
+            values *= 3
+        if len(values) != 3:
+            self.fail(f"{value!r}: give three values, like 0.485,0.456,0.406", param, ctx)
+        red, green, blue = values
+        return red, green, blue
+
+
 def _complete_target(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     labels = imagenet_labels()
     # Slugs, because they need no quotes in any shell.
@@ -70,8 +97,8 @@ def target_option(*, required: bool) -> Decorator[Any]:
         metavar="NAME",
         required=required,
         shell_complete=_complete_target,
-        help="The class the picture shall be taken for: a name or an index."
-        + ("" if required else " By default what the PNG's record says."),
+        help="The class the picture shall be taken for: a name or an index"
+        + ("; or random, least-likely, runner-up." if required else ". By default what the PNG's record says."),
     )
 
 
@@ -101,16 +128,20 @@ def eps_option(*, default: int | None) -> Decorator[Any]:
     )
 
 
-def model_options(*, default: str | None = DEFAULT_MODEL) -> Decorator[Any]:
-    """Add ``-m/--model``, ``--weights`` and ``--device``."""
+def model_options(*, default: str | None = DEFAULT_MODEL, several: bool = False) -> Decorator[Any]:
+    """Add ``-m/--model``, what :func:`spec_of` or :func:`specs_of` reads besides, and ``--device``."""
     return _together(
         click.option(
             "-m",
             "--model",
+            "models" if several else "model",
             metavar="NAME",
-            default=default,
+            default=(default,) if several and default else default,
+            multiple=several,
             shell_complete=_complete_model,
-            help="Any torchvision classifier, or efficientnet_lite0, which needs no download."
+            help="A torchvision classifier; efficientnet_lite0, which needs no download; timm/NAME; or a TOML file. "
+            "`advimg models` lists them."
+            + (" May be given several times." if several else "")
             + ("" if default else " By default what the PNG's record says."),
         ),
         click.option(
@@ -118,8 +149,47 @@ def model_options(*, default: str | None = DEFAULT_MODEL) -> Decorator[Any]:
             type=click.Path(path_type=Path),
             help="A state dict to load instead of the published weights (.pth, .pt or .safetensors).",
         ),
+        click.option(
+            "--labels", type=click.Path(path_type=Path), help="Names of the classes, one a line, for such weights."
+        ),
+        click.option("--input-size", type=click.IntRange(min=1), help="Side of what the network is fed, in pixels."),
+        click.option("--resize", type=click.IntRange(min=1), help="Length of the shorter side before the crop."),
+        click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Filter of the resize."),
+        click.option("--mean", type=ChannelsType(), help="Of red, green and blue in training: 0.485,0.456,0.406."),
+        click.option("--std", type=ChannelsType(), help="Of red, green and blue in training: 0.229,0.224,0.225."),
         click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
     )
+
+
+def spec_of(given: Mapping[str, Any]) -> "ModelSpec":
+    """Return the classifier that :func:`model_options` have read.
+
+    Raises:
+        UsageError: a TOML file has a key that is unknown, missing or of the wrong type.
+        ClassifierError: it cannot be read.
+    """
+    (spec,) = specs_of((given["model"],), given)
+    return spec
+
+
+def specs_of(models: Sequence[str], given: Mapping[str, Any]) -> "list[ModelSpec]":
+    """Return the classifiers that :func:`model_options` have read.
+
+    Raises:
+        UsageError: as :func:`spec_of`, or a checkpoint is given for several models.
+        ClassifierError: a TOML file cannot be read.
+    """
+    from advimg.classifiers.spec import ModelSpec
+
+    own = {
+        name: value
+        for name in ("weights", "labels", "input_size", "resize", "interpolation", "mean", "std")
+        if (value := given[name]) is not None
+    }
+    if own and len(models) > 1:
+        option = f"--{next(iter(own)).replace('_', '-')}"
+        raise UsageError(f"{option} with several models: say in a TOML file which it belongs to, and give -m FILE.toml")
+    return [ModelSpec.of(model).changed(**own) for model in dict.fromkeys(models)]
 
 
 def attack_options() -> Decorator[Any]:

@@ -12,6 +12,8 @@ from advimg.record import percent, read_chunk
 from advimg.settings import DEFAULT_MODEL, whole_eps
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from advimg.cli.console import Console
     from advimg.verification import Verification
 
@@ -26,7 +28,7 @@ BROKEN = 3
 )
 @options.target_option(required=False)
 @options.eps_option(default=None)
-@options.model_options(default=None)
+@options.model_options(default=None, several=True)
 @options.photo_options()
 @options.stream_options()
 @click.pass_context
@@ -56,52 +58,62 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     from advimg.classifiers.load import labels_of, load_classifier
     from advimg.verification import verify_photo
 
-    target = labels_of(wanted["model"]).find(wanted["target"])  # before a download
-    classifier = load_classifier(
-        wanted["model"], weights=given["weights"], device=given["device"], progress=not given["quiet"]
-    )
+    specs = options.specs_of(wanted["models"], given)
+    targets = [labels_of(spec).find(wanted["target"]) for spec in specs]  # before a download
     if told.get("source_sha256") not in (None, photo.sha256):
         console.warn(f"{original} is not the file that the PNG's record names ({told.get('source')})")
-    if told.get("model") == classifier.name and told.get("weights_sha256") not in (None, classifier.weights_sha256):
-        console.warn("these weights are not those that the PNG's record names")
-    found = verify_photo(picture, photo, classifier=classifier, target=target, eps=wanted["eps"])
+    found = []
+    for spec, target in zip(specs, targets, strict=True):
+        classifier = load_classifier(spec, device=given["device"], progress=not given["quiet"])
+        if told.get("model") == classifier.name and told.get("weights_sha256") not in (None, classifier.weights_sha256):
+            console.warn("these weights are not those that the PNG's record names")
+        found.append(verify_photo(picture, photo, classifier=classifier, target=target, eps=wanted["eps"]))
     _tell(found, photo.size, picture.size, console)
     if given["as_json"]:
-        click.echo(json.dumps(found.to_dict()))
-    ctx.exit(0 if found.holds else BROKEN)
+        for each in found:
+            click.echo(json.dumps(each.to_dict()))
+    ctx.exit(0 if all(each.holds for each in found) else BROKEN)
 
 
 def _wanted(adversarial: Path, told: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return target, eps and model: what the options say, else what the PNG's record says."""
+    """Return target, eps and models: what the options say, else what the PNG's record says."""
     recorded = told.get("target")
     target = recorded.get("index") if isinstance(recorded, dict) else None
     eps, model = told.get("eps"), told.get("model")
     wanted = {
         "target": given["target"] or (target if isinstance(target, int) else None),
         "eps": given["eps"] or (whole_eps(eps) if isinstance(eps, int) else None),
-        "model": given["model"] or (model if isinstance(model, str) else DEFAULT_MODEL),
+        "models": given["models"] or (model if isinstance(model, str) else DEFAULT_MODEL,),
     }
     missing = [f"--{name}" for name in ("target", "eps") if wanted[name] is None]
     if missing:
         raise UsageError(f"{adversarial} holds no record of how it was made; give {' and '.join(missing)}")
-    if told.get("weights") and not given["weights"] and not given["model"]:
+    from_toml = isinstance(model, str) and model.endswith(".toml")  # which names its weights itself
+    if told.get("weights") and not given["weights"] and not given["models"] and not from_toml:
         raise UsageError(f"{adversarial} was made with the weights file {told['weights']}; give it with --weights")
     return wanted
 
 
-def _tell(found: "Verification", size: tuple[int, int], own_size: tuple[int, int], console: "Console") -> None:
+def _tell(
+    found: "Sequence[Verification]", size: tuple[int, int], own_size: tuple[int, int], console: "Console"
+) -> None:
+    first = found[0]
     width, height = own_size
-    seen = found.top5[0]
-    sizes = f"{width}x{height}" if found.same_size else f"{width}x{height}, the photo has {size[0]}x{size[1]}"
-    change = "cannot be compared" if found.linf is None else f"largest change {found.linf} levels"
-    rows = (
-        (found.same_size, "size", sizes),
-        (found.linf is not None and found.linf <= found.eps, f"ε = {found.eps}", change),
-        (seen.index == found.target.index, f"{found.target.name}", f"{seen.name} {percent(seen.confidence)}"),
-    )
-    console.say(f"{found.adversarial}, judged by {found.model}", style="bold")
+    sizes = f"{width}x{height}" if first.same_size else f"{width}x{height}, the photo has {size[0]}x{size[1]}"
+    change = "cannot be compared" if first.linf is None else f"largest change {first.linf} levels"
+    rows = [
+        (first.same_size, "size", sizes),
+        (first.linf is not None and first.linf <= first.eps, f"ε = {first.eps}", change),
+    ]
+    for each in found:
+        seen = each.top5[0]
+        by = f", by {each.model}" if len(found) > 1 else ""
+        rows.append((seen.index == each.target.index, each.target.name, f"{seen.name} {percent(seen.confidence)}{by}"))
+    console.say(f"{first.adversarial}, judged by {' and '.join(each.model for each in found)}", style="bold")
     for good, what, detail in rows:
         console.say(f"  {'ok ' if good else 'NO '} {what:<20} {detail}", style="" if good else "red")
-    console.say("the promise holds" if found.holds else "the promise does not hold", style="bold")
+    holds = all(each.holds for each in found)
+    console.say("the promise holds" if holds else "the promise does not hold", style="bold")
     if console.verbose:
-        console.guesses([("the file", found.top5)], target=found.target.index)
+        names = [each.model if len(found) > 1 else "the file" for each in found]
+        console.guesses([(name, each.top5) for name, each in zip(names, found, strict=True)], target=first.target.index)

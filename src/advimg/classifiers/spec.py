@@ -1,0 +1,111 @@
+"""Which classifier is meant: a name, and what stands in the place of what is published under it."""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from advimg.errors import ClassifierError, UsageError
+from advimg.labels import Labels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A classifier by name, with a checkpoint and a preprocessing of one's own where they are given.
+
+    Attributes:
+        model: a name that a source knows, such as ``resnet50:IMAGENET1K_V1``; with weights it names the architecture.
+        weights: a state dict to load instead of what is published.
+        labels: the classes' names, or a text file with one a line.
+        input_size: width and height of what the network is fed.
+        resize: the length of the shorter side before the crop.
+        interpolation: the filter of the resize.
+        mean, std: of each channel, on the scale 0..1.
+        title: what the record calls it, where that is not the name.
+    """
+
+    model: str
+    weights: Path | None = None
+    labels: Path | tuple[str, ...] | None = None
+    input_size: int | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    title: str | None = None
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """Return the spec that a name means, which may be that of a TOML file.
+
+        Raises:
+            UsageError: a key of the file is unknown, missing or of the wrong type.
+            ClassifierError: the file cannot be read.
+        """
+        return cls.from_toml(Path(name)) if name.lower().endswith(".toml") else cls(model=name)
+
+    def changed(self, **given: Any) -> Self:
+        """Return a spec in which what is given, and not None, stands in the place of what is there."""
+        return replace(self, **{key: value for key, value in given.items() if value is not None})
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read a TOML file whose keys are those of this class; paths in it are relative to it.
+
+        Raises:
+            UsageError: a key is unknown, missing or of the wrong type.
+            ClassifierError: the file cannot be read.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+            values = tomllib.loads(text)
+        except OSError as error:
+            raise ClassifierError(f"{path} cannot be read: {error.strerror or error}") from error
+        except ValueError as error:  # tomllib's and the codec's are both
+            raise UsageError(f"{path} is not TOML: {error}") from None
+        known = [field.name for field in fields(cls) if field.name != "title"]
+        for key in values:
+            if key not in known:
+                line = next((n for n, line in enumerate(text.splitlines(), 1) if _names(line, key)), 1)
+                raise UsageError(f"{path}, line {line}: unknown key {key!r}; the keys are {', '.join(known)}")
+        if "model" not in values:
+            raise UsageError(f'{path}: the key model is missing, such as model = "resnet18"')
+        return cls(title=path.name, **{key: _value(values, key, path) for key in values})
+
+    def given_labels(self) -> Labels | None:
+        """Return the labels that are given, if any.
+
+        Raises:
+            ClassifierError: the file cannot be read.
+        """
+        if not isinstance(self.labels, Path):
+            return None if self.labels is None else Labels(self.labels)
+        try:
+            names = self.labels.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError) as error:
+            raise ClassifierError(f"the labels {self.labels} cannot be read: {error}") from error
+        while names and not names[-1].strip():
+            names.pop()
+        return Labels(name.strip() for name in names)
+
+
+def _names(line: str, key: str) -> bool:
+    return re.match(rf"\s*(\[+\s*)?[\"']?{re.escape(key)}\b", line) is not None
+
+
+def _value(values: Mapping[str, Any], key: str, path: Path) -> Any:
+    """Return a value of a TOML file as the class has it."""
+    value = values[key]
+    if key in ("model", "interpolation") and isinstance(value, str):
+        return value
+    if key in ("weights", "labels") and isinstance(value, str):
+        return path.parent / value
+    if key == "labels" and isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    if key in ("input_size", "resize") and type(value) is int:
+        return value
+    if key in ("mean", "std") and isinstance(value, Sequence) and all(type(each) in (int, float) for each in value):
+        return tuple(map(float, value))
+    raise UsageError(f"{path}: {key} cannot be {value!r}")

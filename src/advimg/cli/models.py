@@ -1,0 +1,51 @@
+"""``advimg models``: which classifiers there are."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from advimg.cli import options
+from advimg.errors import UsageError
+
+if TYPE_CHECKING:
+    from advimg.classifiers.listing import Listed
+
+
+@click.command(short_help="List or search the classifiers.")
+@click.argument("query", nargs=-1)
+@options.stream_options()
+def command(query: tuple[str, ...], **given: Any) -> None:
+    """List the classifiers whose names contain every word of QUERY.
+
+    Each with the side of its input in pixels, its parameters in millions, its published top-1 accuracy on ImageNet in
+    per cent, and whether its weights are on disk already. timm's (extra timm) are listed by `advimg models timm/`.
+    Exit code 1 if none matches.
+
+    \b
+    Examples:
+      advimg models
+      advimg models resnet v1
+      advimg models timm/ vit tiny --json
+    """
+    from advimg.classifiers.load import listed
+
+    words = " ".join(query)
+    found = list(listed(words))
+    if not found:
+        raise UsageError(f"no model's name contains {words!r}; try a shorter word, or `advimg models timm/ WORD`")
+    if given["as_json"]:
+        click.echo(json.dumps([asdict(each) for each in found]))
+        return
+    width = max(len(each.name) for each in found)
+    click.echo(f"{'name':<{width}} {'input':>6} {'params':>8} {'top-1':>7}  on disk")
+    for each in found:
+        click.echo(_row(each, width))
+
+
+def _row(each: "Listed", width: int) -> str:
+    size = "" if each.input_size is None else str(each.input_size)
+    parameters = "" if each.parameters is None else f"{each.parameters / 1e6:.1f} M"
+    top1 = "" if each.top1 is None else f"{each.top1:.1f} %"
+    return f"{each.name:<{width}} {size:>6} {parameters:>8} {top1:>7}  {'yes' if each.on_disk else ''}".rstrip()
