@@ -115,6 +115,7 @@ def asked_of(settings: Settings, classifier: Classifier, precision: str) -> dict
         "model": classifier.name,
         "weights": classifier.weights,
         "weights_sha256": classifier.weights_sha256,
+        "view": classifier.view.to_dict(),
         "eps": settings.eps,
         "seed": settings.seed,
         "min_confidence": settings.confidence,

@@ -34,7 +34,7 @@ class Record:
     Field names are the keys of the JSON object. ``confidence`` is the target's in the file, ``min_confidence`` the one
     asked for; ``target_rule`` is the rule that chose the target, if one did; ``steps`` were taken from the start that
     gave the file, ``gradients`` counts every pass through the network, all starts together; ``psnr`` is in decibels,
-    None where nothing changed.
+    None where nothing changed; ``view`` is the classifier's preprocessing.
     """
 
     advimg: str
@@ -44,6 +44,7 @@ class Record:
     model: str
     weights: str | None
     weights_sha256: str | None
+    view: Mapping[str, Any]
     target: Target
     target_rule: str | None
     eps: int
@@ -70,7 +71,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, in the order of the fields."""
-        return asdict(self) | {"size": list(self.size), "outputs": dict(self.outputs)}
+        return asdict(self) | {"size": list(self.size), "view": dict(self.view), "outputs": dict(self.outputs)}
 
     def to_json(self) -> str:
         """Return the record as one line of ASCII JSON."""

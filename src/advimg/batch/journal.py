@@ -1,6 +1,7 @@
 """The journal of an output folder, ``results.jsonl``: one record a line, written as each attack ends.
 
-A line is a record (:mod:`advimg.record`) and ``adversarial_sha256``, the hash of the PNG that was written.
+A line is a record (:mod:`advimg.record`) with ``adversarial_sha256``, the hash of the PNG that was written, and
+``out_dir``, the folder: a folder that was moved or copied gets the paths of its new place when it is opened.
 A record is appended after its files are in place, in one write, so a process that is killed leaves a whole journal but
 for its last line. Before files are written their names go into a second, hidden list: what stands there and not in the
 journal was left by a killed process, and is removed. So a folder holds what its journal says, whatever happened.
@@ -15,7 +16,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
@@ -27,9 +28,13 @@ NAME = "results.jsonl"
 _LOCK = ".advimg.lock"
 _CLAIMS = ".advimg.unfinished"
 
+_HEAD = b'{"advimg": '
+"""What every journal begins with."""
+
 _ASKED = (
     "model",
     "weights_sha256",
+    "view",
     "min_confidence",
     "max_steps",
     "step_size",
@@ -65,11 +70,11 @@ class Entry:
     gradients: int
 
     @classmethod
-    def of(cls, record: dict[str, Any]) -> Self:
+    def of(cls, record: Mapping[str, Any]) -> Self:
         """Read a record.
 
         Raises:
-            KeyError, TypeError: it is none.
+            KeyError, TypeError, AttributeError, ValueError: it is none.
         """
         target = record["target_rule"] or record["target"]["index"]
         return cls(
@@ -84,7 +89,7 @@ class Entry:
         )
 
 
-def asked_in(record: dict[str, Any]) -> tuple[Any, ...]:
+def asked_in(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return those settings of a record that have to be the same in a whole folder."""
     return tuple(record[name] for name in _ASKED)
 
@@ -107,11 +112,11 @@ class Journal:
         self._path = folder / NAME
         self._claims = folder / _CLAIMS
         self._lock = threading.Lock()
-        self.entries, torn, doubled = _read(self._path)
+        self.entries, state = self._read()
         sweep(folder)
-        if torn is not None:
-            _cut(self._path, torn)
-        if doubled:
+        if state.torn is not None:
+            _cut(self._path, state.torn)
+        if state.odd:
             self._rewrite()
         recorded = {path for entry in self.entries.values() for path in entry.outputs.values()}
         self._claimed = set(_read_claims(self._claims)) - recorded
@@ -169,7 +174,7 @@ class Journal:
         """Add a record, after its files are in place.
 
         Args:
-            record: plain JSON values, with ``adversarial_sha256``.
+            record: plain JSON values, with ``adversarial_sha256`` and ``out_dir``.
 
         Raises:
             DiskError: the disk takes no more; the journal is as it was before.
@@ -195,13 +200,56 @@ class Journal:
                 _write_line(self._claims_file, json.dumps(os.path.relpath(path, self.folder)))
                 self._claimed.add(path)
 
+    def _read(self) -> "tuple[dict[Key, Entry], _State]":
+        """Read the journal.
+
+        Raises:
+            OutputError: it is no journal, or cannot be read.
+        """
+        entries: dict[Key, Entry] = {}
+        lines = whole = 0
+        moved = False
+        try:
+            with self._path.open("rb") as file:
+                head = file.read(len(_HEAD))
+                if not _HEAD.startswith(head):
+                    raise _no_journal(self._path)
+                file.seek(0)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return entries, _State(torn=whole, odd=moved or lines > len(entries))
+                    whole, lines = whole + len(line), lines + 1
+                    record = self._record(line)
+                    if record is not None:
+                        placed = _placed(record, self.folder)
+                        entry = Entry.of(placed)
+                        entries[entry.key] = entry
+                        moved = moved or placed != record
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise OutputError(f"cannot read {self._path}: {error.strerror or error}") from error
+        return entries, _State(torn=None, odd=moved or lines > len(entries))
+
+    def _record(self, line: bytes) -> dict[str, Any] | None:
+        """Read a line; None where a crash of the machine left one that cannot be read."""
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return None
+        try:
+            Entry.of(_placed(record, self.folder))
+        except (KeyError, TypeError, AttributeError, ValueError):
+            raise _no_journal(self._path) from None
+        return dict(record)
+
     def _rewrite(self) -> None:
-        """Write the journal anew with one line for each entry: the last that was written."""
+        """Write the journal anew with one line for each entry: the last that was written, with the paths of today."""
         lines: dict[Key, bytes] = {}
         for line in self._path.read_bytes().splitlines(keepends=True):
-            entry = _entry(line, self._path)
-            if entry is not None and entry.key in self.entries:
-                lines[entry.key] = line
+            record = self._record(line)
+            if record is not None and (key := Entry.of(_placed(record, self.folder)).key) in self.entries:
+                lines[key] = json.dumps(_placed(record, self.folder)).encode("ascii") + b"\n"
         write_whole(self._path, b"".join(lines.values()), overwrite=True)
 
     def _remove_claimed(self) -> None:
@@ -221,43 +269,30 @@ class Journal:
                 self._path.unlink()
 
 
-def _read(path: Path) -> tuple[dict[Key, Entry], int | None, bool]:
-    """Read a journal.
+class _State(NamedTuple):
+    """In what state a journal was found.
 
-    Returns:
-        Its entries; where its torn last line begins, if it has one; whether it has lines that should not stay.
-
-    Raises:
-        OutputError: it is no journal, or cannot be read.
+    Attributes:
+        torn: where its torn last line begins, if it has one.
+        odd: whether it has to be written anew.
     """
-    entries: dict[Key, Entry] = {}
-    whole, lines = 0, 0
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return entries, whole, lines > len(entries)
-                whole, lines = whole + len(line), lines + 1
-                entry = _entry(line, path)
-                if entry is not None:
-                    entries[entry.key] = entry
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
-    return entries, None, lines > len(entries)
+
+    torn: int | None
+    odd: bool
 
 
-def _entry(line: bytes, path: Path) -> Entry | None:
-    """Read a line; None where a crash of the machine left one that cannot be read."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    try:
-        return Entry.of(record)
-    except (KeyError, TypeError, AttributeError):
-        raise OutputError(f"{path} is no journal of advimg batch; choose another -O") from None
+def _placed(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a record whose outputs are where the folder is now."""
+    there = Path(record.get("out_dir", folder))
+    outputs = {
+        key: str(folder / Path(path).relative_to(there)) if there != folder else path
+        for key, path in record["outputs"].items()
+    }
+    return {**record, "outputs": outputs} | ({"out_dir": str(folder)} if there != folder else {})
+
+
+def _no_journal(path: Path) -> OutputError:
+    return OutputError(f"{path} is no journal of advimg batch; choose another -O")
 
 
 def _read_claims(path: Path) -> Iterator[Path]:

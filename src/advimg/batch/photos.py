@@ -1,5 +1,6 @@
 """Which photos a batch takes: from files, folders and lists, never from what was written by advimg itself."""
 
+import codecs
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +47,7 @@ def find_photos(paths: Sequence[str | Path], *, out_dir: Path, recursive: bool =
     photos: dict[Path, None] = {}
     own = 0
     for path in named:
-        for photo in _listed(path, out_dir.resolve(), recursive=recursive) if path.is_dir() else (path,):
+        for photo in _listed(path, out_dir.resolve(), recursive=recursive) if _is_folder(path) else (path,):
             if is_output(photo, out_dir):
                 own += 1
             else:
@@ -55,12 +56,12 @@ def find_photos(paths: Sequence[str | Path], *, out_dir: Path, recursive: bool =
         raise PhotoError(_nowhere(paths))
     if not photos:
         raise PhotoError(_nothing(paths, own=own, recursive=recursive))
-    return Found(tuple(photos), common_root(named), own)
+    return Found(tuple(photos), common_root(path if _is_folder(path) else path.parent for path in named), own)
 
 
 def common_root(paths: Iterable[Path]) -> Path:
-    """Return the deepest folder that holds all paths; a folder holds itself."""
-    folders = [path if path.is_dir() else path.parent for path in paths]
+    """Return the deepest folder that holds all folders."""
+    folders = list(paths)
     try:
         return Path(os.path.commonpath(folders))
     except ValueError:  # on different drives of Windows
@@ -74,6 +75,7 @@ def read_list(lines: Iterable[bytes], *, name: str) -> list[str]:
         UsageError: there is none.
     """
     paths = [os.fsdecode(line.rstrip(b"\r\n")) for line in lines]
+    paths[:1] = [path.removeprefix(codecs.BOM_UTF8.decode()) for path in paths[:1]]
     paths = [path for path in paths if path.strip()]
     if not paths:
         raise UsageError(f"{name} names no photo; give one path a line")
@@ -87,7 +89,10 @@ def absolute(path: str | Path) -> Path:
 
 def is_output(photo: Path, out_dir: Path) -> bool:
     """Tell whether a file is in the output folder, or was written by advimg: such files are never taken as photos."""
-    return photo.parent.resolve().is_relative_to(out_dir.resolve()) or _is_own(photo)
+    try:
+        return photo.parent.resolve().is_relative_to(out_dir.resolve()) or _is_own(photo)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return False
 
 
 def _listed(folder: Path, outputs: Path, *, recursive: bool) -> Iterator[Path]:
@@ -97,13 +102,22 @@ def _listed(folder: Path, outputs: Path, *, recursive: bool) -> Iterator[Path]:
     for path, folders, files in os.walk(folder, onerror=_cannot_list):
         # What begins with a dot is hidden, such as the halves of files that macOS leaves on foreign disks.
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES and _may_be_read(Path(path, name)):
                 yield Path(path, name)
         if not recursive:
             return
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and Path(path, name).resolve() != outputs
         )
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir() raises on impossible names
+
+
+def _may_be_read(path: Path) -> bool:
+    """Tell whether reading comes to an end: a pipe's may not. A link that leads nowhere ends at once."""
+    return path.is_file() or not path.exists()
 
 
 def _cannot_list(error: OSError) -> None:
@@ -125,6 +139,8 @@ def _nowhere(paths: Sequence[str | Path]) -> str:
 def _nothing(paths: Sequence[str | Path], *, own: int, recursive: bool) -> str:
     where = f"{paths[0]}" if len(paths) == 1 else f"the {len(paths)} paths given"
     if own:
-        return f"{where}: only pictures that advimg wrote ({own}), which are never taken as photos"
+        return (
+            f"{where}: only files that advimg wrote or that are in the output folder, which are never taken as photos"
+        )
     hint = "" if recursive else "; --recursive looks into its folders"
     return f"{where}: no photos (JPEG, PNG, WebP, BMP, TIFF, GIF){hint}"

@@ -88,32 +88,39 @@ def plan_items(keys: Sequence[Key], files: Files, labels: Labels, *, recorded: M
     Returns:
         An item for each key, in order.
     """
-    names = dict(_names([key for key in keys if key not in recorded], files, labels, taken=recorded.values()))
+    taken = (path for adversarial in recorded.values() for _, path in files.named(adversarial))
+    names = dict(_names([key for key in keys if key not in recorded], files, labels, taken=taken))
     return [Item(key, files.named(recorded.get(key) or names[key])) for key in keys]
 
 
 def _names(keys: Iterable[Key], files: Files, labels: Labels, *, taken: Iterable[Path]) -> Iterator[tuple[Key, Path]]:
     """Yield for each the shortest name that no other has: ``dog_pelican``, else ``dog_jpg_pelican``, and so on."""
     occupied = {_folded(path) for path in taken}
-    open_keys = list(keys)
+    unnamed = list(keys)
     for form in _FORMS:
         proposed = {
-            key: files.place(key.source) / f"{form(key, target_slug(key.target, labels))}.png" for key in open_keys
+            key: files.place(key.source) / f"{form(key, target_slug(key.target, labels))}.png" for key in unnamed
         }
-        wanted = Counter(_folded(path) for path in proposed.values())
-        open_keys = []
+        # With the pictures beside it: a class may be called x10.
+        claimed = {key: [_folded(other) for _, other in files.named(path)] for key, path in proposed.items()}
+        wanted = Counter(name for names in claimed.values() for name in names)
+        unnamed = []
         for key, path in proposed.items():
-            if wanted[_folded(path)] > 1 or _folded(path) in occupied:
-                open_keys.append(key)
+            if any(wanted[name] > 1 or name in occupied for name in claimed[key]):
+                unnamed.append(key)
             else:
                 yield key, path
         occupied |= wanted.keys()
-    for key in open_keys:
+    for key in unnamed:
         stem = _with_both(key, target_slug(key.target, labels))
         number = 2
-        while _folded(path := files.place(key.source) / f"{stem}_{number}.png") in occupied:
+        while True:
+            path = files.place(key.source) / f"{stem}_{number}.png"
+            claimed_now = {_folded(other) for _, other in files.named(path)}
+            if not claimed_now & occupied:
+                break
             number += 1
-        occupied.add(_folded(path))
+        occupied |= claimed_now
         yield key, path
 
 

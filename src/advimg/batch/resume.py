@@ -1,7 +1,8 @@
 """What an earlier run did already, and what is still to do."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,20 +52,22 @@ def sort_out(
     Raises:
         OutputError: the folder was begun with other settings, or a file is in the way.
     """
-    _supersede(keys, journal, asked, force=force)
-    stale = {
-        key
-        for key in keys
-        if (entry := journal.entries.get(key)) is not None and not _stands(entry, files, retry_failed=retry_failed)
-    }
+    gone = _superseded(keys, journal, asked, force=force)
     recorded = {
-        key: entry.outputs["adversarial"] for key, entry in journal.entries.items() if "adversarial" in entry.outputs
+        key: entry.outputs["adversarial"]
+        for key, entry in journal.entries.items()
+        if key not in gone and "adversarial" in entry.outputs
     }
     items = plan_items(keys, files, labels, recorded=recorded)
-    journal.drop(stale)
-    pending = [item for item in items if item.key not in journal.entries]
+    for key in keys:
+        entry = journal.entries.get(key)
+        if entry is not None and not _stands(entry, files, retry_failed=retry_failed):
+            gone.add(key)
+    pending = [item for item in items if item.key in gone or item.key not in journal.entries]
     if not force:
-        _check_room(pending, journal)
+        _check_room(pending, {path for key in gone for path in journal.entries[key].outputs.values()}, journal.folder)
+    # Nothing is changed before it is known that the run can begin.
+    journal.drop(gone)
     return Work(pending, [journal.entries[key] for key in keys if key in journal.entries])
 
 
@@ -77,11 +80,13 @@ def file_sha256(path: Path) -> str | None:
         return None
 
 
-def _supersede(keys: Sequence[Key], journal: Journal, asked: Callable[[int], tuple[Any, ...]], *, force: bool) -> None:
-    """Refuse a folder that was begun with other settings; with ``force``, drop what will be made anew."""
+def _superseded(
+    keys: Sequence[Key], journal: Journal, asked: Callable[[int], tuple[Any, ...]], *, force: bool
+) -> set[Key]:
+    """Refuse a folder that was begun with other settings; with ``force``, return what will be made anew."""
     budgets = {key.eps for key in keys}
     wanted = {(key.source, key.target) for key in keys}
-    superseded = []
+    superseded = set()
     for key, entry in journal.entries.items():
         differing = changed(entry.asked, asked(key.eps))
         if key.eps not in budgets:
@@ -92,8 +97,8 @@ def _supersede(keys: Sequence[Key], journal: Journal, asked: Callable[[int], tup
                 "--force to attack anew"
             )
         if differing and (key.source, key.target) in wanted:
-            superseded.append(key)
-    journal.drop(superseded)
+            superseded.add(key)
+    return superseded
 
 
 def _stands(entry: Entry, files: Files, *, retry_failed: bool) -> bool:
@@ -107,15 +112,15 @@ def _stands(entry: Entry, files: Files, *, retry_failed: bool) -> bool:
     return (
         file_sha256(adversarial) == entry.adversarial_sha256
         and wanted.items() <= entry.outputs.items()
-        and all(path.is_file() for path in wanted.values())
+        and all(map(os.path.isfile, wanted.values()))
     )
 
 
-def _check_room(pending: Sequence[Item], journal: Journal) -> None:
+def _check_room(pending: Sequence[Item], own: Container[Path], folder: Path) -> None:
     for item in pending:
         for _, path in item.outputs:
-            if path.exists() and not journal.owns(path):
+            if os.path.lexists(path) and path not in own:
                 raise OutputError(
-                    f"{path} exists and is not in {journal.folder}'s journal; choose another -O, or --force to "
-                    "overwrite such files"
+                    f"{path} exists and is not in {folder}'s journal; choose another -O, or --force to overwrite such "
+                    "files"
                 )

@@ -1,6 +1,7 @@
 """A batch from its plan to its summary."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -44,6 +45,7 @@ class Batch:
         self._classifier = classifier
         self._journal = journal
         self._options = options
+        self._check_summary()
         work = sort_out(
             keys,
             files,
@@ -93,6 +95,17 @@ class Batch:
         finally:
             self.tally.end()
             self._summarise()
+
+    def _check_summary(self) -> None:
+        path = self._files.folder / SUMMARY
+        if self._options.force or not os.path.lexists(path):
+            return
+        try:
+            ours = "advimg" in json.loads(path.read_bytes())
+        except (OSError, ValueError, TypeError):
+            ours = False
+        if not ours:
+            raise OutputError(f"{path} exists and is no summary of a batch; choose another -O, or --force")
 
     def _summarise(self) -> None:
         asked = self._asked(self._options.settings.eps) | {"precision": self._options.precision}

@@ -88,7 +88,7 @@ class Stream:
         except OutputError as error:
             self._fail(item, error)
             return
-        self._enter(record.to_dict() | {"adversarial_sha256": file_sha256(item.outputs.adversarial)})
+        self._enter(record.to_dict(), file_sha256(item.outputs.adversarial))
 
     def _write(self, result: Result, item: Item) -> Record:
         outcome = outcome_of(result, self._classifier, self._engine.precision)
@@ -111,13 +111,13 @@ class Stream:
             known["target"] = {"index": target, "name": self._classifier.labels[target]}
         else:
             known["target_rule"] = target
-        failure = Failure(str(source), str(error), asked | known)
-        self._enter(failure.to_dict() | {"adversarial_sha256": None})
+        self._enter(Failure(str(source), str(error), asked | known).to_dict(), None)
 
-    def _enter(self, record: dict[str, Any]) -> None:
+    def _enter(self, record: dict[str, Any], sha256: str | None) -> None:
+        line = record | {"adversarial_sha256": sha256, "out_dir": str(self._files.folder)}
         with self._lock:
-            self._journal.append(record)
-            self._ended(record)
+            self._journal.append(line)
+            self._ended(line)
 
 
 def _writers() -> int:

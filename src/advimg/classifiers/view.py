@@ -5,7 +5,7 @@ then 32-bit floats; every verdict comes from it. The *twin* does the same to a t
 differentiated: the attack looks through it.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -71,6 +71,10 @@ class View:
             )
         except (AttributeError, ValueError, TypeError) as error:
             raise ClassifierError(f"its preprocessing is not that of an image classifier: {preset!r}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the view as plain JSON values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height after the resize."""

@@ -96,7 +96,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     keys = _keys_of(found, targets, given, labels_of(spec), console)
     files = Files(
         folder=absolute(given["out_dir"]),
-        root=found.root if found else common_root(key.source for key in keys),
+        root=found.root if found else common_root(key.source.parent for key in keys),
         amplify=given["amplify"],
         perturbation=given["perturbation"],
         figure=given["figure"],

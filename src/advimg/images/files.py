@@ -58,9 +58,7 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool, check: Callable[[by
             raise OutputError(f"{path} exists; use --force to overwrite it")
         temporary.replace(path)
     except OSError as error:
-        # A name that the file system does not take says nothing about other files.
-        kind = OutputError if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL) else DiskError
-        raise kind(f"cannot write {path}: {error.strerror or error}") from error
+        raise _refused(f"cannot write {path}", error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -70,12 +68,22 @@ def make_folder(path: Path) -> None:
     """Make a folder, and those above it, if they are not there.
 
     Raises:
-        OutputError: it cannot be made.
+        DiskError: the disk takes no more.
+        OutputError: its name is impossible.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from error
+        raise _refused(f"cannot make the folder {path}", error) from error
+
+
+_OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EEXIST, errno.ENOTDIR, errno.EISDIR})
+
+
+def _refused(what: str, error: OSError) -> OutputError:
+    # A name that the file system does not take, or that another thing has, says nothing about other files.
+    kind = OutputError if error.errno in _OF_ONE_NAME else DiskError
+    return kind(f"{what}: {error.strerror or error}")
 
 
 def _is_there(path: Path) -> bool:
