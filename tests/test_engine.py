@@ -40,8 +40,10 @@ def test_linear_network_is_solved_exactly(eps: int, loss: LossName) -> None:
     assert np.array_equal(result.levels, optimum(photo.levels, (weight[0] - weight[1]).view(3, 8, 8), eps))
 
 
-def test_linear_network_behind_a_resize_is_solved_exactly() -> None:
+@pytest.mark.parametrize("squash", [False, True])
+def test_linear_network_behind_a_resize_is_solved_exactly(squash: bool) -> None:
     classifier = linear_classifier(scale=0.0001)
+    classifier = replace(classifier, view=replace(classifier.view, squash=squash))
     photo = random_photo(21, 13)
     result = run_one(classifier, Job(photo=photo, target=0, settings=replace(NEVER, eps=6)))
     weight = weight_of(classifier)

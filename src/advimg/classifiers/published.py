@@ -36,7 +36,7 @@ class Published:
         labels: the classes' names.
         fetch: returns the path of the weights, after a download if need be; is told whether to show its progress.
         modern: renames the parameters of weights that are older than the present architecture.
-        load: makes the network with its published weights, where they are no plain state dict of it.
+        load: makes the network with its published weights for an input size, where they are no plain state dict of it.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Published:
     labels: Labels
     fetch: Callable[[bool], Path]
     modern: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = as_it_is
-    load: Callable[[Path], nn.Module] | None = None
+    load: Callable[[Path, int], nn.Module] | None = None
 
 
 def assemble(published: Published, spec: ModelSpec, device: torch.device, *, progress: bool) -> Classifier:
@@ -62,7 +62,7 @@ def assemble(published: Published, spec: ModelSpec, device: torch.device, *, pro
             f"the weights {path} are damaged (their hash is not {hash_digits(path.name)}…); delete that file"
         )
     if spec.weights is None and published.load is not None:
-        network, classes = published.load(path), len(published.labels)
+        network, classes = published.load(path, view.crop), len(published.labels)
     else:
         network, classes = _filled(published, path, view.crop)
     return Classifier(

@@ -1,9 +1,10 @@
 """PIL's resize, as the linear map it is, with its adjoint.
 
-``Image.resize`` resamples one axis after the other, horizontal first, and rounds to whole levels after each. Each
-output sample is a weighted sum over a few neighbouring input samples. Here the same weights (the same filters, the same
-22-bit fixed point; Pillow's ``Resample.c``) stand in small matrices, so a resize is two matrix products, its gradient
-is two products with the transposes, and both can be restricted to the part of the picture that a centre crop will keep.
+``Image.resize`` resamples one axis after the other, mostly the horizontal first, and rounds to whole levels after each.
+Each output sample is a weighted sum over a few neighbouring input samples. Here the same weights (the same filters, the
+same 22-bit fixed point; Pillow's ``Resample.c``) stand in small matrices, so a resize is two matrix products, its
+gradient is two products with the transposes, and both can be restricted to the part of the picture that a centre crop
+will keep.
 """
 
 import math
@@ -12,12 +13,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import torch
 from torch import Tensor
 
 Interpolation = Literal["bilinear", "bicubic"]
 
 _FIXED_POINT = float(1 << 22)
+_PIL_13 = int(PIL.__version__.partition(".")[0]) >= 13
 # Output samples a block: each block reads only the inputs its samples need, so the cost stays near that of the
 # non-zero weights while every product is still large enough for the matrix units.
 _BLOCK = 32
@@ -70,12 +73,18 @@ class Axis:
             out[..., block.inputs] += gradient[..., block.outputs] @ block.weights
         return out
 
-    def rows_adjoint(self, gradient: Tensor) -> Tensor:
-        """The transpose of :meth:`rows`: [..., length, n] to [..., window, n]."""
-        out = gradient.new_zeros((*gradient.shape[:-2], self.window_length, gradient.shape[-1]))
+    def rows_adjoint(self, gradient: Tensor, out: Tensor) -> Tensor:
+        """The transpose of :meth:`rows`: [..., length, n] to ``out`` [..., window, n]."""
+        out.zero_()
         for block in self.blocks:
             out[..., block.inputs, :] += block.weights.T @ gradient[..., block.outputs, :]
         return out
+
+
+def rows_first(size: tuple[int, int], resized: tuple[int, int]) -> bool:
+    """Tell whether PIL resizes the height before the width: from version 13 on, where that saves work."""
+    less_wide, less_high = size[0] - resized[0], size[1] - resized[1]
+    return _PIL_13 and less_high > max(0, 2 * less_wide)
 
 
 def resample_axis(

@@ -39,7 +39,7 @@ def find(name: str) -> Published:
         known = [f"{PREFIX}{other}" for other in timm.list_pretrained(f"{base.partition('.')[0]}.*")]
         raise UsageError(f"{name} has no such weights; use {' or '.join(known[:5])}") from None
     if not config.num_classes:
-        raise UsageError(f"{name} has no classes: it is no classifier but a part of another network")
+        raise _no_classes(name)
     tag = f".{config.tag}" if config.tag else ""
     return Published(
         name=f"{PREFIX}{base.partition('.')[0]}{tag}",
@@ -60,7 +60,7 @@ def listed() -> Iterator[Listed]:
     timm = _timm()
     for name in timm.list_pretrained():
         config = timm.get_pretrained_cfg(name)
-        if config.num_classes:
+        if config.num_classes and not _is_tower(config):
             yield Listed(
                 name=f"{PREFIX}{name}",
                 input_size=config.input_size[-1],
@@ -89,11 +89,12 @@ def _unknown_model(timm: Any, base: str) -> str:
 def _view(name: str, config: Any) -> View:
     """Read the view off a model's data config, as ``timm.data.create_transform`` reads it for evaluation."""
     _, height, width = config.input_size
-    if height != width or config.crop_mode == "border":
-        kind = "borders" if height == width else f"{width}x{height} pixels"
-        raise ClassifierError(f"{name} cannot be attacked: its preprocessing, to {kind}, is not supported")
+    share = config.crop_pct or 0.875
+    if height != width or share > 1 or config.crop_mode == "border":
+        kind = f"to {width}x{height} pixels" if height != width else "with borders"
+        raise ClassifierError(f"{name} cannot be attacked: its preprocessing, {kind}, is not supported")
     return View(
-        resize=math.floor(height / (config.crop_pct or 0.875)),
+        resize=math.floor(height / share),
         crop=height,
         interpolation=config.interpolation,
         mean=tuple(config.mean),
@@ -117,29 +118,34 @@ def _labels(classes: int) -> Labels:
 
 def _empty(timm: Any, name: str, classes: int, size: int) -> nn.Module:
     """Build the architecture; not on the meta device, for its buffers are not all in state dicts."""
-    options: dict[str, Any] = {"pretrained": False, "num_classes": classes}
+    return _made(timm, name, size, pretrained=False, num_classes=classes)
+
+
+def _filled(timm: Any, name: str, path: Path, size: int) -> nn.Module:
+    """Build the network with its published weights; timm knows how to read those that are older than its layers."""
+    try:
+        return _made(timm, name, size, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    except Exception as error:  # a damaged file makes timm and the readers below it raise nearly anything
+        raise ClassifierError(f"the weights {path} of {PREFIX}{name} are damaged; delete that file") from error
+
+
+def _made(timm: Any, name: str, size: int, **options: Any) -> nn.Module:
+    network: nn.Module
     if size != timm.get_pretrained_cfg(name).input_size[-1]:
         try:
-            sized: nn.Module = timm.create_model(name, **options, img_size=size)
+            network = timm.create_model(name, **options, img_size=size)
         except TypeError:  # convolutional networks take any size
             pass
         else:
-            return sized
-    network: nn.Module = timm.create_model(name, **options)
-    return network
-
-
-def _filled(timm: Any, name: str, path: Path) -> nn.Module:
-    """Build the network with its published weights; timm knows how to read those that are older than its layers."""
-    try:
-        network: nn.Module = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
-    except Exception as error:  # a damaged file makes timm and the readers below it raise nearly anything
-        raise ClassifierError(f"the weights {path} of {PREFIX}{name} are damaged; delete that file") from error
+            return network
+    network = timm.create_model(name, **options)
     return network
 
 
 def _fetch(name: str, config: Any, progress: bool) -> Path:
     """Return the path of the published weights, after a download on first use."""
+    if _is_tower(config):
+        raise _no_classes(f"{PREFIX}{name}")
     path = _cached(config)
     if path is not None:
         return path
@@ -160,6 +166,15 @@ def _fetch(name: str, config: Any, progress: bool) -> Path:
             f"cannot download the weights of {PREFIX}{name} ({reason}); --weights FILE loads a file that you have"
         ) from error
     raise ClassifierError(f"{PREFIX}{name} has no published weights; give --weights FILE")
+
+
+def _is_tower(config: Any) -> bool:
+    """Tell CLIP's image towers, whose "classes" are the width of an embedding, from classifiers made of them."""
+    return "clip" in config.architecture and "_ft_" not in (config.tag or "") and config.num_classes < 1000
+
+
+def _no_classes(name: str) -> UsageError:
+    return UsageError(f"{name} has no classes: it is no classifier but a part of another network")
 
 
 def _cached(config: Any) -> Path | None:

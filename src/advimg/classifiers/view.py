@@ -5,6 +5,7 @@ then 32-bit floats; every verdict comes from it. The *twin* does the same to a t
 differentiated: the attack looks through it.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from advimg.classifiers.resample import Axis, Interpolation, resample_axis, round_levels
+from advimg.classifiers.resample import Axis, Interpolation, resample_axis, round_levels, rows_first
 from advimg.errors import ClassifierError, PhotoError
 from advimg.settings import MAX_PIXELS
 
@@ -50,7 +51,8 @@ class View:
             raise ClassifierError(f"the crop ({self.crop}) must lie between 1 and the resize ({self.resize})")
         if self.interpolation not in _FILTERS:
             raise ClassifierError(f"unknown interpolation {self.interpolation!r}; use one of {', '.join(_FILTERS)}")
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(std > 0 for std in self.std):
+        values = (*self.mean, *self.std)
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, values)) or min(self.std) <= 0:
             raise ClassifierError("mean and std need three values each, and every std must be above 0")
 
     @classmethod
@@ -113,6 +115,7 @@ class View:
         return Twin(
             columns=resample_axis(width, wide, slice(left, left + self.crop), self.interpolation, device),
             rows=resample_axis(height, high, slice(top, top + self.crop), self.interpolation, device),
+            rows_first=rows_first((width, height), (wide, high)),
         )
 
     def normalise(self, levels: Tensor) -> Tensor:
@@ -135,6 +138,7 @@ class Twin:
 
     columns: Axis
     rows: Axis
+    rows_first: bool
 
     @property
     def window(self) -> tuple[slice, slice]:
@@ -147,6 +151,8 @@ class Twin:
         Agrees with PIL to the level wherever single precision can tell which side of a half a sum falls on, and
         within one level everywhere.
         """
+        if self.rows_first:
+            return round_levels(self.columns.columns(round_levels(self.rows.rows(window))))
         return round_levels(self.rows.rows(round_levels(self.columns.columns(window))))
 
     def gradient(self, seen: Tensor, out: Tensor) -> Tensor:
@@ -154,4 +160,8 @@ class Twin:
 
         The adjoint of the resize; rounding and clipping pass it straight through (arXiv:1308.3432).
         """
-        return self.columns.columns_adjoint(self.rows.rows_adjoint(seen), out)
+        if self.rows_first:
+            between = seen.new_empty((*seen.shape[:-1], self.columns.window_length))
+            return self.rows.rows_adjoint(self.columns.columns_adjoint(seen, between), out)
+        between = seen.new_empty((*seen.shape[:-2], self.rows.window_length, seen.shape[-1]))
+        return self.columns.columns_adjoint(self.rows.rows_adjoint(seen, between), out)

@@ -5,6 +5,7 @@ Rich decides about colour and movement: ``NO_COLOR``, ``TERM=dumb`` and whether 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
@@ -60,8 +61,8 @@ class Console:
         table = _table(header=any(title for title, _ in columns))
         for title, _ in columns:
             table.add_column(Text(title), no_wrap=True)
-        for row in zip(*(guesses for _, guesses in columns), strict=True):
-            table.add_row(*(_guess(guess, marked=guess.index == target) for guess in row))
+        for row in zip_longest(*(guesses for _, guesses in columns)):  # a classifier may have fewer than five classes
+            table.add_row(*("" if guess is None else _guess(guess, marked=guess.index == target) for guess in row))
         self._rich.print(table)
 
     @contextmanager

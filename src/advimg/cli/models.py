@@ -20,8 +20,8 @@ def command(query: tuple[str, ...], **given: Any) -> None:
     """List the classifiers whose names contain every word of QUERY.
 
     Each with the side of its input in pixels, its parameters in millions, its published top-1 accuracy on ImageNet in
-    per cent, and whether its weights are on disk already. timm's (extra timm) are listed by `advimg models timm/`.
-    Exit code 1 if none matches.
+    per cent, and whether its weights are on disk already. timm's (extra timm) are listed by `advimg models timm/`. The
+    lines go to stdout. Exit code 2 if none matches.
 
     \b
     Examples:

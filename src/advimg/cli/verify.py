@@ -8,7 +8,8 @@ import click
 
 from advimg.cli import options
 from advimg.errors import UsageError
-from advimg.record import percent, read_chunk
+from advimg.labels import Labels
+from advimg.record import Target, percent, read_chunk
 from advimg.settings import DEFAULT_MODEL, whole_eps
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     from advimg.classifiers.load import labels_of, load_classifier
     from advimg.verification import verify_photo
 
-    specs = options.specs_of(wanted["models"], given)
-    targets = [labels_of(spec).find(wanted["target"]) for spec in specs]  # before a download
+    specs = options.specs_of(wanted["models"], given | (wanted["view"] if not given["models"] else {}))
+    targets = [_index(wanted["target"], labels_of(spec)) for spec in specs]  # before a download
     if told.get("source_sha256") not in (None, photo.sha256):
         console.warn(f"{original} is not the file that the PNG's record names ({told.get('source')})")
     found = []
@@ -76,22 +77,51 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
 
 
 def _wanted(adversarial: Path, told: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return target, eps and models: what the options say, else what the PNG's record says."""
-    recorded = told.get("target")
-    target = recorded.get("index") if isinstance(recorded, dict) else None
+    """Return target, eps, models and view: what the options say, else what the PNG's record says."""
     eps, model = told.get("eps"), told.get("model")
     wanted = {
-        "target": given["target"] or (target if isinstance(target, int) else None),
+        "target": given["target"] or _told_target(told),
         "eps": given["eps"] or (whole_eps(eps) if isinstance(eps, int) else None),
         "models": given["models"] or (model if isinstance(model, str) else DEFAULT_MODEL,),
+        "view": _told_view(told, given),
     }
     missing = [f"--{name}" for name in ("target", "eps") if wanted[name] is None]
     if missing:
         raise UsageError(f"{adversarial} holds no record of how it was made; give {' and '.join(missing)}")
-    from_toml = isinstance(model, str) and model.endswith(".toml")  # which names its weights itself
+    from_toml = isinstance(model, str) and model.lower().endswith(".toml")  # which names its weights itself
     if told.get("weights") and not given["weights"] and not given["models"] and not from_toml:
         raise UsageError(f"{adversarial} was made with the weights file {told['weights']}; give it with --weights")
     return wanted
+
+
+def _told_target(told: dict[str, Any]) -> Target | None:
+    try:
+        return Target(int(told["target"]["index"]), str(told["target"].get("name", "")))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _told_view(told: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that mean the view of the record, where no options say otherwise."""
+    try:
+        view = {
+            "input_size": int(told["view"]["crop"]),
+            "resize": int(told["view"]["resize"]),
+            "interpolation": str(told["view"]["interpolation"]),
+            "mean": tuple(map(float, told["view"]["mean"])),
+            "std": tuple(map(float, told["view"]["std"])),
+        }
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return {name: value for name, value in view.items() if given[name] is None}
+
+
+def _index(target: str | Target, labels: Labels) -> int:
+    """Return the index of a class; of a recorded one by its name, where a model has other classes."""
+    if isinstance(target, str):
+        return labels.find(target)
+    same = 0 <= target.index < len(labels) and labels[target.index] == target.name
+    return target.index if same or not target.name else labels.find(target.name)
 
 
 def _tell(
