@@ -11,18 +11,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     import torch
 
+_T = TypeVar("_T")
+_Name = TypeVar("_Name")
 _PACKAGES = ("torch", "torchvision", "pillow", "click")
 
 
@@ -93,7 +96,7 @@ def run_process(
         return Finished(seconds, _peak(usage.ru_maxrss), child.returncode, stdout.read())
 
 
-def in_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turns(contenders: Mapping[_Name, Callable[[], float]], rounds: int) -> dict[_Name, list[float]]:
     """Call every contender once a round, after one round that does not count.
 
     Whatever slows the machine for a while slows all of them, so the ratios within a round stay true. Every other
@@ -105,7 +108,7 @@ def in_turns(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict
     """
     for measure in contenders.values():
         measure()
-    measured: dict[str, list[float]] = {name: [] for name in contenders}
+    measured: dict[_Name, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds):
         for name in list(contenders)[:: 1 if turn % 2 == 0 else -1]:
             measured[name].append(contenders[name]())
@@ -120,6 +123,28 @@ def settle(device: "torch.device") -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+class Stopwatch:
+    """Collects seconds under names.
+
+    Args:
+        device: what is timed runs there.
+    """
+
+    def __init__(self, device: "torch.device") -> None:
+        self._device = device
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+
+    def time(self, name: str, action: Callable[[], _T], repeats: int = 1) -> _T:
+        """Call ``action`` and note how long it took; return what it gave last."""
+        for _ in range(repeats):
+            settle(self._device)
+            began = time.perf_counter()
+            given = action()
+            settle(self._device)
+            self.seconds[name].append(time.perf_counter() - began)
+        return given
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> Spread:

@@ -61,6 +61,11 @@ def _torchattacks(model: nn.Module, levels: Tensor, targets: Tensor, eps: float,
 _PEERS = (Peer("foolbox", 40, _foolbox), Peer("torchattacks", 10, _torchattacks))
 
 
+def peer_named(package: str) -> Peer:
+    """Return the peer of a package that :func:`find_peers` has found."""
+    return next(peer for peer in _PEERS if peer.package == package)
+
+
 def find_peers() -> list[Peer]:
     """Return those that can be used here, and print a line for each that cannot."""
     found = []

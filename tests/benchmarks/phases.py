@@ -5,14 +5,11 @@ a step's arithmetic is what is left of the slot's own methods when they are take
 """
 
 import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -27,10 +24,9 @@ from advimg.images.decode import read_photo
 from advimg.images.encode import encode_png
 from advimg.outcome import outcome_of
 from advimg.settings import Settings
-from tests.benchmarks.measure import print_table, progress, settle
+from tests.benchmarks.measure import Stopwatch, print_table, progress
 from tests.benchmarks.one_photo import MODEL, STEPS, TARGET, describe
 
-_T = TypeVar("_T")
 _REPEATS = 5
 _ONCE = (
     "decode",
@@ -47,29 +43,11 @@ _ARITHMETIC, _WHOLE = "a step: arithmetic", "a step, all together"
 _EACH_STEP = (_SEE, _NETWORK, _BACK, _ARITHMETIC, _WHOLE)
 
 
-class _Stopwatch:
-    """Collects seconds under names."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.seconds: dict[str, list[float]] = defaultdict(list)
-
-    def time(self, name: str, action: Callable[[], _T], repeats: int = 1) -> _T:
-        """Call ``action`` and note how long it took; return what it gave last."""
-        for _ in range(repeats):
-            settle(self._device)
-            began = time.perf_counter()
-            given = action()
-            settle(self._device)
-            self.seconds[name].append(time.perf_counter() - began)
-        return given
-
-
 @dataclass(frozen=True, eq=False)
 class _TimedTwin(Twin):
     """A view's differentiable form that is timed whenever it is used."""
 
-    watch: _Stopwatch
+    watch: Stopwatch
 
     def see(self, window: Tensor) -> Tensor:
         return self.watch.time(_SEE, partial(super().see, window))
@@ -82,11 +60,11 @@ class _TimedTwin(Twin):
 class _TimedView(View):
     """A view whose differentiable form is timed."""
 
-    watch: _Stopwatch
+    watch: Stopwatch
 
     def twin(self, width: int, height: int, device: torch.device | str = "cpu") -> _TimedTwin:
         twin = super().twin(width, height, device)
-        return _TimedTwin(twin.columns, twin.rows, self.watch)
+        return _TimedTwin(twin.columns, twin.rows, twin.rows_first, self.watch)
 
 
 def print_phases(photos: Sequence[Path], weights: Path, device: str) -> None:
@@ -106,7 +84,7 @@ def print_phases(photos: Sequence[Path], weights: Path, device: str) -> None:
 
 def _phases(path: Path, weights: Path, device: str) -> dict[str, float]:
     classifier = load_classifier(MODEL, weights=weights, device=device)  # the first of a process warms up
-    watch = _Stopwatch(classifier.device)
+    watch = Stopwatch(classifier.device)
     photo = watch.time("decode", lambda: read_photo(path), _REPEATS)
     classifier = watch.time(
         "load the classifier", lambda: load_classifier(MODEL, weights=weights, device=device), _REPEATS
@@ -122,7 +100,7 @@ def _phases(path: Path, weights: Path, device: str) -> dict[str, float]:
     return _medians(watch.seconds)
 
 
-def _step(slot: Slot, network: GradientNetwork, watch: _Stopwatch) -> None:
+def _step(slot: Slot, network: GradientNetwork, watch: Stopwatch) -> None:
     """Take one step as the engine does."""
     target = torch.tensor([slot.target])
     seen = watch.time("see", slot.see).unsqueeze(0).requires_grad_()
@@ -138,7 +116,7 @@ def _step(slot: Slot, network: GradientNetwork, watch: _Stopwatch) -> None:
     watch.time("step", lambda: slot.step(slope[0]))
 
 
-def _save(slot: Slot, classifier: Classifier, precision: str, watch: _Stopwatch) -> None:
+def _save(slot: Slot, classifier: Classifier, precision: str, watch: Stopwatch) -> None:
     levels = slot.best_levels()
     outcome = outcome_of(slot.result(levels, classifier.judge(levels), steps=slot.best_steps), classifier, precision)
     watch.time("encode the PNG", outcome.png, _REPEATS)

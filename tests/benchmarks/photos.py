@@ -1,9 +1,14 @@
 """The photos that benchmarks work on: those of a folder, or the samples that come with scikit-image."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+from PIL import Image, ImageOps
+
+SIZE = (500, 375)
+"""Width and height that are usual in ImageNet; a portrait has them the other way round."""
 
 # Those in scikit-image's package itself, in colour, that show everyday things.
 _SAMPLES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
@@ -30,6 +35,23 @@ def find_photos(folder: Path | None) -> list[Path]:
     if not found:
         raise click.ClickException(f"no photos in {folder or _sample_folder()}")
     return found
+
+
+def make_photos(sources: Sequence[Path], count: int, folder: Path) -> None:
+    """Make so many different JPEGs of the usual size; the first of them are the same for any count.
+
+    The sources are gone through again and again: mirrored every other time, trimmed a little more every second time.
+    """
+    folder.mkdir()
+    for number in range(count):
+        lap, position = divmod(number, len(sources))
+        with Image.open(sources[position]) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGB")
+        size = SIZE if picture.width >= picture.height else SIZE[::-1]
+        picture = ImageOps.fit(picture, size, bleed=0.01 * (lap // 2))
+        if lap % 2:
+            picture = ImageOps.mirror(picture)
+        picture.save(folder / f"{number:02}_{sources[position].stem}.jpg", quality=92)
 
 
 def _sample_folder() -> Path:

@@ -1,0 +1,121 @@
+"""What the tests of batches share: tiny photos, a classifier that is quick to fool, journals read back."""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from advimg.batch.journal import Journal
+from advimg.batch.options import Options
+from advimg.batch.plan import Files, each_towards
+from advimg.batch.run import Batch
+from advimg.batch.tally import Tally
+from advimg.classifiers.classifier import Classifier
+from advimg.settings import Settings
+from tests.conftest import linear_classifier, random_photo
+
+EPS = 10
+CLASSES = 6
+
+
+def quick_classifier(*, classes: int = CLASSES, seed: int = 0) -> Classifier:
+    """Return a linear network that any class can be had of, in a few steps, within 10 levels."""
+    return linear_classifier(classes=classes, size=64, seed=seed, scale=0.05)
+
+
+def save_photo(path: Path, seed: int = 0, *, size: tuple[int, int] = (24, 16)) -> Path:
+    """Write a photo of noise, in the format that its name asks for, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(random_photo(*size, seed).levels).save(path)
+    return path
+
+
+def save_photos(folder: Path, count: int) -> list[Path]:
+    """Write photos p00.jpg, p01.jpg, ..."""
+    return [save_photo(folder / f"p{number:02}.jpg", number) for number in range(count)]
+
+
+def records_of(folder: Path) -> list[dict[str, Any]]:
+    """Read a journal, every line of which must be whole."""
+    text = (folder / "results.jsonl").read_text(encoding="ascii")
+    assert text.endswith("\n") or not text
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells attacks apart."""
+    return record["source"], record["target_rule"] or record["target"]["index"], record["eps"]
+
+
+def sha256(path: Path) -> str:
+    """Return the hash of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return all files in a folder and below it, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_kept(folder: Path, classifier: Classifier) -> None:
+    """Check a folder of results: its files are those of its journal, and each keeps the promise.
+
+    No hidden file and no temporary one is left, no attack stands in the journal twice.
+    """
+    records = records_of(folder)
+    assert len({key_of(record) for record in records}) == len(records)
+    named = {folder / "results.jsonl", folder / "summary.json"}
+    for record in records:
+        outputs = {Path(path) for path in record["outputs"].values()}
+        assert not named & outputs
+        named |= outputs
+        if record["error"] is None:
+            _assert_promise(record, classifier)
+    assert {path for path in folder.rglob("*") if not path.is_dir()} == named
+
+
+def _assert_promise(record: dict[str, Any], classifier: Classifier) -> None:
+    path = Path(record["outputs"]["adversarial"])
+    assert record["adversarial_sha256"] == sha256(path)
+    with Image.open(path) as image, Image.open(record["source"]) as photo:
+        levels, original = np.asarray(image.convert("RGB")), np.asarray(photo.convert("RGB"))
+    assert np.abs(levels.astype(int) - original).max() <= record["eps"]
+    assert record["fooled"] == (classifier.judge(levels).top1 == record["target"]["index"])
+
+
+def attack_all(
+    photos: Sequence[Path],
+    folder: Path,
+    classifier: Classifier,
+    *,
+    ended: Callable[[Tally], None] | None = None,
+    target: int = 1,
+) -> Tally:
+    """Attack photos of one folder in this process, without the command line, and return what became of them.
+
+    Args:
+        photos: in one folder.
+        folder: for the outputs.
+        classifier: what to attack.
+        ended: called after each attack, one at a time.
+        target: what all photos shall be taken for.
+    """
+    files = Files(folder=folder, root=photos[0].parent)
+    with Journal.opened(folder) as journal:
+        batch = Batch(each_towards(photos, [target], EPS), files, classifier, journal, Options(settings=Settings()))
+        batch.run(stop=threading.Event(), ended=lambda _: ended(batch.tally) if ended else None)
+        return batch.tally
+
+
+def open_descriptors() -> int | None:
+    """Return how many files this process holds open; None where the system does not tell."""
+    for place in ("/proc/self/fd", "/dev/fd"):
+        if os.path.isdir(place):  # noqa: PTH112
+            return len(os.listdir(place))  # noqa: PTH208
+    return None
