@@ -536,6 +536,16 @@ def test_forty_broken_photos_among_two_hundred(
     }
 
 
+def test_a_broken_photo_has_a_record_for_each_of_its_targets(cli: Cli, photos: list[Path], out: Path) -> None:
+    photos[1].write_bytes(b"")
+    ran = cli(*COMMAND, "-t", "1", "-t", "random")
+    assert ran.code == 1
+    failed = [record for record in records_of(out) if record["error"]]
+    assert {key_of(record) for record in failed} == {(str(photos[1]), target, 10) for target in (3, 1, "random")}
+    assert len(records_of(out)) == 12
+    assert ran.err.count(f"  failed: {photos[1]} is empty") == 1
+
+
 def test_nothing_but_broken_photos(cli: Cli, photos: list[Path], out: Path) -> None:
     for path in photos:
         path.write_text("hello")

@@ -3,6 +3,7 @@
 And the engine when things go wrong: no memory, no photo ready, a photo that cannot be attacked.
 """
 
+import gc
 import io
 import json
 import subprocess
@@ -590,6 +591,32 @@ def test_a_dropped_attack_that_is_made_anew_keeps_its_files(folder: Path) -> Non
     assert not beside.exists()
 
 
+def test_a_disk_that_refuses_the_new_journal_loses_no_result(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = write(folder / "a_x.png")
+    before = write(folder / "results.jsonl", line(outputs=[old])).read_bytes()
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise DiskError("full")
+
+    monkeypatch.setattr("advimg.batch.journal.write_whole", refuse)
+    with pytest.raises(DiskError), Journal.opened(folder) as journal:
+        journal.drop([key()])
+    assert old.exists()
+    assert (folder / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("outside", ["../precious.png", "sub/../../precious.png"])
+def test_a_journal_has_no_hold_over_files_elsewhere(folder: Path, outside: str) -> None:
+    precious = write(folder.parent / "precious.png")
+    write(folder / "results.jsonl", line(outputs=[folder / outside]))
+    with pytest.raises(OutputError, match="no journal"), Journal.opened(folder):
+        pass
+    (folder / "results.jsonl").unlink()
+    write(folder / ".advimg.unfinished", json.dumps(outside).encode() + b"\n")
+    assert opened(folder) == {}
+    assert precious.exists()
+
+
 def test_claimed_files_without_a_record_go_at_the_end_and_others_never(folder: Path) -> None:
     foreign = write(folder / "foreign.png")
     claimed, recorded = folder / "claimed.png", folder / "recorded.png"
@@ -1110,7 +1137,7 @@ def test_neighbours_do_not_change_what_a_failed_pass_had_begun() -> None:
 # Many photos in one process.
 
 
-def test_many_photos_leave_no_file_open(tmp_path: Path) -> None:
+def test_many_photos_leave_no_file_open_and_no_job_behind(tmp_path: Path) -> None:
     before = open_descriptors()
     if before is None:
         pytest.skip("the system does not tell which files are open")
@@ -1118,14 +1145,18 @@ def test_many_photos_leave_no_file_open(tmp_path: Path) -> None:
     broken = photos[::10]
     for path in broken:
         path.write_bytes(path.read_bytes()[:300])
-    most = 0
+    most = jobs = 0
 
     def ended(tally: Tally) -> None:
-        nonlocal most
+        nonlocal most, jobs
         most = max(most, open_descriptors() or 0)
+        if tally.done == 280:
+            jobs = sum(isinstance(thing, Job) for thing in gc.get_objects())
 
     tally = attack_all(photos, tmp_path / "out", linear_classifier(classes=2, scale=0.5), ended=ended)
     assert (tally.verified, len(tally.failures)) == (270, 30)
     assert open_descriptors() == before
     # The journal, its list and lock, and what the threads are reading and writing.
     assert most <= before + 20
+    # Those that are live, read ahead, or being written.
+    assert 0 < jobs < 60

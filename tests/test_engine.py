@@ -11,7 +11,7 @@ from advimg.engine.engine import Engine, StepReport
 from advimg.engine.slot import Job, Result
 from advimg.errors import ClassifierError, PhotoError
 from advimg.images.photo import Levels
-from advimg.settings import LossName, Settings
+from advimg.settings import LossName, Settings, TargetRule
 from tests.conftest import linear_classifier, random_photo, run_all, weight_of
 
 NEVER = Settings(confidence=0.999999, steps=12)
@@ -199,3 +199,49 @@ def test_the_untouched_network_wins_over_the_gradient_network() -> None:
     result = engine.attack(Job(photo=random_photo(8, 8), target=1, settings=Settings(steps=4, confidence=0.9)))
     assert result.gradients == 5
     assert result.after.confidence(1) < 0.9
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_of_two_classes_untargeted_is_towards_the_other(loss: LossName) -> None:
+    classifier = linear_classifier(scale=0.02)
+    photo = random_photo(8, 8)
+    other = 1 - classifier.judge(photo.levels).top1
+    settings = Settings(eps=12, loss=loss)
+    away = run_one(classifier, Job(photo=photo, target="untargeted", settings=settings))
+    towards = run_one(classifier, Job(photo=photo, target=other, settings=settings))
+    assert away.fooled
+    assert away.target == other
+    assert np.array_equal(away.levels, towards.levels)
+
+
+def test_untargeted_ends_with_the_class_that_is_there() -> None:
+    classifier = linear_classifier(classes=7, scale=0.05)
+    photo = random_photo(8, 8)
+    present = classifier.judge(photo.levels).top1
+    result = run_one(classifier, Job(photo=photo, target="untargeted", settings=Settings(eps=40, confidence=0.8)))
+    assert result.fooled
+    assert result.target == result.after.top1 != present
+    assert result.after.confidence(present) <= 0.2
+
+
+def test_untargeted_out_of_reach_names_the_class_that_came_nearest() -> None:
+    classifier = linear_classifier(classes=7, scale=1.0)
+    photo = random_photo(8, 8)
+    present = classifier.judge(photo.levels).top1
+    result = run_one(classifier, Job(photo=photo, target="untargeted", settings=Settings(eps=1, steps=3)))
+    assert not result.fooled
+    assert result.after.top1 == present
+    assert result.target == result.after.top(2)[1].index
+    assert result.after.confidence(present) <= result.before.confidence(present)
+
+
+def test_with_and_without_a_target_share_a_pass() -> None:
+    classifier = linear_classifier(classes=4, scale=0.02)
+    rules: list[int | TargetRule] = [0, "untargeted", "runner-up", "untargeted", 3]
+    jobs = [
+        Job(photo=random_photo(9, 8, seed), target=rule, settings=Settings(eps=8, confidence=0.6))
+        for seed, rule in enumerate(rules)
+    ]
+    alone = {job: run_one(classifier, job) for job in jobs}
+    for result in run_all(Engine(classifier, batch_size=5), jobs):
+        assert np.array_equal(result.levels, alone[result.job].levels)

@@ -17,6 +17,7 @@ import advimg
 from advimg.classifiers.classifier import Classifier
 from advimg.errors import ClassifierError
 from tests.conftest import Cli, linear_classifier, random_photo, sample
+from tests.referee import judge
 
 LITE0 = "efficientnet_lite0"
 
@@ -316,3 +317,27 @@ def test_python_takes_the_options_of_a_model(tmp_path: Path, small: str) -> None
     assert len(verdict.top(9)) == 5
     with pytest.raises(ClassifierError, match="there are 2 labels, but the network has 5 outputs"):
         advimg.load_classifier(spec, labels=["a", "b"], device="cpu")
+
+
+def test_untargeted_leaves_the_class_that_is_seen(cli: Cli, photo: Path) -> None:
+    ran = cli("attack", photo, "--untargeted", "-m", LITE0, "--eps", "2", "--json", "--no-figure")
+    record = json.loads(ran.out)
+    assert ran.code == 0
+    assert record["target_rule"] == "untargeted"
+    assert record["after"][0]["index"] == record["target"]["index"] != record["before"][0]["index"]
+    assert judge(Path("cat_untargeted.png"))[0] == record["target"]["index"]
+    assert cli("verify", "cat_untargeted.png", "--original", photo).code == 0
+
+
+@pytest.mark.parametrize("given", [(), ("-t", "pelican", "--untargeted")])
+def test_a_target_or_none_has_to_be_asked_for(cli: Cli, photo: Path, given: tuple[str, ...]) -> None:
+    ran = cli("attack", photo, "-m", LITE0, *given)
+    assert ran.code == 2
+    assert "--untargeted" in ran.err
+
+
+def test_untargeted_that_falls_short_is_not_verified(cli: Cli, photo: Path) -> None:
+    ran = cli("attack", photo, "--untargeted", "-m", LITE0, "--eps", "1", "--steps", "1", "--step-size", "0.1")
+    assert ran.code == 3
+    assert "no other class was reached" in ran.err
+    assert cli("verify", "cat_untargeted.png", "--original", photo).code == 3

@@ -37,7 +37,7 @@ def attack(
 
     Args:
         photo: what to attack.
-        target: the class's name or index; or "random", "least-likely", "runner-up".
+        target: the class's name or index; or "random", "least-likely", "runner-up", "untargeted".
         model: a name as for :func:`advimg.load_classifier`, or a classifier.
         settings: how to go about it; the defaults if None.
         precision: what gradients are computed in: "auto", "fp32" or "bf16".

@@ -96,7 +96,7 @@ def outcome_of(result: Result, classifier: Classifier, precision: str) -> Outcom
         target_rule=None if isinstance(result.job.target, int) else result.job.target,
         before=result.before.top(5),
         after=result.after.top(5),
-        fooled=result.after.top1 == result.target,
+        fooled=result.fooled,
         confidence=round(result.after.confidence(result.target), 6),
         linf=change.linf,
         psnr=change.psnr,

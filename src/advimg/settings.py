@@ -12,7 +12,7 @@ MAX_PIXELS = 178_000_000
 """The most pixels a photo may have: PIL's own limit against decompression bombs."""
 
 LossName = Literal["ce", "margin"]
-TargetRule = Literal["random", "least-likely", "runner-up"]
+TargetRule = Literal["random", "least-likely", "runner-up", "untargeted"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 

@@ -29,7 +29,17 @@ def runner_up(probabilities: Tensor, draw: Random) -> int:  # noqa: ARG001
     return int(probabilities.topk(min(2, len(probabilities))).indices[-1])
 
 
-RULES: Mapping[TargetRule, Rule] = {"random": random_other, "least-likely": least_likely, "runner-up": runner_up}
+def present(probabilities: Tensor, draw: Random) -> int:  # noqa: ARG001
+    """Return the class that is seen: an attack without a target goes away from it."""
+    return int(probabilities.argmax())
+
+
+RULES: Mapping[TargetRule, Rule] = {
+    "random": random_other,
+    "least-likely": least_likely,
+    "runner-up": runner_up,
+    "untargeted": present,
+}
 
 
 def choose_target(rule: TargetRule, probabilities: Tensor, *, seed: str) -> int:

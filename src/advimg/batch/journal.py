@@ -187,11 +187,16 @@ class Journal:
         """Take records out, whose attacks shall be made anew; their files are owned until then."""
         if not keys:
             return
-        self._note(path for key in keys for path in self.entries[key].outputs.values())
+        paths = {path for key in keys for path in self.entries[key].outputs.values()}
+        self._note(paths)
         for key in keys:
             del self.entries[key]
         self._file.close()
-        self._rewrite()
+        try:
+            self._rewrite()
+        except BaseException:
+            self._claimed -= paths  # for they are still in the journal
+            raise
         self._file = _append_to(self._path)
 
     def _note(self, paths: Iterable[Path]) -> None:
@@ -282,13 +287,21 @@ class _State(NamedTuple):
 
 
 def _placed(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a record whose outputs are where the folder is now."""
+    """Return a record whose outputs are where the folder is now.
+
+    Raises:
+        ValueError: an output lies outside the folder.
+    """
     there = Path(record.get("out_dir", folder))
-    outputs = {
-        key: str(folder / Path(path).relative_to(there)) if there != folder else path
-        for key, path in record["outputs"].items()
-    }
+    outputs = {key: os.path.normpath(folder / Path(path).relative_to(there)) for key, path in record["outputs"].items()}
+    if not all(_is_within(path, folder) for path in outputs.values()):
+        raise ValueError("a file of the journal lies outside its folder")
     return {**record, "outputs": outputs} | ({"out_dir": str(folder)} if there != folder else {})
+
+
+def _is_within(path: str | Path, folder: Path) -> bool:
+    """Tell whether a path leads into a folder; whoever changed a journal shall not have other files removed by it."""
+    return Path(path).is_relative_to(folder)
 
 
 def _no_journal(path: Path) -> OutputError:
@@ -299,9 +312,10 @@ def _read_claims(path: Path) -> Iterator[Path]:
     """Yield the files that were to be written; a torn last line names one that was not begun."""
     with contextlib.suppress(OSError):
         for line in path.read_bytes().splitlines(keepends=True):
-            with contextlib.suppress(ValueError):
-                if line.endswith(b"\n"):
-                    yield Path(os.path.normpath(path.parent / json.loads(line)))
+            with contextlib.suppress(ValueError, TypeError):
+                claimed = Path(os.path.normpath(path.parent / json.loads(line)))
+                if line.endswith(b"\n") and _is_within(claimed, path.parent):
+                    yield claimed
 
 
 def _append_to(path: Path) -> io.FileIO:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @click.command(no_args_is_help=True, short_help="Make a photo look like another class to a classifier.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE")
-@options.target_option(required=True)
+@options.target_option()
+@options.untargeted_option()
 @options.eps_option(default=options.DEFAULTS.eps)
 @options.model_options()
 @options.attack_options()
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @options.photo_options()
 @options.stream_options()
 @click.pass_context
-def command(ctx: click.Context, /, images: tuple[str, ...], target: str, **given: Any) -> None:
+def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, **given: Any) -> None:
     """Make a photo look like another class to a classifier.
 
     Writes IMAGE_TARGET.png, IMAGE_TARGET_x10.png (the perturbation, amplified) and IMAGE_TARGET_figure.png.
@@ -53,6 +54,8 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str, **given
 
     if len(images) > 1:
         raise UsageError(f"attack takes one photo and {len(images)} were given; `advimg batch` takes many, and folders")
+    if (target is None) != given["untargeted"]:
+        raise UsageError("towards what? give -t NAME, or --untargeted" if target is None else "give -t or --untargeted")
     to_stdout = _wants_stdout(given["output"], given["out_dir"], as_json=given["as_json"])
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     settings = options.settings_of(given)
@@ -66,7 +69,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str, **given
     # What can be wrong is found out before a download.
     spec = options.spec_of(given)
     labels = labels_of(spec)
-    aim = read_target(target, labels)
+    aim = read_target(target or "untargeted", labels)
     outputs = None
     if not to_stdout:
         name = given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, target_slug(aim, labels))

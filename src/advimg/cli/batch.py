@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.command(no_args_is_help=True, short_help="Attack folders of photos; can be stopped and started again.")
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @options.targets_option()
+@options.untargeted_option()
 @click.option(
     "-O", "--out-dir", type=click.Path(path_type=Path), required=True, help="Folder for the outputs and the journal."
 )
@@ -73,10 +74,11 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     settings = options.settings_of(given)
+    targets += ("untargeted",) * given["untargeted"]
     if given["table"] and (paths or given["from_file"] or targets):
-        raise UsageError("--targets names photos and targets; leave out PATH, --from-file and -t")
+        raise UsageError("--targets names photos and targets; leave out PATH, --from-file, -t and --untargeted")
     if not given["table"] and not targets:
-        raise UsageError("towards what? give -t NAME, or --targets CSV")
+        raise UsageError("towards what? give -t NAME, --untargeted, or --targets CSV")
     found = None if given["table"] else _find(paths, given, console)
 
     # Only now the slow part: importing torch.

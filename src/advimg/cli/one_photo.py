@@ -55,12 +55,14 @@ def tell(record: Record, console: Console) -> None:
         console.guesses([("before", record.before), ("after", record.after)], target=record.target.index)
     for key, path in record.outputs.items():
         console.say(f"  {key:<13}{path}")
+    untargeted = record.target_rule == "untargeted"
     if not record.fooled:
+        missed = "no other class was reached" if untargeted else f"{record.target.name} was not reached"
         console.warn(
-            f"{record.target.name} was not reached (it is at {percent(record.confidence)}); this is the best attempt. "
+            f"{missed} ({record.target.name} is at {percent(record.confidence)}); this is the best attempt. "
             "Try a larger --eps, more --steps, or --restarts"
         )
-    elif record.confidence < record.min_confidence:
+    elif record.confidence < record.min_confidence and not untargeted:
         console.warn(
             f"{record.target.name} is top-1 at {percent(record.confidence)}, short of the "
             f"{percent(record.min_confidence)} asked for"

@@ -89,17 +89,21 @@ def _complete_model(ctx: click.Context, param: click.Parameter, incomplete: str)
     return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
-def target_option(*, required: bool) -> Decorator[Any]:
-    """Add ``-t/--target``."""
+def target_option(*, recorded: bool = False) -> Decorator[Any]:
+    """Add ``-t/--target``; ``recorded`` says that a PNG's record knows it, too."""
     return click.option(
         "-t",
         "--target",
         metavar="NAME",
-        required=required,
         shell_complete=_complete_target,
         help="The class the picture shall be taken for: a name or an index"
-        + ("; or random, least-likely, runner-up." if required else ". By default what the PNG's record says."),
+        + (". By default what the PNG's record says." if recorded else "; or random, least-likely, runner-up."),
     )
+
+
+def untargeted_option() -> Decorator[Any]:
+    """Add ``--untargeted``."""
+    return click.option("--untargeted", is_flag=True, help="Go away from the class that is seen, to any other.")
 
 
 def targets_option() -> Decorator[Any]:

@@ -27,7 +27,7 @@ BROKEN = 3
 @click.option(
     "--original", type=click.Path(path_type=Path), required=True, metavar="PHOTO", help="The photo it was made from."
 )
-@options.target_option(required=False)
+@options.target_option(recorded=True)
 @options.eps_option(default=None)
 @options.model_options(default=None, several=True)
 @options.photo_options()

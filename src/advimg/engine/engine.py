@@ -21,7 +21,7 @@ from advimg.engine.capacity import BatchSize, Capacity, free_cached, is_out_of_m
 from advimg.engine.slot import Failed, Job, Result, Slot
 from advimg.errors import AdvimgError, ClassifierError
 from advimg.images.photo import Levels, Photo
-from advimg.settings import LossName, Precision
+from advimg.settings import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +169,11 @@ class Engine:
         targets = torch.tensor([slot.target for slot in slots], device=self._classifier.device)
         seen = torch.stack([slot.see() for slot in slots]).requires_grad_()  # [n, 3, crop, crop]
         logits = self._network.logits(seen)  # [n, classes]
-        standings = _standings(logits.detach(), targets)
+        standings = _standings(logits.detach(), targets, [slot.away for slot in slots])
         ends = [self._end(slot, standing) for slot, standing in zip(slots, standings, strict=True)]
         moving = [position for position, slot in enumerate(slots) if ends[position] is None and not slot.out_of_steps]
         if moving:
-            gradient = self._gradient(logits, targets, seen, [slot.job.settings.loss for slot in slots])
+            gradient = _gradient(logits, targets, seen, slots)
         ended: dict[Slot, Result | Failed] = {}
         for position, (slot, standing, end) in enumerate(zip(slots, standings, ends, strict=True)):
             slot.gradients += 1
@@ -189,15 +189,6 @@ class Engine:
                 slot.step(gradient[position])
         return ended
 
-    def _gradient(self, logits: Tensor, targets: Tensor, seen: Tensor, losses: list[LossName]) -> Tensor:
-        """Return each photo's gradient of its own loss with respect to what was seen, [n, 3, crop, crop]."""
-        total = torch.zeros((), device=logits.device)
-        for name in set(losses):
-            chosen = [position for position, other in enumerate(losses) if other == name]
-            total = total + LOSSES[name](logits[chosen], targets[chosen]).sum()
-        (gradient,) = torch.autograd.grad(total, seen)
-        return gradient
-
     def _end(self, slot: Slot, standing: "_Standing") -> "_End | Failed | None":
         """Return how a slot ends with the candidate that was just seen; None if it goes on."""
         if not math.isfinite(standing.log_confidence):
@@ -210,7 +201,7 @@ class Engine:
                 levels = slot.candidate_levels()
                 verdict = self._classifier.judge(levels)
                 # The untouched classifier has the last word.
-                if verdict.top1 == slot.target and verdict.confidence(slot.target) >= wanted:
+                if slot.fooled(verdict) and slot.confidence(verdict) >= wanted:
                     return _End(levels, verdict, slot.steps)
             if slot.out_of_starts:
                 levels = slot.best_levels()
@@ -229,7 +220,7 @@ class _End(NamedTuple):
 
 
 class _Standing(NamedTuple):
-    """Where the target stands among the logits of one candidate."""
+    """Where what the attack is after stands among the logits of one candidate."""
 
     log_confidence: float
     top1: bool
@@ -264,11 +255,33 @@ class _Queue:
         self._held = job
 
 
-def _standings(logits: Tensor, targets: Tensor) -> list[_Standing]:
-    """Read off where each photo's target stands: the one transfer from the device in a step."""
-    log_confidence = torch.log_softmax(logits, dim=1).gather(1, targets[:, None]).squeeze(1)
-    top1 = (logits.argmax(dim=1) == targets).float()
-    return [_Standing(value, bool(top)) for value, top in torch.stack([log_confidence, top1], dim=1).tolist()]
+def _gradient(logits: Tensor, targets: Tensor, seen: Tensor, slots: Sequence[Slot]) -> Tensor:
+    """Return each photo's gradient of its own loss with respect to what was seen, [n, 3, crop, crop]."""
+    total = torch.zeros((), device=logits.device)
+    for name, away in {(slot.job.settings.loss, slot.away) for slot in slots}:
+        chosen = [
+            position for position, slot in enumerate(slots) if (slot.job.settings.loss, slot.away) == (name, away)
+        ]
+        loss = LOSSES[name](logits[chosen], targets[chosen]).sum()
+        total = total - loss if away else total + loss
+    (gradient,) = torch.autograd.grad(total, seen)
+    return gradient
+
+
+def _standings(logits: Tensor, targets: Tensor, away: Sequence[bool]) -> list[_Standing]:
+    """Read off where each photo stands: the one transfer from the device in a step.
+
+    For a photo that goes away from its class, all others together stand in the place of the target.
+    """
+    log_probabilities = torch.log_softmax(logits, dim=1)
+    log_confidence = log_probabilities.gather(1, targets[:, None]).squeeze(1)
+    top1 = logits.argmax(dim=1) == targets
+    if any(away):
+        leaving = torch.tensor(away, device=logits.device)
+        others = log_probabilities.scatter(1, targets[:, None], float("-inf")).logsumexp(dim=1)
+        log_confidence, top1 = torch.where(leaving, others, log_confidence), top1 != leaving
+    pairs = torch.stack([log_confidence, top1.float()], dim=1).tolist()
+    return [_Standing(value, bool(top)) for value, top in pairs]
 
 
 def _pixels(job: Job) -> int:

@@ -24,7 +24,8 @@ class Job:
     """A photo, the class it shall be taken for, and how to go about it.
 
     Attributes:
-        target: the index of the class, or the rule that chooses it once the classifier has seen the photo.
+        target: the index of the class, or the rule that chooses it once the classifier has seen the photo;
+            "untargeted" goes away from the class that is seen, to whichever other.
     """
 
     photo: Photo
@@ -37,7 +38,9 @@ class Result:
     """What came of a job.
 
     Attributes:
-        target: the index of the class that was aimed at.
+        target: the index of the class that was aimed at; without a target, of the other class that was reached, or
+            that came nearest.
+        fooled: whether ``after`` shows the target.
         levels: the adversarial picture, [height, width, 3], uint8: the best that was found.
         before: what the classifier sees in the photo.
         after: what it sees in ``levels``, through its official preprocessing.
@@ -51,6 +54,7 @@ class Result:
     levels: Levels
     before: Verdict
     after: Verdict
+    fooled: bool
     steps: int
     gradients: int
     seconds: float
@@ -76,6 +80,7 @@ class Slot:
         self.job = job
         self._before = before
         self.target = _target(job, before)
+        self.away = job.target == "untargeted"
         device = classifier.device
         self._twin = classifier.view.twin(*job.photo.size, device)
         self._photo = _planes(job.photo.levels[self._twin.window]).to(device)
@@ -131,6 +136,15 @@ class Slot:
         """Whether this start has taken all the steps it may, and is the last."""
         return self.out_of_steps and self._restarts_left == 0
 
+    def fooled(self, verdict: Verdict) -> bool:
+        """Tell whether a verdict is what the attack is after: the target, or any class but that which it leaves."""
+        return (verdict.top1 == self.target) != self.away
+
+    def confidence(self, verdict: Verdict) -> float:
+        """Return how sure a verdict is of that, 0..1."""
+        confidence = verdict.confidence(self.target)
+        return 1 - confidence if self.away else confidence
+
     def candidate_levels(self) -> Levels:
         """Return the picture that was just seen, whole, [height, width, 3], uint8."""
         return self._whole(self._scratch.to(torch.uint8))
@@ -143,14 +157,20 @@ class Slot:
         """Sum up what was done to reach ``levels``."""
         return Result(
             job=self.job,
-            target=self.target,
+            target=self._reached(verdict) if self.away else self.target,
             levels=levels,
             before=self._before,
             after=verdict,
+            fooled=self.fooled(verdict),
             steps=steps,
             gradients=self.gradients,
             seconds=time.perf_counter() - self._began,
         )
+
+    def _reached(self, verdict: Verdict) -> int:
+        """Return the most probable class but that which the attack leaves."""
+        first, *others = (guess.index for guess in verdict.top(2))
+        return first if first != self.target or not others else others[0]
 
     def _whole(self, window: Tensor) -> Levels:
         levels = self.job.photo.levels.copy()
