@@ -1076,6 +1076,15 @@ def test_a_photo_too_long_and_thin_does_not_stop_the_others(position: int) -> No
     assert "3000x1" in str(failed.error)
 
 
+def test_a_refused_photo_is_told_of_before_another_is_waited_for() -> None:
+    thin = Job(photo=random_photo(3000, 1), target=1, settings=Settings())
+    feed = _Late([thin, *_jobs(1)], 1000)
+    ends = Engine(_far()).run(feed)
+    assert isinstance(next(ends), Failed)
+    assert feed.taken == 1
+    assert isinstance(next(ends), Result)
+
+
 def test_nothing_but_photos_that_cannot_be_attacked() -> None:
     jobs = [Job(photo=random_photo(3000, 1, seed), target=1, settings=Settings()) for seed in range(5)]
     ends = list(Engine(_far(), batch_size=2).run(_Late(jobs, 3)))
