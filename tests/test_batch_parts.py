@@ -3,7 +3,6 @@
 And the engine when things go wrong: no memory, no photo ready, a photo that cannot be attacked.
 """
 
-import gc
 import io
 import json
 import subprocess
@@ -13,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -1146,7 +1146,7 @@ def test_neighbours_do_not_change_what_a_failed_pass_had_begun() -> None:
 # Many photos in one process.
 
 
-def test_many_photos_leave_no_file_open_and_no_job_behind(tmp_path: Path) -> None:
+def test_many_photos_leave_no_file_open_and_no_job_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_descriptors()
     if before is None:
         pytest.skip("the system does not tell which files are open")
@@ -1154,18 +1154,24 @@ def test_many_photos_leave_no_file_open_and_no_job_behind(tmp_path: Path) -> Non
     broken = photos[::10]
     for path in broken:
         path.write_bytes(path.read_bytes()[:300])
-    most = jobs = 0
+    jobs: WeakSet[Job] = WeakSet()
+    most_open = most_jobs = 0
+
+    def job(**known: Any) -> Job:
+        made = Job(**known)
+        jobs.add(made)
+        return made
 
     def ended(tally: Tally) -> None:
-        nonlocal most, jobs
-        most = max(most, open_descriptors() or 0)
-        if tally.done == 280:
-            jobs = sum(isinstance(thing, Job) for thing in gc.get_objects())
+        nonlocal most_open, most_jobs
+        most_open, most_jobs = max(most_open, open_descriptors() or 0), max(most_jobs, len(jobs))
+
+    monkeypatch.setattr("advimg.batch.feed.Job", job)
 
     tally = attack_all(photos, tmp_path / "out", linear_classifier(classes=2, scale=0.5), ended=ended)
     assert (tally.verified, len(tally.failures)) == (270, 30)
     assert open_descriptors() == before
     # The journal, its list and lock, and what the threads are reading and writing.
-    assert most <= before + 20
+    assert most_open <= before + 20
     # Those that are live, read ahead, or being written.
-    assert 0 < jobs < 60
+    assert 0 < most_jobs < 60
