@@ -390,10 +390,14 @@ def test_a_terminal_is_not_waited_for(cli: Cli, monkeypatch: pytest.MonkeyPatch)
     assert_one_line(cli("batch", "--from-file", "-", "-t", "3", "-O", "out"), 2, "pipe them in")
 
 
-def test_json_prints_the_journal_s_lines(cli: Cli, photos: list[Path], out: Path) -> None:
+def test_json_prints_the_journal_s_lines(
+    cli: Cli, photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("advimg.cli.following._PLAIN_EVERY", 0)
     photos[1].write_bytes(b"")
     ran = cli(*COMMAND, "--json")
     assert ran.code == 1
+    assert " of 4, " not in ran.err  # the lines tell how far it is
     assert ran.out == (out / "results.jsonl").read_text()
     # Only what this run did.
     save_photo(photos[1].with_name("new.jpg"), 9)
