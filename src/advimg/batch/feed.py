@@ -72,12 +72,13 @@ class PhotoFeed:
         read = [future for future in self._reading if future.done()]
         for future in read:
             items = self._reading.pop(future)
-            try:
-                photo = future.result()
-            except PhotoError as error:
+            # Not by `except`: its traceback would hold this frame, and so decoded photos, until garbage collection.
+            error = future.exception()
+            if isinstance(error, PhotoError):
                 for item in items:
                     self._refuse(item, error)
                 continue
+            photo = future.result()
             for item in items:
                 job = Job(photo=photo, target=item.key.target, settings=replace(self._settings, eps=item.key.eps))
                 self.items[job] = item

@@ -123,7 +123,8 @@ class Engine:
             try:
                 live.append(Slot(job, self._classifier, self._before(job.photo)))
             except AdvimgError as error:
-                refused.append(Failed(job, error))
+                # Its traceback would hold this frame, and with it all live slots, until garbage collection.
+                refused.append(Failed(job, error.with_traceback(None)))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
