@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 
 import advimg
 from advimg.classifiers.classifier import Classifier
@@ -39,6 +40,14 @@ def sample(name: str) -> Path:
 @pytest.fixture
 def coffee() -> Path:
     return sample("coffee.png")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.png"
+    with Image.open(sample("chelsea.png")) as image:
+        image.save(path)
+    return path
 
 
 @pytest.fixture(scope="session")

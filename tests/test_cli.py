@@ -19,17 +19,9 @@ import advimg.classifiers.load
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.spec import ModelSpec
 from advimg.cli.app import app
-from tests.conftest import Cli, random_photo, sample
+from tests.conftest import Cli, random_photo
 
 LITE0 = ("-m", "efficientnet_lite0")
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "cat.png"
-    with Image.open(sample("chelsea.png")) as image:
-        image.save(path)
-    return path
 
 
 @pytest.fixture(autouse=True)

@@ -16,18 +16,10 @@ from torchvision import models
 import advimg
 from advimg.classifiers.classifier import Classifier
 from advimg.errors import ClassifierError
-from tests.conftest import Cli, linear_classifier, random_photo, sample
+from tests.conftest import Cli, linear_classifier, random_photo
 from tests.referee import judge
 
 LITE0 = "efficientnet_lite0"
-
-
-@pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    path = tmp_path / "cat.png"
-    with Image.open(sample("chelsea.png")) as image:
-        image.save(path)
-    return path
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ Rule = Callable[[Tensor, Random], int]
 
 def random_other(probabilities: Tensor, draw: Random) -> int:
     """Return any class but the present one, all with the same chance."""
-    present = int(probabilities.argmax())
-    return (present + draw.randrange(1, max(2, len(probabilities)))) % len(probabilities)
+    return (present(probabilities, draw) + draw.randrange(1, max(2, len(probabilities)))) % len(probabilities)
 
 
 def least_likely(probabilities: Tensor, draw: Random) -> int:  # noqa: ARG001

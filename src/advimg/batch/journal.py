@@ -213,6 +213,7 @@ class Journal:
         """
         entries: dict[Key, Entry] = {}
         lines = whole = 0
+        torn: int | None = None
         moved = False
         try:
             with self._path.open("rb") as file:
@@ -222,39 +223,38 @@ class Journal:
                 file.seek(0)
                 for line in file:
                     if not line.endswith(b"\n"):
-                        return entries, _State(torn=whole, odd=moved or lines > len(entries))
+                        torn = whole
+                        break
                     whole, lines = whole + len(line), lines + 1
-                    record = self._record(line)
-                    if record is not None:
-                        placed = _placed(record, self.folder)
-                        entry = Entry.of(placed)
-                        entries[entry.key] = entry
-                        moved = moved or placed != record
+                    parsed = self._parsed(line)
+                    if parsed is not None:
+                        entries[parsed.entry.key] = parsed.entry
+                        moved = moved or parsed.moved
         except FileNotFoundError:
             pass
         except OSError as error:
             raise OutputError(f"cannot read {self._path}: {error.strerror or error}") from error
-        return entries, _State(torn=None, odd=moved or lines > len(entries))
+        return entries, _State(torn, odd=moved or lines > len(entries))
 
-    def _record(self, line: bytes) -> dict[str, Any] | None:
+    def _parsed(self, line: bytes) -> "_Line | None":
         """Read a line; None where a crash of the machine left one that cannot be read."""
         try:
             record = json.loads(line)
         except ValueError:
             return None
         try:
-            Entry.of(_placed(record, self.folder))
+            placed = _placed(record, self.folder)
+            return _Line(placed, Entry.of(placed), moved=placed != record)
         except (KeyError, TypeError, AttributeError, ValueError):
             raise _no_journal(self._path) from None
-        return dict(record)
 
     def _rewrite(self) -> None:
         """Write the journal anew with one line for each entry: the last that was written, with the paths of today."""
         lines: dict[Key, bytes] = {}
         for line in self._path.read_bytes().splitlines(keepends=True):
-            record = self._record(line)
-            if record is not None and (key := Entry.of(_placed(record, self.folder)).key) in self.entries:
-                lines[key] = json.dumps(_placed(record, self.folder)).encode("ascii") + b"\n"
+            parsed = self._parsed(line)
+            if parsed is not None and parsed.entry.key in self.entries:
+                lines[parsed.entry.key] = json.dumps(parsed.record).encode("ascii") + b"\n"
         write_whole(self._path, b"".join(lines.values()), overwrite=True)
 
     def _remove_claimed(self) -> None:
@@ -284,6 +284,20 @@ class _State(NamedTuple):
 
     torn: int | None
     odd: bool
+
+
+class _Line(NamedTuple):
+    """A line of a journal.
+
+    Attributes:
+        record: with the paths of today.
+        entry: what it says.
+        moved: whether the paths were others.
+    """
+
+    record: dict[str, Any]
+    entry: Entry
+    moved: bool
 
 
 def _placed(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a source publishes under a name, and how that, or a checkpoint of its architecture, becomes a classifier.
 
-A source is a file with ``find(name) -> Published`` and ``names()``; to add one, write it and enter it in ``load``.
+A source is a file with ``find(name) -> Published`` and ``listed()``; to add one, write it and enter it in ``load``.
 """
 
 import re
@@ -87,9 +87,8 @@ def labels_in(published: Published, spec: ModelSpec) -> Labels:
         return given
     if spec.weights is None:
         return published.labels
-    state = published.modern(read_state_dict(spec.weights))
-    network = published.build(len(published.labels), _view(published.view, spec).crop)
-    return _labels(spec, published.labels, _classes(state, network, len(published.labels)))
+    _, _, classes = _read(published, spec.weights, _view(published.view, spec).crop)
+    return _labels(spec, published.labels, classes)
 
 
 def hash_digits(file_name: str) -> str:
@@ -100,13 +99,18 @@ def hash_digits(file_name: str) -> str:
 
 def _filled(published: Published, path: Path, size: int) -> tuple[nn.Module, int]:
     """Build a network with as many classes as the head of a state dict has, and fill it; return both."""
-    state = published.modern(read_state_dict(path))
-    network = published.build(len(published.labels), size)
-    classes = _classes(state, network, len(published.labels))
+    state, network, classes = _read(published, path, size)
     if classes != len(published.labels):
         network = published.build(classes, size)
     fill(network, state, source=path)
     return network, classes
+
+
+def _read(published: Published, path: Path, size: int) -> tuple[Mapping[str, Tensor], nn.Module, int]:
+    """Read a state dict; return it, the empty network with the published head, and its own number of classes."""
+    state = published.modern(read_state_dict(path))
+    network = published.build(len(published.labels), size)
+    return state, network, _classes(state, network, len(published.labels))
 
 
 def _classes(state: Mapping[str, Tensor], network: nn.Module, published: int) -> int:

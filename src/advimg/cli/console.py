@@ -71,40 +71,36 @@ class Console:
 
         What it gives is called with how many are done, and the text.
         """
-        if self._quiet or not wanted or not self._moves:
+        if not wanted or not self._moves:
             yield None
             return
-        columns = (
-            TextColumn("{task.completed}/{task.total}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[text]}"),
-        )
-        with Progress(*columns, console=self._rich, transient=True) as progress:
+        with self._bar("{task.completed}/{task.total}", "{task.fields[text]}") as progress:
             task = progress.add_task("", total=total, completed=done, text="")
             yield lambda done, text: progress.update(task, completed=done, text=text)
-
-    @property
-    def _moves(self) -> bool:
-        return self._rich.is_terminal and not self._rich.is_dumb_terminal
 
     @contextmanager
     def watching(self, target: str, steps: int) -> Iterator["Watcher | None"]:
         """Show a live line for one attack while the context lasts: step and confidence of the target."""
-        if self._quiet or not self._moves:
+        if not self._moves:
             yield None
             return
-        columns = (
-            TextColumn("step {task.fields[step]}/{task.fields[steps]}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:5.1f} % {task.fields[target]}"),
-        )
-        with Progress(*columns, console=self._rich, transient=True) as progress:
+        left, right = "step {task.fields[step]}/{task.fields[steps]}", "{task.percentage:5.1f} % {task.fields[target]}"
+        with self._bar(left, right) as progress:
             task = progress.add_task("", total=1.0, step=0, steps=steps, target=target)
 
             def watch(report: "StepReport") -> None:
                 progress.update(task, completed=report.confidence, step=report.step)
 
             yield watch
+
+    @property
+    def _moves(self) -> bool:
+        return not self._quiet and self._rich.is_terminal and not self._rich.is_dumb_terminal
+
+    def _bar(self, left: str, right: str) -> Progress:
+        """Return a bar between two texts, which goes away at the end."""
+        columns = (TextColumn(left), BarColumn(bar_width=30), TextColumn(right))
+        return Progress(*columns, console=self._rich, transient=True)
 
 
 def _table(*, header: bool) -> Table:
