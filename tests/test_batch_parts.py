@@ -489,6 +489,7 @@ def test_what_is_appended_is_read_back(folder: Path) -> None:
         error=None,
         fooled=True,
         gradients=3,
+        checked={},
     )
     assert (second.error, second.fooled, second.gradients, second.outputs) == ("broken", False, 0, {})
 
@@ -811,8 +812,8 @@ def test_the_exit_code_tells_the_worst(ends: list[tuple[bool, str | None]], code
 def test_the_summary_holds_what_was_asked_and_what_came_of_it() -> None:
     summary = _tally().summary({"eps": 10, "model": "m"})
     assert list(summary) == [
-        *("eps", "model", "total", "verified", "not_reached", "failed", "unfinished", "earlier", "seconds"),
-        *("per_second", "gradients_each", "failures"),
+        *("eps", "model", "total", "verified", "not_reached", "failed", "checked_fooled"),
+        *("unfinished", "earlier", "seconds", "per_second", "gradients_each", "failures"),
     ]
     counts = [summary[name] for name in ("total", "verified", "not_reached", "failed", "unfinished", "earlier")]
     assert counts == [6, 2, 1, 1, 2, 1]

@@ -194,8 +194,9 @@ def test_the_untouched_network_wins_over_the_gradient_network() -> None:
     classifier = linear_classifier(scale=0.0001)
     engine = Engine(classifier)
     liar = torch.tensor([[-9.0, 9.0]])
-    honest = engine._network.logits
-    engine._network.logits = lambda seen: honest(seen) * 0.001 + liar  # type: ignore[method-assign]
+    (network,) = engine._networks
+    honest = network.logits
+    network.logits = lambda seen: honest(seen) * 0.001 + liar  # type: ignore[method-assign]
     result = engine.attack(Job(photo=random_photo(8, 8), target=1, settings=Settings(steps=4, confidence=0.9)))
     assert result.gradients == 5
     assert result.after.confidence(1) < 0.9

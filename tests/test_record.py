@@ -43,7 +43,7 @@ def test_the_chunk_leaves_out_what_differs_from_run_to_run() -> None:
     full = replace(record(), source="/home/me/photos/dog.jpg", outputs={"adversarial": "/home/me/x.png"})
     chunk = json.loads(full.to_chunk())
     assert chunk["source"] == "dog.jpg"
-    assert set(full.to_dict()) - set(chunk) == {"outputs", "seconds"}
+    assert set(full.to_dict()) - set(chunk) == {"outputs", "seconds", "checked"}
     assert "/home" not in full.to_chunk()
     assert full.to_chunk() == replace(full, seconds=99.0).to_chunk()
 

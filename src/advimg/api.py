@@ -1,5 +1,6 @@
 """The Python interface: one photo, one call."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import numpy.typing as npt
 from PIL import Image
 
+from advimg.checking import look_on
 from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.classifiers.load import load_classifier
+from advimg.classifiers.panel import Panel
 from advimg.engine.engine import Engine, Watcher
 from advimg.engine.slot import Job
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
@@ -21,24 +24,29 @@ from advimg.verification import Verification, verify_photo
 Picture = str | Path | bytes | Image.Image | npt.NDArray[Any] | Photo
 """A photo as callers have it: a path, a file's bytes, a PIL image, or levels [height, width, 3], uint8."""
 
+Model = str | Classifier
+"""A classifier, or its name as for :func:`advimg.load_classifier`."""
+
 
 def attack(
     photo: Picture,
     target: str | int,
     *,
-    model: str | Classifier = DEFAULT_MODEL,
+    model: Model | Sequence[Model] = DEFAULT_MODEL,
+    check_on: Sequence[Model] = (),
     settings: Settings | None = None,
     precision: Precision = "auto",
     device: str = "auto",
     watch: Watcher | None = None,
     **changes: Any,
 ) -> Outcome:
-    """Turn a photo into a picture that the classifier takes for the target.
+    """Turn a photo into a picture that the classifier, or each of several, takes for the target.
 
     Args:
         photo: what to attack.
         target: the class's name or index; or "random", "least-likely", "runner-up", "untargeted".
-        model: a name as for :func:`advimg.load_classifier`, or a classifier.
+        model: a name as for :func:`advimg.load_classifier`, or a classifier; several are fooled by one picture.
+        check_on: classifiers that take no part; the record tells what they see.
         settings: how to go about it; the defaults if None.
         precision: what gradients are computed in: "auto", "fp32" or "bf16".
         device: where to load a model given by name.
@@ -52,13 +60,17 @@ def attack(
         AdvimgError: the photo cannot be read, the target is unknown, the model cannot be loaded.
     """
     settings = replace(settings or Settings(), **changes)
-    classifier = _classifier(model, device)
-    job = Job(photo=open_photo(photo), target=read_target(target, classifier.labels), settings=settings)
-    engine = Engine(classifier, precision=precision)
-    return outcome_of(engine.attack(job, watch=watch), classifier, engine.precision)
+    models = [model] if isinstance(model, str | Classifier) else model
+    classifiers, checking = ([_classifier(each, device) for each in group] for group in (models, check_on))
+    first, *others = Panel(classifiers).classifiers
+    aim = read_target(target, first.labels, {other.name: other.labels for other in (*others, *checking)})
+    engine = Engine(*classifiers, precision=precision)
+    result = engine.attack(Job(photo=open_photo(photo), target=aim, settings=settings), watch=watch)
+    checked = look_on(result, Panel(checking)) if checking else ()
+    return outcome_of(result, engine.precision, checked=checked)
 
 
-def classify(photo: Picture, *, model: str | Classifier = DEFAULT_MODEL, device: str = "auto") -> Verdict:
+def classify(photo: Picture, *, model: Model = DEFAULT_MODEL, device: str = "auto") -> Verdict:
     """Say what a classifier sees in a photo; ``verdict.top(5)`` lists it.
 
     Raises:
@@ -74,7 +86,7 @@ def verify(
     target: str | int,
     *,
     eps: int,
-    model: str | Classifier = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     device: str = "auto",
 ) -> Verification:
     """Check the promise on a file, whoever made it: same size, within ε levels, taken for the target.
@@ -107,5 +119,5 @@ def open_photo(photo: Picture) -> Photo:
     return photo_from_pixels(photo)
 
 
-def _classifier(model: str | Classifier, device: str) -> Classifier:
+def _classifier(model: Model, device: str) -> Classifier:
     return model if isinstance(model, Classifier) else load_classifier(model, device=device)

@@ -58,6 +58,16 @@ class Labels:
         hint = f"did you mean {', '.join(nearest)}?" if nearest else "`advimg labels QUERY` searches the names"
         raise UsageError(f"unknown class {text!r}; {hint}")
 
+    def counterpart(self, index: int, name: str) -> int:
+        """Return the index of a class that other labels have at ``index`` under ``name``.
+
+        The same index if it has that name here, too: two classes may share a name.
+
+        Raises:
+            UsageError: no class of that name, or more than one.
+        """
+        return index if 0 <= index < len(self) and self.names[index] == name else self.find(name)
+
     def search(self, query: str = "") -> list[int]:
         """Return the indices of all classes whose name contains every word of ``query``, in order."""
         words = _key(query).split()

@@ -1,5 +1,6 @@
 """The outcome of one attack: its record, its picture, and the saving that keeps the promise."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from PIL import Image
 
 from advimg import __version__
 from advimg.classifiers.classifier import Classifier
+from advimg.engine.goal import Sight
 from advimg.engine.slot import Result
 from advimg.images.decode import decode_photo
 from advimg.images.encode import encode_png
@@ -16,7 +18,7 @@ from advimg.images.files import write_whole
 from advimg.images.perturbation import amplified, measure_change
 from advimg.images.photo import Levels, Photo
 from advimg.outputs import png_path
-from advimg.record import Record, Target
+from advimg.record import UNSEEN, Record, Seen, Target
 from advimg.settings import Settings
 
 
@@ -81,23 +83,31 @@ class Outcome:
         return path
 
 
-def outcome_of(result: Result, classifier: Classifier, precision: str) -> Outcome:
-    """Write the record of a result."""
+def outcome_of(result: Result, precision: str, *, checked: Sequence[Sight] = ()) -> Outcome:
+    """Write the record of a result.
+
+    Args:
+        result: what came of a job.
+        precision: what gradients were computed in.
+        checked: what classifiers that took no part see.
+    """
     settings, photo = result.job.settings, result.job.photo
     change = measure_change(photo.levels, result.levels)
     if change.linf > settings.eps:
         raise AssertionError(f"the perturbation reaches {change.linf} levels, more than eps = {settings.eps}")
-    record = Record(
-        **asked_of(result.job.settings, classifier, precision),
+    first, *others = result.sights
+    asked = asked_of(settings, [sight.classifier for sight in result.sights], precision)
+    done = Record(
+        **asked | {"ensemble": tuple(map(_seen, others)), "checked": tuple(map(_seen, checked))},
         source=photo.source,
         source_sha256=photo.sha256,
         size=photo.size,
-        target=Target(result.target, classifier.labels[result.target]),
+        target=_target(first),
         target_rule=None if isinstance(result.job.target, int) else result.job.target,
-        before=result.before.top(5),
-        after=result.after.top(5),
+        before=first.before.top(5),
+        after=first.after.top(5),
         fooled=result.fooled,
-        confidence=round(result.after.confidence(result.target), 6),
+        confidence=round(first.confidence, 6),
         linf=change.linf,
         psnr=change.psnr,
         steps=result.steps,
@@ -105,17 +115,19 @@ def outcome_of(result: Result, classifier: Classifier, precision: str) -> Outcom
         seconds=round(result.seconds, 3),
         outputs={},
     )
-    return Outcome(record, photo, result.levels)
+    return Outcome(done, photo, result.levels)
 
 
-def asked_of(settings: Settings, classifier: Classifier, precision: str) -> dict[str, Any]:
-    """Return the fields of the record that say what was asked, of whom, and with what."""
+def asked_of(
+    settings: Settings, classifiers: Sequence[Classifier], precision: str, *, check_on: Sequence[Classifier] = ()
+) -> dict[str, Any]:
+    """Return the fields of the record that say what was asked, of whom, and with what, as plain JSON values."""
+    first, *others = classifiers
     return {
         "advimg": __version__,
-        "model": classifier.name,
-        "weights": classifier.weights,
-        "weights_sha256": classifier.weights_sha256,
-        "view": classifier.view.to_dict(),
+        **_network(first),
+        "ensemble": [_network(classifier) | UNSEEN for classifier in others],
+        "checked": [_network(classifier) | UNSEEN for classifier in check_on],
         "eps": settings.eps,
         "seed": settings.seed,
         "min_confidence": settings.confidence,
@@ -124,9 +136,33 @@ def asked_of(settings: Settings, classifier: Classifier, precision: str) -> dict
         "momentum": settings.momentum,
         "loss": settings.loss,
         "restarts": settings.restarts,
-        "device": classifier.device.type,
+        "device": first.device.type,
         "precision": precision,
     }
+
+
+def _network(classifier: Classifier) -> dict[str, Any]:
+    return {
+        "model": classifier.name,
+        "weights": classifier.weights,
+        "weights_sha256": classifier.weights_sha256,
+        "view": classifier.view.to_dict(),
+    }
+
+
+def _seen(sight: Sight) -> Seen:
+    return Seen(
+        **_network(sight.classifier),
+        target=_target(sight),
+        before=sight.before.top(5),
+        after=sight.after.top(5),
+        fooled=sight.fooled,
+        confidence=round(sight.confidence, 6),
+    )
+
+
+def _target(sight: Sight) -> Target:
+    return Target(sight.target, sight.classifier.labels[sight.target])
 
 
 def _equal(one: Levels | None, other: Levels | None) -> bool:

@@ -28,6 +28,25 @@ class Guess:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a network besides the first sees; the fields are as in :class:`Record`, the target as this one counts."""
+
+    model: str
+    weights: str | None
+    weights_sha256: str | None
+    view: Mapping[str, Any]
+    target: Target
+    before: tuple[Guess, ...]
+    after: tuple[Guess, ...]
+    fooled: bool
+    confidence: float
+
+
+UNSEEN: dict[str, Any] = {"target": None, "before": [], "after": [], "fooled": False, "confidence": None}
+"""The part of a :class:`Seen`, as JSON values, that is missing where an attack came to nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """What was asked, what was done and what the classifier sees in the file.
 
@@ -35,6 +54,9 @@ class Record:
     asked for; ``target_rule`` is the rule that chose the target, if one did; ``steps`` were taken from the start that
     gave the file, ``gradients`` counts every pass through the network, all starts together; ``psnr`` is in decibels,
     None where nothing changed; ``view`` is the classifier's preprocessing.
+
+    Where several networks are attacked together, these fields are of the first and ``ensemble`` holds the others; only
+    ``fooled`` means all of them. ``checked`` holds networks that took no part.
     """
 
     advimg: str
@@ -47,6 +69,8 @@ class Record:
     view: Mapping[str, Any]
     target: Target
     target_rule: str | None
+    ensemble: tuple[Seen, ...] = ()
+    checked: tuple[Seen, ...] = ()
     eps: int
     seed: int
     min_confidence: float
@@ -69,6 +93,22 @@ class Record:
     outputs: Mapping[str, str]
     error: str | None = None
 
+    @property
+    def attacked(self) -> tuple[Seen, ...]:
+        """What each network that was attacked sees."""
+        first = Seen(
+            model=self.model,
+            weights=self.weights,
+            weights_sha256=self.weights_sha256,
+            view=self.view,
+            target=self.target,
+            before=self.before,
+            after=self.after,
+            fooled=self.after[0].index == self.target.index,
+            confidence=self.confidence,
+        )
+        return (first, *self.ensemble)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, in the order of the fields."""
         return asdict(self) | {"size": list(self.size), "view": dict(self.view), "outputs": dict(self.outputs)}
@@ -80,10 +120,10 @@ class Record:
     def to_chunk(self) -> str:
         """Return the JSON for the PNG's text chunk: without what differs between runs or tells of the disk's folders.
 
-        So the same photo, settings and machine give the same bytes.
+        So the same photo, settings and machine give the same bytes, whoever looks on.
         """
         shown = self.to_dict() | {"source": PurePath(self.source).name}
-        del shown["outputs"], shown["seconds"]
+        del shown["outputs"], shown["seconds"], shown["checked"]
         return json.dumps(shown, allow_nan=False)
 
 
@@ -104,7 +144,7 @@ class Failure:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values under the keys of a record, null where nothing is known."""
         unknown: dict[str, Any] = {field.name: None for field in fields(Record)}
-        nothing = {"before": [], "after": [], "fooled": False, "outputs": {}}
+        nothing = {"before": [], "after": [], "fooled": False, "ensemble": [], "checked": [], "outputs": {}}
         return unknown | nothing | dict(self.known) | {"source": self.source, "error": self.error}
 
 

@@ -1,20 +1,36 @@
 """What a picture shall be taken for, as people write it: a class, or the rule that chooses one."""
 
+from collections.abc import Mapping
 from typing import get_args
 
+from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.settings import TargetRule
 
 
-def read_target(text: str | int, labels: Labels) -> int | TargetRule:
+def read_target(text: str | int, labels: Labels, others: Mapping[str, Labels] | None = None) -> int | TargetRule:
     """Read a class's name or index, ``random``, ``least-likely``, ``runner-up`` or ``untargeted``.
 
+    Args:
+        text: what was written.
+        labels: of the first classifier; an index is one of its.
+        others: of those that look at the same picture, by their names.
+
     Raises:
-        UsageError: no such class.
+        UsageError: one of them has no such class; or is of other classes, where a rule is to choose.
     """
     rules: tuple[TargetRule, ...] = get_args(TargetRule)
     word = str(text).strip().lower().replace("_", "-")
-    return next((rule for rule in rules if rule == word), None) or labels.find(text)
+    target = next((rule for rule in rules if rule == word), None) or labels.find(text)
+    for name, names in (others or {}).items():
+        if isinstance(target, int):
+            try:
+                names.counterpart(target, labels[target])
+            except UsageError as error:
+                raise UsageError(f"{name}: {error}") from None
+        elif target != "untargeted" and names.names != labels.names:
+            raise UsageError(f"{name} has other classes than the first model; give -t the name of a class they share")
+    return target
 
 
 def target_slug(target: int | TargetRule, labels: Labels) -> str:

@@ -30,6 +30,8 @@ from advimg.api import open_photo
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.classifiers.load import load_classifier
+from advimg.classifiers.panel import Panel
+from advimg.engine.look import look_at
 from advimg.engine.slot import Job, Slot
 from advimg.labels import imagenet_labels
 from advimg.settings import Settings
@@ -114,8 +116,8 @@ def _contenders(
     fed = torch.stack([subject.classifier.view.stock(picture) for picture in pictures]).to(device)
     network = GradientNetwork(subject.classifier)
     settings = Settings(eps=_EPS)
-    jobs = [Job(photo=open_photo(picture), target=_TARGET, settings=settings) for picture in pictures]
-    slots = [Slot(job, subject.classifier, subject.classifier.judge_photo(job.photo)) for job in jobs]
+    panel = Panel([subject.classifier])
+    slots = [Slot(Job(photo=open_photo(picture), target=_TARGET, settings=settings), panel) for picture in pictures]
     loops: dict[str, Callable[[], object]] = {
         f"advimg, {network.precision}": partial(_ours, network, slots, gradients),
         _BARE: partial(_bare, copy.deepcopy(subject.published).requires_grad_(False), fed, targets, gradients),
@@ -130,17 +132,14 @@ def _contenders(
 
 def _ours(network: GradientNetwork, slots: Sequence[Slot], gradients: int) -> None:
     """Take so many steps of every slot as the engine does, without its verdicts."""
-    targets = torch.tensor([slot.job.target for slot in slots])
+    losses = [slot.job.settings.loss for slot in slots]
+    goals = [goal for slot in slots for goal in slot.goals]
     for _ in range(gradients):
-        seen = torch.stack([slot.see() for slot in slots]).requires_grad_()
-        logits = network.logits(seen)
-        wanted = targets.to(logits.device)
-        log_confidences = -functional.cross_entropy(logits, wanted, reduction="none")
-        for slot, log_confidence in zip(slots, log_confidences.tolist(), strict=True):
-            slot.keep_if_best(top1=False, log_confidence=log_confidence)
-        (slope,) = torch.autograd.grad(-log_confidences.sum(), seen)
-        for slot, own in zip(slots, slope, strict=True):
-            slot.step(own)
+        look = look_at([picture for slot in slots for picture in slot.see()], network, goals)
+        for slot, standing in zip(slots, look.standings, strict=True):
+            slot.keep_if_best(fooled=0, log_confidence=standing.log_confidence)
+        for slot, slope in zip(slots, look.gradient(losses), strict=True):
+            slot.step([slope])
 
 
 def _bare(network: nn.Module, fed: Tensor, targets: Tensor, gradients: int) -> None:

@@ -13,12 +13,13 @@ from statistics import median
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.classifiers.load import load_classifier
+from advimg.classifiers.panel import Panel
 from advimg.classifiers.view import Twin, View
+from advimg.engine.look import Standing, look_at
 from advimg.engine.slot import Job, Slot
 from advimg.images.decode import read_photo
 from advimg.images.encode import encode_png
@@ -90,10 +91,12 @@ def _phases(path: Path, weights: Path, device: str) -> dict[str, float]:
         "load the classifier", lambda: load_classifier(MODEL, weights=weights, device=device), _REPEATS
     )
     network = watch.time("build the gradient network", lambda: GradientNetwork(classifier), _REPEATS)
-    before = watch.time("before-verdict", lambda: classifier.judge(photo.levels), _REPEATS)
+    watch.time("before-verdict", lambda: classifier.judge(photo.levels), _REPEATS)
     job = Job(photo=photo, target=classifier.labels.find(TARGET), settings=Settings(steps=STEPS))
     timed = replace(classifier, view=_TimedView(**asdict(classifier.view), watch=watch))
-    slot = watch.time("set up the slot", lambda: Slot(job, timed, before), _REPEATS)
+    panel = Panel([timed])
+    panel.judge_photo(photo)  # which the slot asks for, once a photo
+    slot = watch.time("set up the slot", lambda: Slot(job, panel), _REPEATS)
     for _ in range(STEPS):
         _step(slot, network, watch)
     _save(slot, classifier, network.precision, watch)
@@ -102,23 +105,20 @@ def _phases(path: Path, weights: Path, device: str) -> dict[str, float]:
 
 def _step(slot: Slot, network: GradientNetwork, watch: Stopwatch) -> None:
     """Take one step as the engine does."""
-    target = torch.tensor([slot.target])
-    seen = watch.time("see", slot.see).unsqueeze(0).requires_grad_()
+    seen = watch.time("see", slot.see)
 
-    def gradient() -> tuple[Tensor, Tensor]:
-        logits = network.logits(seen)
-        loss = functional.cross_entropy(logits, target.to(logits.device))
-        return torch.autograd.grad(loss, seen)[0], logits.detach()
+    def gradient() -> tuple[Tensor, Standing]:
+        look = look_at(seen, network, slot.goals)
+        return look.gradient([slot.job.settings.loss]), look.standings[0]
 
-    slope, logits = watch.time(_NETWORK, gradient)
-    log_confidence = float(torch.log_softmax(logits, dim=1)[0, slot.target])
-    watch.time("keep", lambda: slot.keep_if_best(top1=False, log_confidence=log_confidence))
-    watch.time("step", lambda: slot.step(slope[0]))
+    slopes, standing = watch.time(_NETWORK, gradient)
+    watch.time("keep", lambda: slot.keep_if_best(fooled=0, log_confidence=standing.log_confidence))
+    watch.time("step", lambda: slot.step([slopes[0]]))
 
 
 def _save(slot: Slot, classifier: Classifier, precision: str, watch: Stopwatch) -> None:
     levels = slot.best_levels()
-    outcome = outcome_of(slot.result(levels, classifier.judge(levels), steps=slot.best_steps), classifier, precision)
+    outcome = outcome_of(slot.result(levels, [classifier.judge(levels)], steps=slot.best_steps), precision)
     watch.time("encode the PNG", outcome.png, _REPEATS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adversarial.png"

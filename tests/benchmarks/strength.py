@@ -124,7 +124,7 @@ def _attack_all(targets: Targets, settings: Settings, judge: Judge, classifier: 
     engine = Engine(classifier, batch_size=slots)
     with tempfile.TemporaryDirectory() as folder:
         for seconds, result in _timed(engine.run(_jobs(targets, settings))):
-            outcome = outcome_of(result, classifier, engine.precision)
+            outcome = outcome_of(result, engine.precision)
             png = outcome.save(Path(folder) / "adversarial.png", overwrite=True)
             check = judge.check(png, Path(outcome.record.source), target=result.target, eps=settings.eps)
             tally.kept.append(check.holds)

@@ -1,6 +1,7 @@
 """Targets that depend on what the classifier sees in the photo: from probabilities [classes] to the index of a class.
 
-To add one, write a function here, enter it in RULES and name it in ``settings.TargetRule``.
+To add one, write a function here, enter it in RULES and name it in ``settings.TargetRule``. The rule "untargeted" is
+not among them: it names no class that shall be seen.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,8 @@ Rule = Callable[[Tensor, Random], int]
 
 def random_other(probabilities: Tensor, draw: Random) -> int:
     """Return any class but the present one, all with the same chance."""
-    return (present(probabilities, draw) + draw.randrange(1, max(2, len(probabilities)))) % len(probabilities)
+    present = int(probabilities.argmax())
+    return (present + draw.randrange(1, max(2, len(probabilities)))) % len(probabilities)
 
 
 def least_likely(probabilities: Tensor, draw: Random) -> int:  # noqa: ARG001
@@ -28,16 +30,10 @@ def runner_up(probabilities: Tensor, draw: Random) -> int:  # noqa: ARG001
     return int(probabilities.topk(min(2, len(probabilities))).indices[-1])
 
 
-def present(probabilities: Tensor, draw: Random) -> int:  # noqa: ARG001
-    """Return the class that is seen: an attack without a target goes away from it."""
-    return int(probabilities.argmax())
-
-
 RULES: Mapping[TargetRule, Rule] = {
     "random": random_other,
     "least-likely": least_likely,
     "runner-up": runner_up,
-    "untargeted": present,
 }
 
 

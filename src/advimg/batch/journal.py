@@ -35,6 +35,7 @@ _ASKED = (
     "model",
     "weights_sha256",
     "view",
+    "check_on",
     "min_confidence",
     "max_steps",
     "step_size",
@@ -58,6 +59,7 @@ class Entry:
         error: why there is no result; None if there is one.
         fooled: whether the file shows the target.
         gradients: passes through the network.
+        checked: whether the file fools each network that took no part, by its name.
     """
 
     key: Key
@@ -68,6 +70,7 @@ class Entry:
     error: str | None
     fooled: bool
     gradients: int
+    checked: dict[str, bool]
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
@@ -86,12 +89,25 @@ class Entry:
             error=record["error"],
             fooled=record["fooled"],
             gradients=record["gradients"] or 0,
+            checked=checked_in(record),
         )
 
 
 def asked_in(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return those settings of a record that have to be the same in a whole folder."""
-    return tuple(record[name] for name in _ASKED)
+    """Return those settings of a record that have to be the same in a whole folder.
+
+    Of several networks each value is a list; ``check_on`` names those that took no part.
+    """
+    networks = [record, *record["ensemble"]]
+    values = dict(record) | {"check_on": list(checked_in(record))}
+    if len(networks) > 1:
+        values |= {name: [network[name] for network in networks] for name in ("model", "weights_sha256", "view")}
+    return tuple(values[name] for name in _ASKED)
+
+
+def checked_in(record: Mapping[str, Any]) -> dict[str, bool]:
+    """Return whether the file fools each network that took no part, by its name."""
+    return {seen["model"]: seen["fooled"] for seen in record["checked"]}
 
 
 def changed(one: tuple[Any, ...], other: tuple[Any, ...]) -> list[str]:

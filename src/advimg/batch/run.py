@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from advimg.batch.journal import Journal, asked_in
+from advimg.batch.journal import Journal, asked_in, checked_in
 from advimg.batch.options import Options
 from advimg.batch.plan import Files, Key
 from advimg.batch.resume import sort_out
@@ -27,9 +27,10 @@ class Batch:
     Args:
         keys: what to attack, each once, those of one photo together.
         files: which files to write.
-        classifier: what to attack.
+        classifiers: what to attack: one, or several at once.
         journal: of the output folder.
         options: how to go about it.
+        check_on: classifiers that take no part, whose opinion is recorded.
 
     Attributes:
         tally: what became of it so far.
@@ -39,17 +40,25 @@ class Batch:
     """
 
     def __init__(
-        self, keys: Sequence[Key], files: Files, classifier: Classifier, journal: Journal, options: Options
+        self,
+        keys: Sequence[Key],
+        files: Files,
+        classifiers: Sequence[Classifier],
+        journal: Journal,
+        options: Options,
+        *,
+        check_on: Sequence[Classifier] = (),
     ) -> None:
         self._files = files
-        self._classifier = classifier
+        self._classifiers = classifiers
+        self._check_on = check_on
         self._journal = journal
         self._options = options
         self._check_summary()
         work = sort_out(
             keys,
             files,
-            classifier.labels,
+            classifiers[0].labels,
             journal,
             asked=lambda eps: asked_in(self._asked(eps)),
             force=options.force,
@@ -63,6 +72,7 @@ class Batch:
                 fooled=entry.fooled,
                 error=entry.error,
                 gradients=entry.gradients,
+                checked=entry.checked,
                 earlier=True,
             )
 
@@ -84,12 +94,21 @@ class Batch:
                 fooled=record["fooled"],
                 error=record["error"],
                 gradients=record["gradients"] or 0,
+                checked=checked_in(record),
             )
             ended(record)
 
         try:
             if self._pending:
-                stream = Stream(self._classifier, self._files, self._journal, self._options, ended=count, stop=stop)
+                stream = Stream(
+                    self._classifiers,
+                    self._files,
+                    self._journal,
+                    self._options,
+                    check_on=self._check_on,
+                    ended=count,
+                    stop=stop,
+                )
                 self.tally.start()
                 stream.run(self._pending)
         finally:
@@ -118,4 +137,4 @@ class Batch:
 
     def _asked(self, eps: int) -> dict[str, Any]:
         settings = replace(self._options.settings, eps=eps)
-        return asked_of(settings, self._classifier, self._options.precision)
+        return asked_of(settings, self._classifiers, self._options.precision, check_on=self._check_on)

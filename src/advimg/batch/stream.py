@@ -13,10 +13,13 @@ from advimg.batch.options import Options
 from advimg.batch.plan import Files, Item
 from advimg.batch.resume import file_sha256
 from advimg.batch.writer import Writer
+from advimg.checking import look_on
 from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.panel import Panel
 from advimg.engine.engine import Engine
+from advimg.engine.goal import Sight
 from advimg.engine.slot import Failed, Result
-from advimg.errors import AdvimgError, DiskError, OutputError
+from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError, PhotoError
 from advimg.images.decode import read_photo
 from advimg.images.files import make_folder
 from advimg.outcome import asked_of, outcome_of
@@ -25,35 +28,38 @@ from advimg.writing import write_outputs
 
 
 class Stream:
-    """Attacks items on one classifier and keeps the journal.
+    """Attacks items on one classifier, or on several at once, and keeps the journal.
 
     Args:
-        classifier: what to attack.
+        classifiers: what to attack.
         files: which files are written.
         journal: of the output folder.
         options: how to go about it.
+        check_on: classifiers that take no part, whose opinion is recorded.
         ended: called with the record of each attack after it is in the journal, in any thread, one at a time.
         stop: once it is set, what is complete is written and the rest is dropped.
     """
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifiers: Sequence[Classifier],
         files: Files,
         journal: Journal,
         options: Options,
         *,
+        check_on: Sequence[Classifier],
         ended: Callable[[dict[str, Any]], None],
         stop: threading.Event,
     ) -> None:
-        self._classifier = classifier
+        self._classifiers = classifiers
+        self._watching = Panel(check_on) if check_on else None
         self._files = files
         self._journal = journal
         self._options = options
         self._ended = ended
         self._stop = stop
         self._lock = threading.Lock()
-        self._engine = Engine(classifier, precision=options.precision, batch_size=options.batch_size)
+        self._engine = Engine(*classifiers, precision=options.precision, batch_size=options.batch_size)
 
     def run(self, items: Sequence[Item]) -> None:
         """Attack all items.
@@ -71,18 +77,28 @@ class Stream:
         try:
             for end in self._engine.run(feed, stop=self._stop.is_set):
                 item = feed.items.pop(end.job)
-                writer.put(partial(self._finish, end, item))
+                # Here and not in the writers' threads: networks take turns.
+                writer.put(partial(self._finish, *self._checked(end), item))
         finally:
             feed.close()
             writer.close()
 
-    def _finish(self, end: Result | Failed, item: Item) -> None:
+    def _checked(self, end: Result | Failed) -> tuple[Result | Failed, tuple[Sight, ...]]:
+        """Show a result to the classifiers that look on."""
+        if self._watching is None or isinstance(end, Failed):
+            return end, ()
+        try:
+            return end, look_on(end, self._watching)
+        except (PhotoError, ClassifierError) as error:
+            return Failed(end.job, error.with_traceback(None)), ()
+
+    def _finish(self, end: Result | Failed, checked: Sequence[Sight], item: Item) -> None:
         """Write the files and the record of one attack."""
         if isinstance(end, Failed):
             self._fail(item, end.error)
             return
         try:
-            record = self._write(end, item)
+            record = self._write(end, checked, item)
         except DiskError:
             raise
         except OutputError as error:
@@ -90,8 +106,8 @@ class Stream:
             return
         self._enter(record.to_dict(), file_sha256(item.outputs.adversarial))
 
-    def _write(self, result: Result, item: Item) -> Record:
-        outcome = outcome_of(result, self._classifier, self._engine.precision)
+    def _write(self, result: Result, checked: Sequence[Sight], item: Item) -> Record:
+        outcome = outcome_of(result, self._engine.precision, checked=checked)
         make_folder(item.outputs.adversarial.parent)
         paths = [path for _, path in item.outputs]
         self._journal.claim(paths)
@@ -105,10 +121,12 @@ class Stream:
 
     def _fail(self, item: Item, error: AdvimgError) -> None:
         source, target, eps = item.key
-        asked = asked_of(replace(self._options.settings, eps=eps), self._classifier, self._engine.precision)
+        settings = replace(self._options.settings, eps=eps)
+        check_on = self._watching.classifiers if self._watching else ()
+        asked = asked_of(settings, self._classifiers, self._engine.precision, check_on=check_on)
         known: dict[str, Any] = {"source_sha256": file_sha256(source)}
         if isinstance(target, int):
-            known["target"] = {"index": target, "name": self._classifier.labels[target]}
+            known["target"] = {"index": target, "name": self._classifiers[0].labels[target]}
         else:
             known["target_rule"] = target
         self._enter(Failure(str(source), str(error), asked | known).to_dict(), None)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ class Tally:
         earlier: how many of them all an earlier run did.
         fresh: how many this run attacked, without those that failed.
         gradients: passes through the network, all together.
+        checked: how many files fool each network that took no part, by its name.
         seconds: of this run, from the first look to the last file.
     """
 
@@ -31,13 +33,24 @@ class Tally:
     earlier: int = 0
     fresh: int = 0
     gradients: int = 0
+    checked: Counter[str] = field(default_factory=Counter)
     _began: float = field(default_factory=time.perf_counter)
     _ended: float | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, *, source: str, fooled: bool, error: str | None, gradients: int, earlier: bool = False) -> None:
+    def add(
+        self,
+        *,
+        source: str,
+        fooled: bool,
+        error: str | None,
+        gradients: int,
+        checked: Mapping[str, bool] | None = None,
+        earlier: bool = False,
+    ) -> None:
         """Count one."""
         with self._lock:
+            self.checked.update(checked or {})
             self.earlier += earlier
             self.fresh += not earlier and error is None
             self.gradients += gradients
@@ -97,6 +110,7 @@ class Tally:
             "verified": self.verified,
             "not_reached": self.not_reached,
             "failed": len(self.failures),
+            "checked_fooled": dict(self.checked),
             "unfinished": self.total - self.done,
             "earlier": self.earlier,
             "seconds": round(self.seconds, 3),

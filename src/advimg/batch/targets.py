@@ -1,7 +1,7 @@
 """Towards what: targets as people write them, one by one or as a table of pairs."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -16,17 +16,20 @@ ALL = "all"
 """The target that stands for every class."""
 
 
-def read_targets(texts: tuple[str, ...], labels: Labels) -> list[int | TargetRule]:
-    """Read several targets, each once; ``all`` is every class.
+def read_targets(
+    texts: tuple[str, ...], labels: Labels, others: Mapping[str, Labels] | None = None
+) -> list[int | TargetRule]:
+    """Read several targets, each once, as :func:`advimg.targets.read_target` does; ``all`` is every class.
 
     Raises:
         UsageError: there is no such class.
     """
-    return list(dict.fromkeys(target for text in texts for target in _targets(text, labels)))
+    return list(dict.fromkeys(target for text in texts for target in _targets(text, labels, others)))
 
 
-def _targets(text: str, labels: Labels) -> Iterable[int | TargetRule]:
-    return range(len(labels)) if text.strip().lower() == ALL else [read_target(text, labels)]
+def _targets(text: str, labels: Labels, others: Mapping[str, Labels] | None) -> Iterable[int | TargetRule]:
+    every = range(len(labels)) if text.strip().lower() == ALL else [text]
+    return [read_target(each, labels, others) for each in every]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Pair:
     eps: int | None
 
 
-def read_pairs(lines: TextIO, labels: Labels, *, name: str) -> list[Pair]:
+def read_pairs(lines: TextIO, labels: Labels, others: Mapping[str, Labels] | None = None, *, name: str) -> list[Pair]:
     """Read a CSV table with the header ``path,target`` or ``path,target,eps``, in any order.
 
     Paths are relative to the current folder. A line without an eps gets the batch's.
@@ -52,7 +55,7 @@ def read_pairs(lines: TextIO, labels: Labels, *, name: str) -> list[Pair]:
         if not {"path", "target"} <= set(columns) <= {"path", "target", "eps"}:
             raise UsageError(f"{name}: the first line must be path,target or path,target,eps")
         table.fieldnames = columns
-        pairs = [pair for row in table for pair in _pairs(row, labels, where=f"{name}, line {table.line_num}")]
+        pairs = [pair for row in table for pair in _pairs(row, labels, others, where=f"{name}, line {table.line_num}")]
     except csv.Error as error:
         raise UsageError(f"{name} is not a CSV table: {error}") from None
     if not pairs:
@@ -60,7 +63,9 @@ def read_pairs(lines: TextIO, labels: Labels, *, name: str) -> list[Pair]:
     return pairs
 
 
-def _pairs(row: dict[str | None, str | None], labels: Labels, *, where: str) -> list[Pair]:
+def _pairs(
+    row: dict[str | None, str | None], labels: Labels, others: Mapping[str, Labels] | None, *, where: str
+) -> list[Pair]:
     path, target, eps = ((row.get(column) or "").strip() for column in ("path", "target", "eps"))
     if None in row:
         raise UsageError(f"{where}: more values than columns; a path or a name with a comma needs quotes")
@@ -68,6 +73,6 @@ def _pairs(row: dict[str | None, str | None], labels: Labels, *, where: str) -> 
         raise UsageError(f"{where}: path and target are both needed")
     try:
         budget = parse_eps(eps) if eps else None
-        return [Pair(absolute(path), each, budget) for each in _targets(target, labels)]
+        return [Pair(absolute(path), each, budget) for each in _targets(target, labels, others)]
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None

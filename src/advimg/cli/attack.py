@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @options.target_option()
 @options.untargeted_option()
 @options.eps_option(default=options.DEFAULTS.eps)
-@options.model_options()
+@options.model_options(several="Given several times: one file fools them all.")
+@options.check_option()
 @options.attack_options()
 @click.option(
     "-o", "--output", metavar="FILE", help="Name of the adversarial PNG; - writes it, and no other file, to stdout."
@@ -43,6 +44,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
       advimg attack dog.jpg --target pelican
       advimg attack dog.jpg -t pelican --eps 2 --model efficientnet_lite0
       advimg attack dog.jpg -t least-likely --model timm/vit_base_patch16_224
+      advimg attack dog.jpg -t pelican -m resnet50 -m vit_b_16 --check-on densenet121
       advimg attack - -t 144 -o - < dog.jpg > pelican.png
 
     \b
@@ -61,24 +63,23 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     settings = options.settings_of(given)
     photo = read_input(images[0], max_pixels=given["max_pixels"])
     # Only now the slow part: importing torch.
-    from advimg.classifiers.load import labels_of, load_classifier
+    from advimg.cli.networks import networks_of
     from advimg.outputs import default_name, plan_outputs
     from advimg.targets import read_target, target_slug
     from advimg.writing import write_outputs
 
-    # What can be wrong is found out before a download.
-    spec = options.spec_of(given)
-    labels = labels_of(spec)
-    aim = read_target(target or "untargeted", labels)
+    networks = networks_of(given)
+    aim = read_target(target or "untargeted", networks.labels[0], networks.others)
     outputs = None
     if not to_stdout:
-        name = given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, target_slug(aim, labels))
+        slug = target_slug(aim, networks.labels[0])
+        name = given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, slug)
         outputs = plan_outputs(
             Path(name), amplify=given["amplify"], figure=given["figure"], perturbation=given["perturbation"]
         )
         outputs.check(overwrite=given["force"], photo=Path(images[0]))
-    classifier = load_classifier(spec, device=given["device"], progress=not given["quiet"])
-    outcome = perform(photo, aim, classifier, settings, precision=given["precision"], console=console)
+    attacked, watching = networks.load(given)
+    outcome = perform(photo, aim, attacked, settings, check_on=watching, precision=given["precision"], console=console)
     if outputs is None:
         sys.stdout.buffer.write(_checked_png(outcome, metadata=given["metadata"]))
         sys.stdout.buffer.flush()

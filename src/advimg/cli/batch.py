@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from advimg.batch.photos import Found
     from advimg.batch.plan import Key
     from advimg.cli.console import Console
-    from advimg.labels import Labels
+    from advimg.cli.networks import Networks
 
 
 @click.command(no_args_is_help=True, short_help="Attack folders of photos; can be stopped and started again.")
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     help="Read photos and targets from a table with the header path,target or path,target,eps.",
 )
 @options.eps_option(default=options.DEFAULTS.eps)
-@options.model_options()
+@options.model_options(several="Given several times: one file fools them all.")
+@options.check_option()
 @click.option(
     "--batch-size",
     type=options.BatchSizeType(),
@@ -87,15 +88,15 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     from advimg.batch.photos import absolute, common_root
     from advimg.batch.plan import Files
     from advimg.batch.run import Batch
-    from advimg.classifiers.load import labels_of, load_classifier
     from advimg.cli.following import following, sum_up
+    from advimg.cli.networks import networks_of
     from advimg.cli.stopping import INTERRUPTED, stop_on_signals
     from advimg.engine.allocator import keep_freed_memory
 
     keep_freed_memory()
 
-    spec = options.spec_of(given)
-    keys = _keys_of(found, targets, given, labels_of(spec), console)
+    networks = networks_of(given)
+    keys = _keys_of(found, targets, given, networks, console)
     files = Files(
         folder=absolute(given["out_dir"]),
         root=found.root if found else common_root(key.source.parent for key in keys),
@@ -114,9 +115,10 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
         retry_failed=given["retry_failed"],
     )
     with Journal.opened(files.folder) as journal:
-        classifier = load_classifier(spec, device=given["device"], progress=not given["quiet"])
-        console.detail(f"{classifier.name} on {classifier.device}")
-        batch = Batch(keys, files, classifier, journal, how)
+        attacked, watching = networks.load(given)
+        for classifier in attacked:
+            console.detail(f"{classifier.name} on {classifier.device}")
+        batch = Batch(keys, files, attacked, journal, how, check_on=watching)
         if batch.tally.earlier:
             console.say(f"{batch.tally.earlier} of {batch.tally.total} were done by an earlier run")
         with stop_on_signals() as stop, following(batch.tally, console, silent=given["as_json"]) as follow:
@@ -160,16 +162,17 @@ def _find(paths: tuple[str, ...], given: dict[str, Any], console: "Console") -> 
 
 
 def _keys_of(
-    found: "Found | None", targets: tuple[str, ...], given: dict[str, Any], labels: "Labels", console: "Console"
+    found: "Found | None", targets: tuple[str, ...], given: dict[str, Any], networks: "Networks", console: "Console"
 ) -> "list[Key]":
     from advimg.batch.photos import is_output
     from advimg.batch.plan import each_pair, each_towards
     from advimg.batch.targets import read_pairs, read_targets
 
+    labels, others = networks.labels[0], networks.others
     if found is not None:
-        return each_towards(found.photos, read_targets(targets, labels), given["eps"])
+        return each_towards(found.photos, read_targets(targets, labels, others), given["eps"])
     name = given["table"]
-    pairs = read_pairs(io.StringIO(_decoded(_read(name), name), newline=""), labels, name=name)
+    pairs = read_pairs(io.StringIO(_decoded(_read(name), name), newline=""), labels, others, name=name)
     taken = [pair for pair in pairs if not is_output(pair.path, given["out_dir"])]
     if not taken:
         raise UsageError(f"{name} names only pictures that advimg wrote, which are never taken as photos")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command(no_args_is_help=True, short_help="Say what a classifier sees in pictures.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@options.model_options(several=True)
+@options.model_options(several="Given several times: side by side.")
 @options.photo_options()
 @options.stream_options()
 @click.pass_context

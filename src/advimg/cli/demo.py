@@ -59,7 +59,7 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     check_output(source, overwrite=again)
     outputs.check(overwrite=again, photo=source)
     write_whole(source, data, overwrite=again)
-    outcome = perform(photo, target, classifier, Settings(), precision="auto", console=console)
+    outcome = perform(photo, target, [classifier], Settings(), precision="auto", console=console)
     record = write_outputs(outcome, outputs, amplify=10, metadata=True, overwrite=again)
     console.say()
     console.guesses([("the photo", record.before), ("the file", record.after)], target=target)

@@ -53,9 +53,11 @@ def sum_up(tally: Tally, folder: Path, console: Console) -> None:
     shown = os.path.relpath(folder)
     console.say(f"{tally.done} of {tally.total} attacks, in {shown if not shown.startswith('..') else folder}", "bold")
     rows = [("verified", tally.verified), ("not reached", tally.not_reached), ("failed", len(tally.failures))]
+    rows += [(f"fool {name}", count) for name, count in tally.checked.items()]
+    wide = max(12, *(len(name) + 1 for name, _ in rows))
     for name, count in rows:
         share = f"{count / tally.done:8.1%}".replace("%", " %") if tally.done else ""
-        console.say(f"  {name:<12}{count:>7}{share}")
+        console.say(f"  {name:<{wide}}{count:>7}{share}")
     reasons = list(dict.fromkeys(error for _, error in tally.failures))  # once for a photo with several targets
     for reason in reasons[:_REASONS]:
         console.say(f"  failed: {reason}", "red")
@@ -83,11 +85,13 @@ def duration(seconds: float) -> str:
 
 
 def _change(record: dict[str, Any]) -> str:
-    was, now = record["before"][0], record["after"][0]
-    return (
-        f"{record['source']}: {was['name']} {percent(was['confidence'])} → {now['name']} {percent(now['confidence'])}, "
-        f"{record['gradients']} gradients"
-    )
+    networks = [record, *record["ensemble"], *record["checked"]]
+    changes = []
+    for seen in networks:
+        was, now = seen["before"][0], seen["after"][0]
+        by = f", by {seen['model']}" if len(networks) > 1 else ""
+        changes.append(f"{was['name']} {percent(was['confidence'])} → {now['name']} {percent(now['confidence'])}{by}")
+    return f"{record['source']}: {'; '.join(changes)}; {record['gradients']} gradients"
 
 
 def _standing(tally: Tally) -> str:

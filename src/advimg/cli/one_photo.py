@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING
 
 from advimg.cli.console import Console
-from advimg.record import Record, percent
+from advimg.record import Record, Seen, percent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from advimg.classifiers.classifier import Classifier
     from advimg.images.photo import Photo
     from advimg.outcome import Outcome
@@ -18,13 +20,16 @@ NOT_REACHED = 3
 def perform(
     photo: "Photo",
     target: "int | TargetRule",
-    classifier: "Classifier",
+    classifiers: "Sequence[Classifier]",
     settings: "Settings",
     *,
+    check_on: "Sequence[Classifier]" = (),
     precision: "Precision",
     console: Console,
 ) -> "Outcome":
     """Attack one photo under the eyes of a person."""
+    from advimg.checking import look_on
+    from advimg.classifiers.panel import Panel
     from advimg.engine.allocator import keep_freed_memory
     from advimg.engine.engine import Engine
     from advimg.engine.slot import Job
@@ -33,37 +38,56 @@ def perform(
     for note in photo.notes:
         console.warn(note)
     keep_freed_memory()
-    engine = Engine(classifier, precision=precision)
-    console.detail(f"{classifier.name} on {classifier.device}, gradients in {engine.precision}")
-    wanted = classifier.labels[target] if isinstance(target, int) else target
+    engine = Engine(*classifiers, precision=precision)
+    for classifier in classifiers:
+        console.detail(f"{classifier.name} on {classifier.device}, gradients in {engine.precision}")
+    wanted = classifiers[0].labels[target] if isinstance(target, int) else target
     with console.watching(wanted, settings.steps) as watch:
         result = engine.attack(Job(photo=photo, target=target, settings=settings), watch=watch)
-    return outcome_of(result, classifier, engine.precision)
+    checked = look_on(result, Panel(check_on)) if check_on else ()
+    return outcome_of(result, engine.precision, checked=checked)
 
 
 def tell(record: Record, console: Console) -> None:
     """Say what came of an attack."""
-    was, now = record.before[0], record.after[0]
+    first, *others = attacked = record.attacked
+    console.say(f"{record.source}: {change(first)}{f', by {first.model}' if others else ''}", style="bold")
+    for seen in others:
+        console.say(f"  {change(seen)}, by {seen.model}", style="bold")
     console.say(
-        f"{record.source}: {was.name} {percent(was.confidence)} → {now.name} {percent(now.confidence)}", style="bold"
+        f"  ε = {record.eps}: no channel moved more than {record.linf} of 255 levels; {_count(record.steps, 'step')}, "
+        f"{_count(record.gradients, 'gradient')}, {record.seconds:.1f} s"
     )
-    console.say(
-        f"  ε = {record.eps}: no channel moved more than {record.linf} of 255 levels; {record.steps} steps, "
-        f"{record.gradients} gradients, {record.seconds:.1f} s"
-    )
+    for seen in record.checked:
+        at = "" if seen.fooled else f" ({seen.target.name} is at {percent(seen.confidence)})"
+        console.say(f"  {change(seen)}{at}, by {seen.model}, which took no part")
     if console.verbose:
-        console.guesses([("before", record.before), ("after", record.after)], target=record.target.index)
+        for seen in (*attacked, *record.checked):
+            by = f", {seen.model}" if len(attacked) + len(record.checked) > 1 else ""
+            console.guesses([(f"before{by}", seen.before), (f"after{by}", seen.after)], target=seen.target.index)
     for key, path in record.outputs.items():
         console.say(f"  {key:<13}{path}")
     untargeted = record.target_rule == "untargeted"
+    least = min(attacked, key=lambda seen: (seen.fooled, seen.confidence))
+    by = f" by {least.model}" if others else ""
     if not record.fooled:
-        missed = "no other class was reached" if untargeted else f"{record.target.name} was not reached"
+        missed = "no other class was reached" if untargeted else f"{least.target.name} was not reached"
         console.warn(
-            f"{missed} ({record.target.name} is at {percent(record.confidence)}); this is the best attempt. "
+            f"{missed} ({least.target.name} is at {percent(least.confidence)}{by}); this is the best attempt. "
             "Try a larger --eps, more --steps, or --restarts"
         )
-    elif record.confidence < record.min_confidence and not untargeted:
+    elif least.confidence < record.min_confidence and not untargeted:
         console.warn(
-            f"{record.target.name} is top-1 at {percent(record.confidence)}, short of the "
+            f"{least.target.name} is top-1 at {percent(least.confidence)}{by}, short of the "
             f"{percent(record.min_confidence)} asked for"
         )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def change(seen: Seen) -> str:
+    """Say what a network sees in a photo and then in the file."""
+    was, now = seen.before[0], seen.after[0]
+    return f"{was.name} {percent(was.confidence)} → {now.name} {percent(now.confidence)}"

@@ -132,8 +132,13 @@ def eps_option(*, default: int | None) -> Decorator[Any]:
     )
 
 
-def model_options(*, default: str | None = DEFAULT_MODEL, several: bool = False) -> Decorator[Any]:
-    """Add ``-m/--model``, what :func:`spec_of` or :func:`specs_of` reads besides, and ``--device``."""
+def model_options(*, default: str | None = DEFAULT_MODEL, several: str = "") -> Decorator[Any]:
+    """Add ``-m/--model``, what :func:`specs_of` reads besides, and ``--device``.
+
+    Args:
+        default: of ``--model``.
+        several: what it means to give several models; nothing where only one may be given.
+    """
     return _together(
         click.option(
             "-m",
@@ -145,7 +150,7 @@ def model_options(*, default: str | None = DEFAULT_MODEL, several: bool = False)
             shell_complete=_complete_model,
             help="A torchvision classifier; efficientnet_lite0, which needs no download; timm/NAME; or a TOML file. "
             "`advimg models` lists them."
-            + (" May be given several times." if several else "")
+            + (f" {several}" if several else "")
             + ("" if default else " By default what the PNG's record says."),
         ),
         click.option(
@@ -165,22 +170,12 @@ def model_options(*, default: str | None = DEFAULT_MODEL, several: bool = False)
     )
 
 
-def spec_of(given: Mapping[str, Any]) -> "ModelSpec":
-    """Return the classifier that :func:`model_options` have read.
-
-    Raises:
-        UsageError: a TOML file has a key that is unknown, missing or of the wrong type.
-        ClassifierError: it cannot be read.
-    """
-    (spec,) = specs_of((given["model"],), given)
-    return spec
-
-
 def specs_of(models: Sequence[str], given: Mapping[str, Any]) -> "list[ModelSpec]":
     """Return the classifiers that :func:`model_options` have read.
 
     Raises:
-        UsageError: as :func:`spec_of`, or a checkpoint is given for several models.
+        UsageError: a TOML file has a key that is unknown, missing or of the wrong type, or a checkpoint is given for
+            several models.
         ClassifierError: a TOML file cannot be read.
     """
     from advimg.classifiers.spec import ModelSpec
@@ -194,6 +189,17 @@ def specs_of(models: Sequence[str], given: Mapping[str, Any]) -> "list[ModelSpec
         option = f"--{next(iter(own)).replace('_', '-')}"
         raise UsageError(f"{option} with several models: say in a TOML file which it belongs to, and give -m FILE.toml")
     return [ModelSpec.of(model).changed(**own) for model in dict.fromkeys(models)]
+
+
+def check_option() -> Decorator[Any]:
+    """Add ``--check-on``."""
+    return click.option(
+        "--check-on",
+        metavar="NAME",
+        multiple=True,
+        shell_complete=_complete_model,
+        help="Tell what this model, which takes no part, sees in the file. May be given several times.",
+    )
 
 
 def attack_options() -> Decorator[Any]:

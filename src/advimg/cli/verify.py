@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -29,7 +29,7 @@ BROKEN = 3
 )
 @options.target_option(recorded=True)
 @options.eps_option(default=None)
-@options.model_options(default=None, several=True)
+@options.model_options(default=None, several="Given several times: the promise is for all.")
 @options.photo_options()
 @options.stream_options()
 @click.pass_context
@@ -54,21 +54,21 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     picture = read_photo(adversarial, max_pixels=given["max_pixels"])
     photo = read_photo(original, max_pixels=given["max_pixels"])
     told = read_chunk(picture.chunk)
-    wanted = _wanted(adversarial, told, given)
+    asked, eps = _asked(adversarial, told, given)
 
     from advimg.classifiers.load import labels_of, load_classifier
     from advimg.verification import verify_photo
 
-    specs = options.specs_of(wanted["models"], given | (wanted["view"] if not given["models"] else {}))
-    targets = [_index(wanted["target"], labels_of(spec)) for spec in specs]  # before a download
+    specs = [(spec, each.target) for each in asked for spec in options.specs_of(each.models, given | each.view)]
+    aims = [(spec, _index(target, labels_of(spec))) for spec, target in specs]  # before a download
     if told.get("source_sha256") not in (None, photo.sha256):
         console.warn(f"{original} is not the file that the PNG's record names ({told.get('source')})")
     found = []
-    for spec, target in zip(specs, targets, strict=True):
+    for spec, target in aims:
         classifier = load_classifier(spec, device=given["device"], progress=not given["quiet"])
         if told.get("model") == classifier.name and told.get("weights_sha256") not in (None, classifier.weights_sha256):
             console.warn("these weights are not those that the PNG's record names")
-        found.append(verify_photo(picture, photo, classifier=classifier, target=target, eps=wanted["eps"]))
+        found.append(verify_photo(picture, photo, classifier=classifier, target=target, eps=eps))
     _tell(found, photo.size, picture.size, console)
     if given["as_json"]:
         for each in found:
@@ -76,22 +76,41 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     ctx.exit(0 if all(each.holds for each in found) else BROKEN)
 
 
-def _wanted(adversarial: Path, told: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return target, eps, models and view: what the options say, else what the PNG's record says."""
-    eps, model = told.get("eps"), told.get("model")
-    wanted = {
-        "target": given["target"] or _told_target(told),
-        "eps": given["eps"] or (whole_eps(eps) if isinstance(eps, int) else None),
-        "models": given["models"] or (model if isinstance(model, str) else DEFAULT_MODEL,),
-        "view": _told_view(told, given),
-    }
-    missing = [f"--{name}" for name in ("target", "eps") if wanted[name] is None]
-    if missing:
+class _Asked(NamedTuple):
+    """Models that shall be fooled, how they look at a picture if not as published, and what they shall see."""
+
+    models: tuple[str, ...]
+    view: dict[str, Any]
+    target: str | Target
+
+
+def _asked(adversarial: Path, told: dict[str, Any], given: dict[str, Any]) -> tuple[list[_Asked], int]:
+    """Return the models and eps: what the options say, else what the PNG's record says."""
+    eps = given["eps"] or (whole_eps(told["eps"]) if isinstance(told.get("eps"), int) else None)
+    target = given["target"] or _told_target(told)
+    if target is None or eps is None:
+        missing = [name for name, value in (("--target", target), ("--eps", eps)) if value is None]
         raise UsageError(f"{adversarial} holds no record of how it was made; give {' and '.join(missing)}")
-    from_toml = isinstance(model, str) and model.lower().endswith(".toml")  # which names its weights itself
-    if told.get("weights") and not given["weights"] and not given["models"] and not from_toml:
+    if given["models"]:
+        return [_Asked(given["models"], {}, target)], eps
+    asked = [
+        _Asked((_told_model(network),), _told_view(network, given), given["target"] or _told_target(network) or target)
+        for network in (told, *_told_others(told))
+    ]
+    from_toml = asked[0].models[0].lower().endswith(".toml")  # which names its weights itself
+    if told.get("weights") and not given["weights"] and not from_toml:
         raise UsageError(f"{adversarial} was made with the weights file {told['weights']}; give it with --weights")
-    return wanted
+    return asked, eps
+
+
+def _told_others(told: dict[str, Any]) -> list[dict[str, Any]]:
+    others = told.get("ensemble")
+    return [each for each in others if isinstance(each, dict)] if isinstance(others, list) else []
+
+
+def _told_model(told: dict[str, Any]) -> str:
+    model = told.get("model")
+    return model if isinstance(model, str) else DEFAULT_MODEL
 
 
 def _told_target(told: dict[str, Any]) -> Target | None:
@@ -99,6 +118,16 @@ def _told_target(told: dict[str, Any]) -> Target | None:
         return Target(int(told["target"]["index"]), str(told["target"].get("name", "")))
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _told_models(told: dict[str, Any], given: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Return the models that the record says are fooled, each with its view; the default one if it says nothing."""
+    others = told.get("ensemble")
+    networks = [told, *(each for each in (others if isinstance(others, list) else ()) if isinstance(each, dict))]
+    return [
+        ((network["model"] if isinstance(network.get("model"), str) else DEFAULT_MODEL,), _told_view(network, given))
+        for network in networks
+    ]
 
 
 def _told_view(told: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -120,8 +149,7 @@ def _index(target: str | Target, labels: Labels) -> int:
     """Return the index of a class; of a recorded one by its name, where a model has other classes."""
     if isinstance(target, str):
         return labels.find(target)
-    same = 0 <= target.index < len(labels) and labels[target.index] == target.name
-    return target.index if same or not target.name else labels.find(target.name)
+    return labels.counterpart(target.index, target.name) if target.name else target.index
 
 
 def _tell(

@@ -1,32 +1,30 @@
-"""Many photos over one network: each live photo has a slot, all slots share each pass, a finished one is refilled.
+"""Many photos over one network, or several: live photos have slots and share each pass, finished ones are replaced.
 
 A photo is finished when the *stock* view of the whole-level picture, through the untouched 32-bit network, shows the
-target with the confidence asked for; what the gradient network believes only says when it is worth asking.
+target with the confidence asked for; what the gradient network believes only says when it is worth asking. Several
+networks are attacked together: the photo is finished when all of them are fooled.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
-from weakref import WeakKeyDictionary
 
-import torch
-from torch import Tensor
-
-from advimg.attacks.losses import LOSSES
 from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.classifiers.device import differentiable, repeatable
 from advimg.classifiers.gradient import GradientNetwork
+from advimg.classifiers.panel import Panel
 from advimg.engine.capacity import BatchSize, Capacity, free_cached, is_out_of_memory
+from advimg.engine.look import Standing, look_at, together
 from advimg.engine.slot import Failed, Job, Result, Slot
 from advimg.errors import AdvimgError, ClassifierError
-from advimg.images.photo import Levels, Photo
+from advimg.images.photo import Levels
 from advimg.settings import Precision
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Where one photo stands, as the gradient network sees it."""
+    """Where one photo stands, as the gradient network sees it; of several, the one that is least sure."""
 
     job: Job
     step: int
@@ -51,23 +49,20 @@ class Feed(Protocol):
 
 
 class Engine:
-    """Attacks photos on one classifier.
+    """Attacks photos on one classifier, or on several at once.
 
     Args:
-        classifier: judges; never changed.
+        classifiers: judge; never changed.
         precision: what gradients are computed in; "auto" decides by the device.
         batch_size: how many photos share a pass; "auto" decides by the device and its memory.
     """
 
-    def __init__(
-        self, classifier: Classifier, *, precision: Precision = "auto", batch_size: BatchSize = "auto"
-    ) -> None:
-        self._classifier = classifier
+    def __init__(self, *classifiers: Classifier, precision: Precision = "auto", batch_size: BatchSize = "auto") -> None:
+        self._panel = Panel(classifiers)
         with differentiable():
-            self._network = GradientNetwork(classifier, precision)
-        self._capacity = Capacity.of(classifier.device, batch_size)
-        self._seen: WeakKeyDictionary[Photo, Verdict] = WeakKeyDictionary()
-        self.precision = self._network.precision
+            self._networks = tuple(GradientNetwork(classifier, precision) for classifier in classifiers)
+        self._capacity = Capacity.of(self._panel.device, batch_size)
+        self.precision = self._networks[0].precision
 
     @property
     def slots(self) -> int:
@@ -103,7 +98,7 @@ class Engine:
         queue = _Queue(_Ready(jobs) if isinstance(jobs, Iterable) else jobs)
         live: list[Slot] = []
         while not stop():
-            with differentiable(), repeatable(self._classifier.device, exact=False):
+            with differentiable(), repeatable(self._panel.device, exact=False):
                 refused = self._admit(queue, live)
                 ended = self._advance(live, watch) if live else {}
             live = [slot for slot in live if slot not in ended]
@@ -121,7 +116,7 @@ class Engine:
                 queue.put_back(job)
                 break
             try:
-                live.append(Slot(job, self._classifier, self._before(job.photo)))
+                live.append(Slot(job, self._panel))
             except AdvimgError as error:
                 # Its traceback would hold this frame, and with it all live slots, until garbage collection.
                 refused.append(Failed(job, error.with_traceback(None)))
@@ -134,12 +129,6 @@ class Engine:
                     break
                 refused.append(Failed(job, _too_little_memory(job)))
         return refused
-
-    def _before(self, photo: Photo) -> Verdict:
-        """Judge a photo; once, if several jobs share it."""
-        if photo not in self._seen:
-            self._seen[photo] = self._classifier.judge_photo(photo)
-        return self._seen[photo]
 
     def _advance(self, live: Sequence[Slot], watch: Watcher | None) -> dict[Slot, Result | Failed]:
         """Move every slot on by one pass, in as many passes as memory asks for; return those that ended."""
@@ -156,7 +145,7 @@ class Engine:
             if not is_out_of_memory(error):
                 raise
         # Only here, where the error no longer holds the tensors of the pass.
-        free_cached(self._classifier.device)
+        free_cached(self._panel.device)
         if len(slots) == 1:
             return {slots[0]: Failed(slots[0].job, _too_little_memory(slots[0].job))}
         self._capacity.slots = half = len(slots) // 2
@@ -167,14 +156,13 @@ class Engine:
 
         All that can run out of memory comes before the first slot is changed, so a pass can be tried again.
         """
-        targets = torch.tensor([slot.target for slot in slots], device=self._classifier.device)
-        seen = torch.stack([slot.see() for slot in slots]).requires_grad_()  # [n, 3, crop, crop]
-        logits = self._network.logits(seen)  # [n, classes]
-        standings = _standings(logits.detach(), targets, [slot.away for slot in slots])
+        pictures = zip(*(slot.see() for slot in slots), strict=True)
+        goals = zip(*(slot.goals for slot in slots), strict=True)
+        looks = list(map(look_at, pictures, self._networks, goals))
+        standings = [together(each) for each in zip(*(look.standings for look in looks), strict=True)]
         ends = [self._end(slot, standing) for slot, standing in zip(slots, standings, strict=True)]
-        moving = [position for position, slot in enumerate(slots) if ends[position] is None and not slot.out_of_steps]
-        if moving:
-            gradient = _gradient(logits, targets, seen, slots)
+        if any(end is None and not slot.out_of_steps for slot, end in zip(slots, ends, strict=True)):
+            gradients = [look.gradient([slot.job.settings.loss for slot in slots]) for look in looks]
         ended: dict[Slot, Result | Failed] = {}
         for position, (slot, standing, end) in enumerate(zip(slots, standings, ends, strict=True)):
             slot.gradients += 1
@@ -183,30 +171,29 @@ class Engine:
             if isinstance(end, Failed):
                 ended[slot] = end
             elif end is not None:
-                ended[slot] = slot.result(end.levels, end.verdict, steps=end.steps)
+                ended[slot] = slot.result(end.levels, end.verdicts, steps=end.steps)
             elif slot.out_of_steps:
                 slot.restart()
             else:
-                slot.step(gradient[position])
+                slot.step([gradient[position] for gradient in gradients])
         return ended
 
-    def _end(self, slot: Slot, standing: "_Standing") -> "_End | Failed | None":
+    def _end(self, slot: Slot, standing: "Standing") -> "_End | Failed | None":
         """Return how a slot ends with the candidate that was just seen; None if it goes on."""
         if not math.isfinite(standing.log_confidence):
-            name = self._classifier.name
+            name = self._panel.name
             return Failed(slot.job, ClassifierError(f"{name} gives logits that are not finite (NaN) during the attack"))
-        slot.keep_if_best(top1=standing.top1, log_confidence=standing.log_confidence)
-        wanted = slot.job.settings.confidence
+        slot.keep_if_best(fooled=standing.fooled, log_confidence=standing.log_confidence)
         try:
-            if standing.top1 and standing.confidence >= wanted:
+            if standing.fooled == len(self._networks) and standing.confidence >= slot.job.settings.confidence:
                 levels = slot.candidate_levels()
-                verdict = self._classifier.judge(levels)
+                verdicts = self._panel.judge(levels)
                 # The untouched classifier has the last word.
-                if slot.fooled(verdict) and slot.confidence(verdict) >= wanted:
-                    return _End(levels, verdict, slot.steps)
+                if slot.reached(verdicts):
+                    return _End(levels, verdicts, slot.steps)
             if slot.out_of_starts:
                 levels = slot.best_levels()
-                return _End(levels, self._classifier.judge(levels), slot.best_steps)
+                return _End(levels, self._panel.judge(levels), slot.best_steps)
         except ClassifierError as error:
             return Failed(slot.job, error)
         return None
@@ -216,19 +203,8 @@ class _End(NamedTuple):
     """The picture that a slot ends with."""
 
     levels: Levels
-    verdict: Verdict
+    verdicts: tuple[Verdict, ...]
     steps: int
-
-
-class _Standing(NamedTuple):
-    """Where what the attack is after stands among the logits of one candidate."""
-
-    log_confidence: float
-    top1: bool
-
-    @property
-    def confidence(self) -> float:
-        return math.exp(min(0.0, self.log_confidence))
 
 
 class _Ready:
@@ -254,35 +230,6 @@ class _Queue:
 
     def put_back(self, job: Job) -> None:
         self._held = job
-
-
-def _gradient(logits: Tensor, targets: Tensor, seen: Tensor, slots: Sequence[Slot]) -> Tensor:
-    """Return each photo's gradient of its own loss with respect to what was seen, [n, 3, crop, crop]."""
-    total = torch.zeros((), device=logits.device)
-    for name, away in {(slot.job.settings.loss, slot.away) for slot in slots}:
-        chosen = [
-            position for position, slot in enumerate(slots) if (slot.job.settings.loss, slot.away) == (name, away)
-        ]
-        loss = LOSSES[name](logits[chosen], targets[chosen]).sum()
-        total = total - loss if away else total + loss
-    (gradient,) = torch.autograd.grad(total, seen)
-    return gradient
-
-
-def _standings(logits: Tensor, targets: Tensor, away: Sequence[bool]) -> list[_Standing]:
-    """Read off where each photo stands: the one transfer from the device in a step.
-
-    For a photo that goes away from its class, all others together stand in the place of the target.
-    """
-    log_probabilities = torch.log_softmax(logits, dim=1)
-    log_confidence = log_probabilities.gather(1, targets[:, None]).squeeze(1)
-    top1 = logits.argmax(dim=1) == targets
-    if any(away):
-        leaving = torch.tensor(away, device=logits.device)
-        others = log_probabilities.scatter(1, targets[:, None], float("-inf")).logsumexp(dim=1)
-        log_confidence, top1 = torch.where(leaving, others, log_confidence), top1 != leaving
-    pairs = torch.stack([log_confidence, top1.float()], dim=1).tolist()
-    return [_Standing(value, bool(top)) for value, top in pairs]
 
 
 def _pixels(job: Job) -> int:

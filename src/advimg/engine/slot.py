@@ -1,7 +1,7 @@
 """One photo under attack: its tensors, from the first look to the last step."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,10 @@ from torch import Tensor
 
 from advimg.attacks import pgd
 from advimg.attacks.targets import choose_target
-from advimg.classifiers.classifier import Classifier, Verdict
+from advimg.classifiers.classifier import Verdict
+from advimg.classifiers.panel import Panel
+from advimg.classifiers.view import Twin
+from advimg.engine.goal import Sight, goals_for
 from advimg.errors import AdvimgError
 from advimg.images.photo import Levels, Photo
 from advimg.settings import Settings, TargetRule
@@ -24,8 +27,8 @@ class Job:
     """A photo, the class it shall be taken for, and how to go about it.
 
     Attributes:
-        target: the index of the class, or the rule that chooses it once the classifier has seen the photo;
-            "untargeted" goes away from the class that is seen, to whichever other.
+        target: the index of the class, as the first classifier counts, or the rule that chooses it once that has seen
+            the photo; "untargeted" goes away from the class that is seen, to whichever other.
     """
 
     photo: Photo
@@ -38,26 +41,39 @@ class Result:
     """What came of a job.
 
     Attributes:
-        target: the index of the class that was aimed at; without a target, of the other class that was reached, or
-            that came nearest.
-        fooled: whether ``after`` shows the target.
         levels: the adversarial picture, [height, width, 3], uint8: the best that was found.
-        before: what the classifier sees in the photo.
-        after: what it sees in ``levels``, through its official preprocessing.
+        sights: what each classifier that was attacked sees in the photo and in ``levels``.
         steps: how many steps led to ``levels`` from its start.
-        gradients: passes through the network, of all starts; the last needs no way back.
+        gradients: passes through the network, or through each of several, of all starts; the last needs no way back.
         seconds: from the first look to the verdict.
     """
 
     job: Job
-    target: int
     levels: Levels
-    before: Verdict
-    after: Verdict
-    fooled: bool
+    sights: tuple[Sight, ...]
     steps: int
     gradients: int
     seconds: float
+
+    @property
+    def target(self) -> int:
+        """The class that was aimed at, or reached, as the first classifier counts."""
+        return self.sights[0].target
+
+    @property
+    def before(self) -> Verdict:
+        """What the first classifier sees in the photo."""
+        return self.sights[0].before
+
+    @property
+    def after(self) -> Verdict:
+        """What the first classifier sees in ``levels``."""
+        return self.sights[0].after
+
+    @property
+    def fooled(self) -> bool:
+        """Whether every classifier is fooled."""
+        return all(sight.fooled for sight in self.sights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,49 +87,52 @@ class Failed:
 class Slot:
     """The state of one photo under attack.
 
-    Only the window of the photo that the classifier's view depends on is held; pixels outside it never change.
-    Tensors of the window have shape [3, window height, window width] on the classifier's device.
+    Only the window of the photo that the classifiers' views depend on is held; pixels outside it never change.
+    Tensors of the window have shape [3, window height, window width] on the classifiers' device. What is given or
+    taken for each classifier is in the order of the panel.
     """
 
-    def __init__(self, job: Job, classifier: Classifier, before: Verdict) -> None:
+    def __init__(self, job: Job, panel: Panel) -> None:
         self._began = time.perf_counter()
         self.job = job
-        self._before = before
-        self.target = _target(job, before)
-        self.away = job.target == "untargeted"
-        device = classifier.device
-        self._twin = classifier.view.twin(*job.photo.size, device)
-        self._photo = _planes(job.photo.levels[self._twin.window]).to(device)
+        self._panel = panel
+        self._before = panel.judge_photo(job.photo)
+        first = panel.classifiers[0]
+        self.goals = goals_for(_target(job, self._before[0]), first.labels, panel.classifiers, self._before)
+        device = panel.device
+        self._twins = tuple(classifier.view.twin(*job.photo.size, device) for classifier in panel.classifiers)
+        self._window = _hull([twin.window for twin in self._twins])
+        self._photo = _planes(job.photo.levels[self._window]).to(device)
         self._delta = torch.zeros(self._photo.shape, device=device)
         self._velocity = torch.zeros_like(self._delta)
         # First the candidate, then, once it has been seen and kept, the gradient.
         self._scratch = torch.empty_like(self._delta)
         self._best = self._photo.clone()
-        self._best_rank = (False, float("-inf"))
+        self._best_rank = (-1, float("-inf"))
         self._generator = torch.Generator().manual_seed(job.settings.seed)
         self._restarts_left = job.settings.restarts
         self.best_steps = 0
         self.steps = 0
         self.gradients = 0
 
-    def see(self) -> Tensor:
-        """Return the current candidate as the classifier sees it, float levels [3, crop, crop]."""
+    def see(self) -> list[Tensor]:
+        """Return the current candidate as each classifier sees it, float levels [3, crop, crop]."""
         for delta, photo, out in self._pieces(self._delta, self._photo, self._scratch):
             pgd.candidate(delta, photo, out)
-        return self._twin.see(self._scratch)
+        return [twin.see(self._part(self._scratch, twin)) for twin in self._twins]
 
-    def keep_if_best(self, *, top1: bool, log_confidence: float) -> None:
-        """Rank the candidate that was just seen: reaching top-1 comes first, then the target's confidence."""
-        rank = (top1, log_confidence)
+    def keep_if_best(self, *, fooled: int, log_confidence: float) -> None:
+        """Rank the candidate that was just seen: by how many classifiers it fools, then by the least confidence."""
+        rank = (fooled, log_confidence)
         if rank > self._best_rank:
             self._best_rank = rank
             self._best.copy_(self._scratch)
             self.best_steps = self.steps
 
-    def step(self, gradient: Tensor) -> None:
-        """Take one step along the loss's gradient with respect to what was seen, [3, crop, crop]."""
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Take one step along the losses' gradients with respect to what each classifier saw, [3, crop, crop]."""
         settings = self.job.settings
-        pgd.normalise(self._twin.gradient(gradient, out=self._scratch))
+        self._gather(gradients)
         for delta, velocity, slope, photo in self._pieces(self._delta, self._velocity, self._scratch, self._photo):
             pgd.descend(delta, velocity, slope, step_size=settings.alpha, momentum=settings.momentum)
             pgd.project(delta, photo, settings.eps)
@@ -136,14 +155,11 @@ class Slot:
         """Whether this start has taken all the steps it may, and is the last."""
         return self.out_of_steps and self._restarts_left == 0
 
-    def fooled(self, verdict: Verdict) -> bool:
-        """Tell whether a verdict is what the attack is after: the target, or any class but that which it leaves."""
-        return (verdict.top1 == self.target) != self.away
-
-    def confidence(self, verdict: Verdict) -> float:
-        """Return how sure a verdict is of that, 0..1."""
-        confidence = verdict.confidence(self.target)
-        return 1 - confidence if self.away else confidence
+    def reached(self, verdicts: Sequence[Verdict]) -> bool:
+        """Tell whether every classifier sees what it shall, with the confidence asked for."""
+        wanted = self.job.settings.confidence
+        pairs = zip(self.goals, verdicts, strict=True)
+        return all(goal.met(verdict) and goal.confidence(verdict) >= wanted for goal, verdict in pairs)
 
     def candidate_levels(self) -> Levels:
         """Return the picture that was just seen, whole, [height, width, 3], uint8."""
@@ -153,28 +169,37 @@ class Slot:
         """Return the best picture so far, whole, [height, width, 3], uint8."""
         return self._whole(self._best)
 
-    def result(self, levels: Levels, verdict: Verdict, *, steps: int) -> Result:
-        """Sum up what was done to reach ``levels``."""
+    def result(self, levels: Levels, verdicts: Sequence[Verdict], *, steps: int) -> Result:
+        """Sum up what was done to reach ``levels``, in which the classifiers see ``verdicts``."""
         return Result(
             job=self.job,
-            target=self._reached(verdict) if self.away else self.target,
             levels=levels,
-            before=self._before,
-            after=verdict,
-            fooled=self.fooled(verdict),
+            sights=tuple(map(Sight.of, self._panel.classifiers, self.goals, self._before, verdicts)),
             steps=steps,
             gradients=self.gradients,
             seconds=time.perf_counter() - self._began,
         )
 
-    def _reached(self, verdict: Verdict) -> int:
-        """Return the most probable class but that which the attack leaves."""
-        first, *others = (guess.index for guess in verdict.top(2))
-        return first if first != self.target or not others else others[0]
+    def _gather(self, gradients: Sequence[Tensor]) -> None:
+        """Carry the gradients back to the window, into the scratch: their mean, each normalised before."""
+        if len(gradients) == 1:
+            pgd.normalise(self._twins[0].gradient(gradients[0], out=self._scratch))
+            return
+        self._scratch.zero_()
+        for gradient, twin in zip(gradients, self._twins, strict=True):
+            part = self._part(self._scratch, twin)
+            part += pgd.normalise(twin.gradient(gradient, out=torch.empty_like(part)))
+        pgd.normalise(self._scratch)
+
+    def _part(self, picture: Tensor, twin: Twin) -> Tensor:
+        """Return that part of the window on which one classifier's view depends."""
+        places = zip(twin.window, self._window, strict=True)
+        rows, columns = (slice(own.start - whole.start, own.stop - whole.start) for own, whole in places)
+        return picture[:, rows, columns]
 
     def _whole(self, window: Tensor) -> Levels:
         levels = self.job.photo.levels.copy()
-        levels[self._twin.window] = window.permute(1, 2, 0).cpu().numpy()
+        levels[self._window] = window.permute(1, 2, 0).cpu().numpy()
         return levels
 
     def _pieces(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -182,10 +207,22 @@ class Slot:
         return zip(*(torch.split(tensor.view(-1), size) for tensor in tensors), strict=True)
 
 
-def _target(job: Job, before: Verdict) -> int:
+def _target(job: Job, before: Verdict) -> int | None:
+    """Return the class that a job is after; None if any other will do."""
+    if job.target == "untargeted":
+        return None
     if isinstance(job.target, int):
         return job.target
     return choose_target(job.target, before.probabilities, seed=f"{job.settings.seed} {job.photo.sha256}")
+
+
+def _hull(windows: Sequence[tuple[slice, slice]]) -> tuple[slice, slice]:
+    """Return the smallest rows and columns that hold all windows."""
+    rows, columns = (
+        slice(min(window.start for window in axis), max(window.stop for window in axis))
+        for axis in zip(*windows, strict=True)
+    )
+    return rows, columns
 
 
 def _planes(levels: Levels) -> Tensor:

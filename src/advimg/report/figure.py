@@ -14,7 +14,7 @@ from PIL import Image
 
 from advimg.images.perturbation import amplified
 from advimg.images.photo import Levels
-from advimg.record import Guess, Record, percent
+from advimg.record import Guess, Record, Seen, percent
 from advimg.report.page import INK, Page, Type, cut_end, cut_middle
 
 # All lengths are pixels of the PNG, y grows downwards.
@@ -77,6 +77,8 @@ class _Arrangement:
 def draw_figure(record: Record, before: Levels, after: Levels, *, amplify: float = 10) -> bytes:
     """Draw the photo, the perturbation and the adversarial picture, and what the classifier sees.
 
+    Of several classifiers, the one that is fooled least.
+
     Args:
         record: what was done and seen.
         before: the photo, [height, width, 3].
@@ -104,9 +106,10 @@ def draw_figure(record: Record, before: Levels, after: Levels, *, amplify: float
         _draw_headings(page, record, amplify, arrangement)
         if stacked:
             _draw_bars_headings(page, below + _FIRST_BASELINE)
-        _draw_guesses(page, record.before, record.target.index, _LEFT, bars)
+        seen = _least(record)
+        _draw_guesses(page, seen.before, seen.target.index, _LEFT, bars)
         _draw_verdict(page, record, below)
-        _draw_guesses(page, record.after, record.target.index, _RIGHT, bars)
+        _draw_guesses(page, seen.after, seen.target.index, _RIGHT, bars)
         return page.png()
 
 
@@ -218,27 +221,35 @@ def _draw_verdict(page: Page, record: Record, y: int) -> None:
     page.text(centre, baseline, "✓ target reached" if record.fooled else "✗ target not reached", _VERDICT, "center")
     baseline += _LINE
     room = _COLUMN - _MARK_ROOM
-    target = _cut_name(page, "", record.target.name, f": {_percent(record.confidence)}", room)
+    seen = _least(record)
+    target = _cut_name(page, "", seen.target.name, f": {_percent(seen.confidence)}", room)
     _draw_marked(page, centre - (_MARK_ROOM + page.text_width(target, _NAME)) / 2, baseline, target, _NAME)
     if not record.fooled:
         baseline += _LINE
-        seen = _cut_name(page, "seen instead: ", record.after[0].name, "", _COLUMN)
-        page.text(centre, baseline, seen, _NAME, "center")
+        instead = _cut_name(page, "seen instead: ", seen.after[0].name, "", _COLUMN)
+        page.text(centre, baseline, instead, _NAME, "center")
     baseline += _LINE // 2
     for fact in _facts(record):
         baseline += _LINE
         page.text(centre, baseline, cut_middle(page, fact, _FACT, _COLUMN), _FACT, "center")
 
 
+def _least(record: Record) -> Seen:
+    """Return what the classifier sees that is fooled least."""
+    return min(record.attacked, key=lambda seen: (seen.fooled, seen.confidence))
+
+
 def _facts(record: Record) -> tuple[str, str]:
     """Return the lines that say what was done, and to which model."""
     steps = "1 step" if record.steps == 1 else f"{record.steps} steps"
-    return f"ε = {record.eps} of 255 levels · {steps}", record.model
+    among = f", the least sure of {1 + len(record.ensemble)}" if record.ensemble else ""
+    return f"ε = {record.eps} of 255 levels · {steps}", f"{_least(record).model}{among}"
 
 
 def _height_below(record: Record) -> int:
     """Return how tall the part below the pictures is: bars left and right, the verdict between them."""
-    rows = max(len(record.before), len(record.after))
+    seen = _least(record)
+    rows = max(len(seen.before), len(seen.after))
     bars = (rows - 1) * _ROW + _BAR_DOWN + _BAR
     lines = 3 if record.fooled else 4
     return max(bars, _FIRST_BASELINE + lines * _LINE + _LINE // 2 + 10)

@@ -1,0 +1,85 @@
+"""What an attack wants each classifier to see, and what each sees in the end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from advimg.classifiers.classifier import Classifier, Verdict
+from advimg.labels import Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The class that a classifier shall see; or, to go away from it, any but that.
+
+    Attributes:
+        index: of the class.
+        away: whether to go away from it.
+    """
+
+    index: int
+    away: bool = False
+
+    def met(self, verdict: Verdict) -> bool:
+        """Tell whether a verdict is what is wanted."""
+        return (verdict.top1 == self.index) != self.away
+
+    def confidence(self, verdict: Verdict) -> float:
+        """Return how sure a verdict is of what is wanted, 0..1."""
+        confidence = verdict.confidence(self.index)
+        return 1 - confidence if self.away else confidence
+
+    def target(self, verdict: Verdict) -> int:
+        """Return the class that is wanted; going away, the one that was reached, or that came nearest."""
+        if not self.away:
+            return self.index
+        first, *others = (guess.index for guess in verdict.top(2))
+        return first if first != self.index or not others else others[0]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sight:
+    """What one classifier sees before and after an attack.
+
+    Attributes:
+        before: what it sees in the photo.
+        after: what it sees in the adversarial picture, through its official preprocessing.
+        target: the index of the class that was aimed at; without a target, of the other class that was reached, or
+            that came nearest.
+        fooled: whether ``after`` shows it.
+    """
+
+    classifier: Classifier
+    before: Verdict
+    after: Verdict
+    target: int
+    fooled: bool
+
+    @classmethod
+    def of(cls, classifier: Classifier, goal: Goal, before: Verdict, after: Verdict) -> Self:
+        """Hold a verdict against the goal."""
+        return cls(classifier, before, after, goal.target(after), goal.met(after))
+
+    @property
+    def confidence(self) -> float:
+        """How sure the classifier is of the target, 0..1."""
+        return self.after.confidence(self.target)
+
+
+def goals_for(
+    target: int | None, labels: Labels, classifiers: Sequence[Classifier], before: Sequence[Verdict]
+) -> tuple[Goal, ...]:
+    """Return what an attack wants each classifier to see in a photo.
+
+    Args:
+        target: the index of the class, or None: then each shall leave the class that it sees itself.
+        labels: to which the index belongs.
+        classifiers: those that look.
+        before: what each sees in the photo.
+
+    Raises:
+        UsageError: a classifier has no class of the target's name.
+    """
+    if target is None:
+        return tuple(Goal(verdict.top1, away=True) for verdict in before)
+    return tuple(Goal(classifier.labels.counterpart(target, labels[target])) for classifier in classifiers)

@@ -1,0 +1,92 @@
+"""One network's look at the candidates of a pass: where they stand, and which way leads on."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from advimg.attacks.losses import LOSSES
+from advimg.classifiers.gradient import GradientNetwork
+from advimg.engine.goal import Goal
+from advimg.settings import LossName
+
+
+class Standing(NamedTuple):
+    """Where what the attack is after stands among the logits of one candidate.
+
+    Attributes:
+        log_confidence: of what is wanted; of several networks, the least.
+        fooled: how many networks see it.
+    """
+
+    log_confidence: float
+    fooled: int
+
+    @property
+    def confidence(self) -> float:
+        """How sure the network is of what is wanted, 0..1."""
+        return math.exp(min(0.0, self.log_confidence))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Look:
+    """What one network sees.
+
+    Attributes:
+        seen: the candidates through its view, [n, 3, crop, crop].
+        logits: [n, classes], to be differentiated with respect to ``seen``.
+        goals: what it shall see in each.
+        targets: the goals' classes, [n].
+        standings: where each candidate stands.
+    """
+
+    seen: Tensor
+    logits: Tensor
+    goals: Sequence[Goal]
+    targets: Tensor
+    standings: list[Standing]
+
+    def gradient(self, losses: Sequence[LossName]) -> Tensor:
+        """Return the gradient of each candidate's own loss with respect to what was seen, [n, 3, crop, crop]."""
+        kinds = [(loss, goal.away) for loss, goal in zip(losses, self.goals, strict=True)]
+        total = torch.zeros((), device=self.logits.device)
+        for name, away in set(kinds):
+            chosen = [position for position, kind in enumerate(kinds) if kind == (name, away)]
+            loss = LOSSES[name](self.logits[chosen], self.targets[chosen]).sum()
+            total = total - loss if away else total + loss
+        (gradient,) = torch.autograd.grad(total, self.seen)
+        return gradient
+
+
+def look_at(pictures: Sequence[Tensor], network: GradientNetwork, goals: Sequence[Goal]) -> Look:
+    """Look at candidates [3, crop, crop] through one network."""
+    seen = torch.stack(list(pictures)).requires_grad_()
+    targets = torch.tensor([goal.index for goal in goals], device=seen.device)
+    logits = network.logits(seen)
+    return Look(seen, logits, goals, targets, _standings(logits.detach(), targets, [goal.away for goal in goals]))
+
+
+def together(standings: Sequence[Standing]) -> Standing:
+    """Sum up where one candidate stands with several networks; what is not finite for one is not for all."""
+    values = [standing.log_confidence for standing in standings]
+    least = min(values) if all(map(math.isfinite, values)) else math.nan
+    return Standing(least, sum(standing.fooled for standing in standings))
+
+
+def _standings(logits: Tensor, targets: Tensor, away: Sequence[bool]) -> list[Standing]:
+    """Read off where each photo stands: the one transfer from the device in a step.
+
+    For a photo that goes away from its class, all others together stand in the place of the target.
+    """
+    log_probabilities = torch.log_softmax(logits, dim=1)
+    log_confidence = log_probabilities.gather(1, targets[:, None]).squeeze(1)
+    top1 = logits.argmax(dim=1) == targets
+    if any(away):
+        leaving = torch.tensor(away, device=logits.device)
+        others = log_probabilities.scatter(1, targets[:, None], float("-inf")).logsumexp(dim=1)
+        log_confidence, top1 = torch.where(leaving, others, log_confidence), top1 != leaving
+    pairs = torch.stack([log_confidence, top1.float()], dim=1).tolist()
+    return [Standing(value, int(top)) for value, top in pairs]
