@@ -136,6 +136,7 @@ def asked_of(
         "momentum": settings.momentum,
         "loss": settings.loss,
         "restarts": settings.restarts,
+        "transfer": settings.transfer,
         "device": first.device.type,
         "precision": precision,
     }

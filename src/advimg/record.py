@@ -79,6 +79,7 @@ class Record:
     momentum: float
     loss: str
     restarts: int
+    transfer: bool
     device: str
     precision: str
     before: tuple[Guess, ...]

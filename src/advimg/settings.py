@@ -11,7 +11,7 @@ DEFAULT_MODEL = "resnet50:IMAGENET1K_V1"
 MAX_PIXELS = 178_000_000
 """The most pixels a photo may have: PIL's own limit against decompression bombs."""
 
-LossName = Literal["ce", "margin"]
+LossName = Literal["ce", "margin", "logit"]
 TargetRule = Literal["random", "least-likely", "runner-up", "untargeted"]
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -35,11 +35,13 @@ class Settings:
     momentum: float = 0.75
     """The share of the last velocity that stays (arXiv:1710.06081); 0 is plain PGD."""
     loss: LossName = "ce"
-    """"ce" (cross-entropy) or "margin" (best other logit less the target's)."""
+    """"ce" (cross-entropy), "margin" (best other logit less the target's) or "logit" (the target's alone)."""
     restarts: int = 0
     """How many further starts, at random points of the ε-ball, follow a start that fell short."""
+    transfer: bool = False
+    """Whether to look at the picture in many ways while it is made, so that it may fool other networks, too."""
     seed: int = 0
-    """Seeds the random starts."""
+    """Seeds whatever is random."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", whole_eps(self.eps))
@@ -52,7 +54,7 @@ class Settings:
             f"step size {self.step_size}: give levels above 0 and at most 255",
         )
         _require(0 <= self.momentum < 1, f"momentum {self.momentum:g}: give a value from 0 to below 1, like 0.75")
-        _require(self.loss in get_args(LossName), f"unknown loss {self.loss!r}: use ce or margin")
+        _require(self.loss in get_args(LossName), f"unknown loss {self.loss!r}: use {', '.join(get_args(LossName))}")
         _require(self.restarts >= 0, f"restarts {self.restarts}: give 0 or more")
         _require(0 <= self.seed < 2**63, f"seed {self.seed}: give a whole number from 0 to 2^63 - 1")
 

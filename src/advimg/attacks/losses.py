@@ -28,4 +28,9 @@ def margin(logits: Tensor, targets: Tensor) -> Tensor:
     return others.amax(dim=1) - wanted
 
 
-LOSSES: Mapping[LossName, Loss] = {"ce": cross_entropy, "margin": margin}
+def logit(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the target's logit, negated: it never saturates (Zhao et al. 2021, arXiv:2012.11207)."""
+    return -logits.gather(1, targets[:, None]).squeeze(1)
+
+
+LOSSES: Mapping[LossName, Loss] = {"ce": cross_entropy, "margin": margin, "logit": logit}

@@ -42,6 +42,7 @@ _ASKED = (
     "momentum",
     "loss",
     "restarts",
+    "transfer",
     "seed",
 )
 """The fields of a record that have to be the same in a whole folder."""

@@ -221,12 +221,15 @@ def attack_options() -> Decorator[Any]:
             "--loss",
             type=click.Choice(get_args(LossName)),
             default=DEFAULTS.loss,
-            help="Cross-entropy or logit margin.",
+            help="Cross-entropy, logit margin, or the target's logit alone.",
         ),
         click.option(
             "--restarts",
             default=DEFAULTS.restarts,
             help="Further starts at random points, for a photo that resists.",
+        ),
+        click.option(
+            "--transfer", is_flag=True, help="Look at the picture in many ways, so that it may fool other models, too."
         ),
         click.option("--seed", default=DEFAULTS.seed, help="Seeds whatever is random."),
         click.option(
@@ -241,7 +244,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: one is out of range.
     """
-    names = ("eps", "confidence", "steps", "step_size", "momentum", "loss", "restarts", "seed")
+    names = ("eps", "confidence", "steps", "step_size", "momentum", "loss", "restarts", "transfer", "seed")
     return Settings(**{name: given[name] for name in names})
 
 

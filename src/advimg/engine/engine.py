@@ -8,7 +8,11 @@ networks are attacked together: the photo is finished when all of them are foole
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
 
 from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.classifiers.device import differentiable, repeatable
@@ -158,7 +162,8 @@ class Engine:
         """
         pictures = zip(*(slot.see() for slot in slots), strict=True)
         goals = zip(*(slot.goals for slot in slots), strict=True)
-        looks = list(map(look_at, pictures, self._networks, goals))
+        alter = [partial(_diversified, slots, number) for number in range(len(self._networks))]
+        looks = list(map(look_at, pictures, self._networks, goals, alter))
         standings = [together(each) for each in zip(*(look.standings for look in looks), strict=True)]
         ends = [self._end(slot, standing) for slot, standing in zip(slots, standings, strict=True)]
         if any(end is None and not slot.out_of_steps for slot, end in zip(slots, ends, strict=True)):
@@ -183,6 +188,8 @@ class Engine:
         if not math.isfinite(standing.log_confidence):
             name = self._panel.name
             return Failed(slot.job, ClassifierError(f"{name} gives logits that are not finite (NaN) during the attack"))
+        if slot.diverse:
+            return None
         slot.keep_if_best(fooled=standing.fooled, log_confidence=standing.log_confidence)
         try:
             if standing.fooled == len(self._networks) and standing.confidence >= slot.job.settings.confidence:
@@ -230,6 +237,13 @@ class _Queue:
 
     def put_back(self, job: Job) -> None:
         self._held = job
+
+
+def _diversified(slots: Sequence[Slot], number: int, seen: Tensor) -> Tensor:
+    """Alter what the network of this number sees, [n, 3, crop, crop], for those slots whose attack shall transfer."""
+    if not any(slot.diverse for slot in slots):
+        return seen
+    return torch.stack([slot.diversified(picture, number) for slot, picture in zip(slots, seen, strict=True)])
 
 
 def _pixels(job: Job) -> int:

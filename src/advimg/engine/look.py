@@ -1,7 +1,7 @@
 """One network's look at the candidates of a pass: where they stand, and which way leads on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,11 +61,23 @@ class Look:
         return gradient
 
 
-def look_at(pictures: Sequence[Tensor], network: GradientNetwork, goals: Sequence[Goal]) -> Look:
-    """Look at candidates [3, crop, crop] through one network."""
+def look_at(
+    pictures: Sequence[Tensor],
+    network: GradientNetwork,
+    goals: Sequence[Goal],
+    alter: Callable[[Tensor], Tensor] = lambda seen: seen,
+) -> Look:
+    """Look at candidates through one network.
+
+    Args:
+        pictures: each [3, crop, crop].
+        network: which.
+        goals: what it shall see in each.
+        alter: what is done to them all, [n, 3, crop, crop], before the network is fed; differentiated with it.
+    """
     seen = torch.stack(list(pictures)).requires_grad_()
     targets = torch.tensor([goal.index for goal in goals], device=seen.device)
-    logits = network.logits(seen)
+    logits = network.logits(alter(seen))
     return Look(seen, logits, goals, targets, _standings(logits.detach(), targets, [goal.away for goal in goals]))
 
 

@@ -1,14 +1,17 @@
 """One photo under attack: its tensors, from the first look to the last step."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import torch
 from torch import Tensor
 
 from advimg.attacks import pgd
 from advimg.attacks.targets import choose_target
+from advimg.attacks.transfer import diversify
 from advimg.classifiers.classifier import Verdict
 from advimg.classifiers.panel import Panel
 from advimg.classifiers.view import Twin
@@ -20,6 +23,9 @@ from advimg.settings import Settings, TargetRule
 # Elementwise work goes in pieces that stay in a core's cache: on a 12-megapixel photo a third of the time of whole
 # tensors, and no temporaries of their size. GPUs take the picture whole.
 _PIECE = 1 << 17
+
+# The share of a transfer attack's steps whose looks are diversified.
+_DIVERSE = 0.9
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -120,6 +126,22 @@ class Slot:
         for delta, photo, out in self._pieces(self._delta, self._photo, self._scratch):
             pgd.candidate(delta, photo, out)
         return [twin.see(self._part(self._scratch, twin)) for twin in self._twins]
+
+    @property
+    def diverse(self) -> bool:
+        """Whether the candidate is looked at in ways of chance, and so cannot be judged by what is seen.
+
+        The last steps look straight, until the classifiers that are attacked are fooled themselves.
+        """
+        settings = self.job.settings
+        return settings.transfer and self.steps < math.floor(_DIVERSE * settings.steps)
+
+    def diversified(self, seen: Tensor, number: int) -> Tensor:
+        """Return what the classifier of this number saw, [3, crop, crop], in another way at every pass."""
+        if not self.diverse:
+            return seen
+        # Not from a generator that goes on: a pass that ran out of memory is tried again.
+        return diversify(seen, Random(f"{self.job.settings.seed} {self.gradients} {number}"))
 
     def keep_if_best(self, *, fooled: int, log_confidence: float) -> None:
         """Rank the candidate that was just seen: by how many classifiers it fools, then by the least confidence."""
