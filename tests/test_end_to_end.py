@@ -33,7 +33,7 @@ def test_every_file_is_the_target_within_eps_and_of_the_photo_s_size(
     results = run_all(Engine(lite0, precision="fp32", batch_size=4), jobs)
     assert len(results) == len(jobs)
     for result in results:
-        outcome = outcome_of(result, "fp32")
+        outcome = outcome_of(result)
         source = Path(outcome.record.source)
         path = outcome.save(tmp_path / f"{source.stem}_{result.job.target}.png")
         top1, confidence = referee.judge(path)
@@ -58,7 +58,7 @@ def test_a_jpeg_with_orientation_and_a_palette(lite0: Classifier, tmp_path: Path
         for name in ("turned.jpg", "palette.png", "grey.jpg")
     ]
     for result in run_all(Engine(lite0, batch_size=3), jobs):
-        outcome = outcome_of(result, "fp32")
+        outcome = outcome_of(result)
         source = Path(outcome.record.source)
         path = outcome.save(source.with_suffix(".adv.png"))
         assert referee.judge(path)[0] == 144
@@ -68,7 +68,7 @@ def test_a_jpeg_with_orientation_and_a_palette(lite0: Classifier, tmp_path: Path
 def test_the_record_tells_the_truth(lite0: Classifier, tmp_path: Path) -> None:
     source = sample("coffee.png")
     result = Engine(lite0).attack(Job(photo=read_photo(source), target=144, settings=Settings(eps=4, seed=5)))
-    outcome = outcome_of(result, "fp32")
+    outcome = outcome_of(result)
     path = outcome.save(tmp_path / "x.png")
     with Image.open(path) as image:
         record = json.loads(image.info["advimg"])

@@ -67,7 +67,7 @@ def attack(
     engine = Engine(*classifiers, precision=precision)
     result = engine.attack(Job(photo=open_photo(photo), target=aim, settings=settings), watch=watch)
     checked = look_on(result, Panel(checking)) if checking else ()
-    return outcome_of(result, engine.precision, checked=checked)
+    return outcome_of(result, checked=checked)
 
 
 def classify(photo: Picture, *, model: Model = DEFAULT_MODEL, device: str = "auto") -> Verdict:

@@ -83,12 +83,11 @@ class Outcome:
         return path
 
 
-def outcome_of(result: Result, precision: str, *, checked: Sequence[Sight] = ()) -> Outcome:
+def outcome_of(result: Result, *, checked: Sequence[Sight] = ()) -> Outcome:
     """Write the record of a result.
 
     Args:
         result: what came of a job.
-        precision: what gradients were computed in.
         checked: what classifiers that took no part see.
     """
     settings, photo = result.job.settings, result.job.photo
@@ -96,7 +95,7 @@ def outcome_of(result: Result, precision: str, *, checked: Sequence[Sight] = ())
     if change.linf > settings.eps:
         raise AssertionError(f"the perturbation reaches {change.linf} levels, more than eps = {settings.eps}")
     first, *others = result.sights
-    asked = asked_of(settings, [sight.classifier for sight in result.sights], precision)
+    asked = asked_of(settings, [sight.classifier for sight in result.sights], result.precision)
     done = Record(
         **asked | {"ensemble": tuple(map(_seen, others)), "checked": tuple(map(_seen, checked))},
         source=photo.source,

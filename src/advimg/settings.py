@@ -31,7 +31,7 @@ class Settings:
     steps: int = 100
     """The most PGD steps from each start."""
     step_size: float | None = None
-    """Step length in levels; None is half of eps."""
+    """Step length in levels; None is half of eps, or a fifth with ``transfer``."""
     momentum: float = 0.75
     """The share of the last velocity that stays (arXiv:1710.06081); 0 is plain PGD."""
     loss: LossName = "ce"
@@ -61,7 +61,9 @@ class Settings:
     @property
     def alpha(self) -> float:
         """The step length in levels, with the default filled in."""
-        return self.eps / 2 if self.step_size is None else self.step_size
+        if self.step_size is not None:
+            return self.step_size
+        return self.eps / 5 if self.transfer else self.eps / 2
 
 
 def parse_eps(text: str) -> int:

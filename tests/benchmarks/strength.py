@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, median
+from typing import get_args
 
 import click
 import torch
@@ -29,7 +30,7 @@ from advimg.engine.engine import Engine
 from advimg.engine.slot import Failed, Job, Result
 from advimg.images.decode import read_photo
 from advimg.outcome import outcome_of
-from advimg.settings import Settings
+from advimg.settings import Precision, Settings
 from tests.benchmarks.measure import print_machine, print_table, progress
 from tests.benchmarks.peers import Peer, find_peers, seeded
 from tests.benchmarks.photos import device_option, find_photos, photos_option
@@ -74,16 +75,25 @@ class _Tally:
 @click.option("-e", "--eps", "budgets", multiple=True, default=(10, 4, 2, 1), show_default=True, type=int)
 @click.option("--slots", default=8, show_default=True, type=click.IntRange(1), help="Photos that share a pass.")
 @click.option("--seed", default=0, show_default=True, help="Of the targets.")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(get_args(Precision)))
 @click.option("--peers/--no-peers", default=True, help="Whether to compare other libraries.")
 def benchmark(
-    photos: Path | None, device: str, targets: int, budgets: Sequence[int], slots: int, seed: int, peers: bool
+    photos: Path | None,
+    device: str,
+    targets: int,
+    budgets: Sequence[int],
+    slots: int,
+    seed: int,
+    precision: Precision,
+    peers: bool,
 ) -> None:
     """Count the files that keep the promise, at several eps."""
     print_machine()
     others = find_peers() if peers else []
     judge = Judge()
     chosen = {path: _targets(path, judge, targets, seed) for path in find_photos(photos)}
-    _print_ours(chosen, budgets, judge, load_classifier("efficientnet_lite0", device=device), slots)
+    classifier = load_classifier("efficientnet_lite0", device=device)
+    _print_ours(chosen, budgets, judge, Engine(classifier, precision=precision, batch_size=slots), classifier)
     if others:
         _print_peers(others, chosen, budgets, judge)
 
@@ -94,14 +104,15 @@ def _targets(path: Path, judge: Judge, count: int, seed: int) -> list[int]:
     return random.Random(f"{seed} {path.name}").sample(others, count)
 
 
-def _print_ours(targets: Targets, budgets: Sequence[int], judge: Judge, classifier: Classifier, slots: int) -> None:
+def _print_ours(targets: Targets, budgets: Sequence[int], judge: Judge, engine: Engine, classifier: Classifier) -> None:
     rows = []
     for eps in budgets:
         progress(f"advimg at eps {eps} ...")
-        rows.append(_attack_all(targets, Settings(eps=eps), judge, classifier, slots).row(eps))
+        rows.append(_attack_all(targets, Settings(eps=eps), judge, engine).row(eps))
     asked = Settings()
     print_table(
-        f"advimg, {classifier.name}, {len(targets)} photos, {slots} slots, {classifier.device.type}, confidence asked "
+        f"advimg, {classifier.name}, {len(targets)} photos, {engine.slots} slots, {classifier.device.type}, "
+        f"{engine.precision}, confidence asked "
         f"for {asked.confidence}, at most {asked.steps} steps; files on disk, judged independently",
         (
             "eps",
@@ -119,12 +130,11 @@ def _print_ours(targets: Targets, budgets: Sequence[int], judge: Judge, classifi
     click.echo("A false claim is a file that advimg says is verified and the judge does not.")
 
 
-def _attack_all(targets: Targets, settings: Settings, judge: Judge, classifier: Classifier, slots: int) -> _Tally:
+def _attack_all(targets: Targets, settings: Settings, judge: Judge, engine: Engine) -> _Tally:
     tally = _Tally()
-    engine = Engine(classifier, batch_size=slots)
     with tempfile.TemporaryDirectory() as folder:
         for seconds, result in _timed(engine.run(_jobs(targets, settings))):
-            outcome = outcome_of(result, engine.precision)
+            outcome = outcome_of(result)
             png = outcome.save(Path(folder) / "adversarial.png", overwrite=True)
             check = judge.check(png, Path(outcome.record.source), target=result.target, eps=settings.eps)
             tally.kept.append(check.holds)

@@ -110,7 +110,7 @@ def _shares(
         for end in engine.run(jobs):
             if isinstance(end, Failed):
                 raise end.error
-            outcome_of(end, engine.precision).save(png, overwrite=True)
+            outcome_of(end).save(png, overwrite=True)
             tops = [int(judge.probabilities(png).argmax()) for judge in judges]
             pairs = zip(tops, seen[Path(end.job.photo.source)], strict=True)
             fooled.append(

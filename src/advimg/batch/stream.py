@@ -107,7 +107,7 @@ class Stream:
         self._enter(record.to_dict(), file_sha256(item.outputs.adversarial))
 
     def _write(self, result: Result, checked: Sequence[Sight], item: Item) -> Record:
-        outcome = outcome_of(result, self._engine.precision, checked=checked)
+        outcome = outcome_of(result, checked=checked)
         make_folder(item.outputs.adversarial.parent)
         paths = [path for _, path in item.outputs]
         self._journal.claim(paths)

@@ -1,11 +1,11 @@
 """The gradient network: a private copy of a classifier, rebuilt for speed, that the attack looks through.
 
 It never gives a verdict. Its copy of the network is frozen, its batch norms are folded into convolutions, its memory
-is laid out for convolutions, and on GPUs with tensor cores it computes in bfloat16.
+is laid out for convolutions, and it computes in bfloat16 where that is quicker.
 """
 
 import copy
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ class GradientNetwork:
     """Whole float levels as a view's twin sees them to logits that can be differentiated.
 
     Attributes:
-        precision: what it computes in, "fp32" or "bf16".
+        precision: what it computes in, "fp32" or "bf16"; "auto" is bf16 on GPUs with tensor cores, else fp32.
 
     Raises:
         UsageError: an unknown precision.
@@ -30,9 +30,15 @@ class GradientNetwork:
     def __init__(self, classifier: Classifier, precision: Precision = "auto") -> None:
         self._classifier = classifier
         self.precision = _resolve(precision, classifier.device)
-        self._dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
-        network = _folded(classifier).to(self._dtype).to(memory_format=torch.channels_last)
+        network = _folded(classifier).to(_DTYPES[self.precision]).to(memory_format=torch.channels_last)
         self._network = network.requires_grad_(False).eval()
+
+    def in_bf16(self) -> Self:
+        """Return a copy that computes in bfloat16."""
+        other = copy.copy(self)
+        other.precision = "bf16"
+        other._network = copy.deepcopy(self._network).to(torch.bfloat16)
+        return other
 
     def logits(self, seen: Tensor) -> Tensor:
         """Return logits [n, classes], float32, of pictures [n, 3, crop, crop] of levels 0..255.
@@ -41,8 +47,11 @@ class GradientNetwork:
             ClassifierError: the output is not logits.
         """
         pictures = self._classifier.view.normalise(seen)
-        output = self._network(pictures.to(dtype=self._dtype, memory_format=torch.channels_last))
+        output = self._network(pictures.to(dtype=_DTYPES[self.precision], memory_format=torch.channels_last))
         return self._classifier.checked_logits(output, count=len(seen)).to(torch.float32)
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def _resolve(precision: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
@@ -50,8 +59,7 @@ def _resolve(precision: Precision, device: torch.device) -> Literal["fp32", "bf1
         raise UsageError(f"unknown precision {precision!r}; use {', '.join(get_args(Precision))}")
     if precision != "auto":
         return precision
-    # On CPUs the gain depends on the network as much as on the processor: without bfloat16 units the loss is
-    # twentyfold, and with them depthwise convolutions gain nothing. So a CPU computes in fp32 unless told otherwise.
+    # On CPUs the gain depends on the network as much as on the processor: it is measured, once there are pictures.
     has_tensor_cores = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return "bf16" if has_tensor_cores else "fp32"
 

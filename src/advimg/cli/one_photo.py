@@ -40,12 +40,14 @@ def perform(
     keep_freed_memory()
     engine = Engine(*classifiers, precision=precision)
     for classifier in classifiers:
-        console.detail(f"{classifier.name} on {classifier.device}, gradients in {engine.precision}")
+        console.detail(f"{classifier.name} on {classifier.device}")
     wanted = classifiers[0].labels[target] if isinstance(target, int) else target
     with console.watching(wanted, settings.steps) as watch:
         result = engine.attack(Job(photo=photo, target=target, settings=settings), watch=watch)
+    for classifier, choice in zip(classifiers, engine.choices, strict=False):  # none, where it was given
+        console.detail(f"gradients of {classifier.name} in {choice}")
     checked = look_on(result, Panel(check_on)) if check_on else ()
-    return outcome_of(result, engine.precision, checked=checked)
+    return outcome_of(result, checked=checked)
 
 
 def tell(record: Record, console: Console) -> None:

@@ -8,7 +8,7 @@ networks are attacked together: the photo is finished when all of them are foole
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.classifiers.device import differentiable, repeatable
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.classifiers.panel import Panel
+from advimg.classifiers.precision import chosen
 from advimg.engine.capacity import BatchSize, Capacity, free_cached, is_out_of_memory
 from advimg.engine.look import Standing, look_at, together
 from advimg.engine.slot import Failed, Job, Result, Slot
@@ -57,7 +58,8 @@ class Engine:
 
     Args:
         classifiers: judge; never changed.
-        precision: what gradients are computed in; "auto" decides by the device.
+        precision: what gradients are computed in; "auto" measures on the first photos what is quicker here. Photos that
+            bf16 does not get anywhere with go on in fp32.
         batch_size: how many photos share a pass; "auto" decides by the device and its memory.
     """
 
@@ -66,7 +68,15 @@ class Engine:
         with differentiable():
             self._networks = tuple(GradientNetwork(classifier, precision) for classifier in classifiers)
         self._capacity = Capacity.of(self._panel.device, batch_size)
-        self.precision = self._networks[0].precision
+        # For how many photos a pass the precision has been chosen; it is not the same for one and for several.
+        measured = precision == "auto" and self._panel.device.type == "cpu"
+        self._chosen_for = 0 if measured else math.inf
+        self.choices: tuple[str, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """What gradients are computed in; of several networks, each."""
+        return " and ".join(dict.fromkeys(network.precision for network in self._networks))
 
     @property
     def slots(self) -> int:
@@ -80,7 +90,7 @@ class Engine:
             PhotoError: the photo's shape cannot be looked at.
             ClassifierError: the network's output is not finite logits, or memory is too short for the photo.
         """
-        (ended,) = self.run([job], watch=watch)
+        (ended,) = self._run([job], watch=watch, stop=lambda: False, share=1)
         if isinstance(ended, Failed):
             raise ended.error
         return ended
@@ -99,11 +109,19 @@ class Engine:
             watch: called for each photo at each step.
             stop: asked before each step; once it is true, photos that are not finished are dropped.
         """
+        return self._run(jobs, watch=watch, stop=stop, share=self.slots)
+
+    def _run(
+        self, jobs: Iterable[Job] | Feed, *, watch: Watcher | None, stop: Callable[[], bool], share: int
+    ) -> Iterator[Result | Failed]:
+        """Attack as :meth:`run` does, where so many photos may be expected to share a pass."""
         queue = _Queue(_Ready(jobs) if isinstance(jobs, Iterable) else jobs)
         live: list[Slot] = []
         while not stop():
             with differentiable(), repeatable(self._panel.device, exact=False):
                 refused = self._admit(queue, live)
+                if live and self._chosen_for < share:
+                    self._choose(live[0], share)
                 ended = self._advance(live, watch) if live else {}
             live = [slot for slot in live if slot not in ended]
             # Outside, for the caller's code runs here.
@@ -138,8 +156,10 @@ class Engine:
         """Move every slot on by one pass, in as many passes as memory asks for; return those that ended."""
         ended: dict[Slot, Result | Failed] = {}
         size = self.slots
-        for begin in range(0, len(live), size):
-            ended |= self._pass_in_memory(live[begin : begin + size], watch)
+        exact, others = ([slot for slot in live if slot.exact == wanted] for wanted in (True, False))
+        for slots in (exact, others) if "bf16" in self.precision else (live,):
+            for begin in range(0, len(slots), size):
+                ended |= self._pass_in_memory(slots[begin : begin + size], watch)
         return ended
 
     def _pass_in_memory(self, slots: Sequence[Slot], watch: Watcher | None) -> dict[Slot, Result | Failed]:
@@ -161,16 +181,17 @@ class Engine:
         All that can run out of memory comes before the first slot is changed, so a pass can be tried again.
         """
         pictures = zip(*(slot.see() for slot in slots), strict=True)
+        networks = self._exact_networks if slots[0].exact else self._networks
         goals = zip(*(slot.goals for slot in slots), strict=True)
         alter = [partial(_diversified, slots, number) for number in range(len(self._networks))]
-        looks = list(map(look_at, pictures, self._networks, goals, alter))
+        looks = list(map(look_at, pictures, networks, goals, alter))
         standings = [together(each) for each in zip(*(look.standings for look in looks), strict=True)]
         ends = [self._end(slot, standing) for slot, standing in zip(slots, standings, strict=True)]
         if any(end is None and not slot.out_of_steps for slot, end in zip(slots, ends, strict=True)):
             gradients = [look.gradient([slot.job.settings.loss for slot in slots]) for look in looks]
         ended: dict[Slot, Result | Failed] = {}
         for position, (slot, standing, end) in enumerate(zip(slots, standings, ends, strict=True)):
-            slot.gradients += 1
+            slot.passed(" and ".join(dict.fromkeys(network.precision for network in networks)))
             if watch is not None:
                 watch(StepReport(slot.job, slot.steps, standing.confidence))
             if isinstance(end, Failed):
@@ -182,6 +203,28 @@ class Engine:
             else:
                 slot.step([gradient[position] for gradient in gradients])
         return ended
+
+    def _choose(self, slot: Slot, share: int) -> None:
+        """Choose each network's precision by what it takes for so many photos a pass."""
+        self._chosen_for = share
+        pictures = (seen.expand(share, -1, -1, -1) for seen in slot.see())
+        try:
+            choices = [chosen(network, seen) for network, seen in zip(self._exact_networks, pictures, strict=True)]
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            free_cached(self._panel.device)
+            return  # the pass that comes will find out how many photos there is room for
+        self._networks = tuple(choice.network for choice in choices)
+        self.choices = tuple(choice.reason for choice in choices)
+
+    @cached_property
+    def _exact_networks(self) -> tuple[GradientNetwork, ...]:
+        """The networks in fp32, for photos that bf16 does not get anywhere with."""
+        return tuple(
+            network if network.precision == "fp32" else GradientNetwork(classifier, "fp32")
+            for network, classifier in zip(self._networks, self._panel.classifiers, strict=True)
+        )
 
     def _end(self, slot: Slot, standing: "Standing") -> "_End | Failed | None":
         """Return how a slot ends with the candidate that was just seen; None if it goes on."""
@@ -198,6 +241,7 @@ class Engine:
                 # The untouched classifier has the last word.
                 if slot.reached(verdicts):
                     return _End(levels, verdicts, slot.steps)
+                slot.refused(verdicts)
             if slot.out_of_starts:
                 levels = slot.best_levels()
                 return _End(levels, self._panel.judge(levels), slot.best_steps)

@@ -24,6 +24,12 @@ from advimg.settings import Settings, TargetRule
 # tensors, and no temporaries of their size. GPUs take the picture whole.
 _PIECE = 1 << 17
 
+_TINY = 1e-300
+
+# From so many refusals on, or after so many steps and half of all, gradients in bfloat16 have led nowhere.
+_REFUSALS = 3
+_PATIENCE = 20
+
 # The share of a transfer attack's steps whose looks are diversified.
 _DIVERSE = 0.9
 
@@ -52,6 +58,7 @@ class Result:
         steps: how many steps led to ``levels`` from its start.
         gradients: passes through the network, or through each of several, of all starts; the last needs no way back.
         seconds: from the first look to the verdict.
+        precision: what the gradients were computed in: "fp32", "bf16", or first the one and then the other.
     """
 
     job: Job
@@ -60,6 +67,7 @@ class Result:
     steps: int
     gradients: int
     seconds: float
+    precision: str
 
     @property
     def target(self) -> int:
@@ -120,6 +128,8 @@ class Slot:
         self.best_steps = 0
         self.steps = 0
         self.gradients = 0
+        self._refusals = 0
+        self._precisions: dict[str, None] = {}
 
     def see(self) -> list[Tensor]:
         """Return the current candidate as each classifier sees it, float levels [3, crop, crop]."""
@@ -160,12 +170,33 @@ class Slot:
             pgd.project(delta, photo, settings.eps)
         self.steps += 1
 
+    def passed(self, precision: str) -> None:
+        """Count a pass through the network, and note its precision."""
+        self.gradients += 1
+        self._precisions[precision] = None
+
+    def refused(self, verdicts: Sequence[Verdict]) -> None:
+        """Note that the untouched classifiers do not see in the candidate what the gradient networks believe to see."""
+        self._refusals += 1
+        if self.best_steps == self.steps:  # it is the best so far, but not by as much as was believed
+            pairs = list(zip(self.goals, verdicts, strict=True))
+            least = min(goal.confidence(verdict) for goal, verdict in pairs)
+            self._best_rank = (sum(goal.met(verdict) for goal, verdict in pairs), math.log(max(least, _TINY)))
+
+    @property
+    def exact(self) -> bool:
+        """Whether only gradients in 32 bits can help: others have led nowhere.
+
+        Once true it stays so, unless there is a restart.
+        """
+        return self._refusals >= _REFUSALS or self.steps > max(_PATIENCE, self.job.settings.steps // 2)
+
     def restart(self) -> None:
         """Begin again at a random point of the ε-ball; the best so far is kept."""
         self._restarts_left -= 1
         pgd.random_start(self._delta, self._photo, self.job.settings.eps, self._generator)
         self._velocity.zero_()
-        self.steps = 0
+        self.steps = self._refusals = 0
 
     @property
     def out_of_steps(self) -> bool:
@@ -200,6 +231,7 @@ class Slot:
             steps=steps,
             gradients=self.gradients,
             seconds=time.perf_counter() - self._began,
+            precision=", then ".join(self._precisions),
         )
 
     def _gather(self, gradients: Sequence[Tensor]) -> None:
