@@ -1,10 +1,12 @@
 """The loop, on networks whose answers are known in closed form."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from advimg.classifiers.classifier import Classifier
 from advimg.engine.engine import Engine, StepReport
@@ -246,3 +248,39 @@ def test_with_and_without_a_target_share_a_pass() -> None:
     alone = {job: run_one(classifier, job) for job in jobs}
     for result in run_all(Engine(classifier, batch_size=5), jobs):
         assert np.array_equal(result.levels, alone[result.job].levels)
+
+
+@pytest.mark.parametrize("loss", get_args(LossName))
+@pytest.mark.parametrize("aim", ["untargeted", 2])
+def test_a_network_whose_softmax_is_saturated_is_no_obstacle(loss: LossName, aim: int | TargetRule) -> None:
+    """Logits multiplied by 100: the confidence is 1 to the last digit, and its gradient nothing."""
+    quiet = linear_classifier(classes=4, size=8, scale=0.5)
+    sure = Classifier.wrap(
+        nn.Sequential(quiet.network, Times(100)),
+        labels=quiet.labels.names,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        resize=8,
+        crop=8,
+        device="cpu",
+    )
+    photo = next(
+        photo
+        for photo in (random_photo(8, 8, seed) for seed in range(100))
+        if sure.judge(photo.levels).confidence(0) == 1
+    )
+    result = run_one(sure, Job(photo=photo, target=aim, settings=Settings(eps=60, loss=loss)))
+    assert result.fooled
+    assert result.after.confidence(result.target) >= 0.9
+    assert result.gradients <= 30
+
+
+class Times(nn.Module):
+    """Multiplies logits."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits * self.factor

@@ -126,8 +126,8 @@ def test_the_seed_decides_the_looks() -> None:
 
 def test_a_single_step_looks_straight() -> None:
     classifier = linear_classifier(classes=3, size=16, scale=0.05)
-    job = Job(photo=random_photo(20, 16), target=1, settings=Settings(steps=1, transfer=True))
-    plain = Job(photo=job.photo, target=1, settings=Settings(steps=1))
+    job = Job(photo=random_photo(20, 16), target=1, settings=Settings(steps=1, step_size=5, transfer=True))
+    plain = Job(photo=job.photo, target=1, settings=Settings(steps=1, step_size=5))
     assert np.array_equal(Engine(classifier).attack(job).levels, Engine(classifier).attack(plain).levels)
 
 

@@ -211,7 +211,12 @@ def attack_options() -> Decorator[Any]:
             help="Stop once the file shows the target with this confidence.",
         ),
         click.option("--steps", default=DEFAULTS.steps, help="The most steps from each start."),
-        click.option("--step-size", type=float, show_default="half of eps; a fifth with --transfer", help="Length of a step, in levels."),
+        click.option(
+            "--step-size",
+            type=float,
+            show_default="half of eps; a fifth with --transfer",
+            help="Length of a step, in levels.",
+        ),
         click.option(
             "--momentum",
             default=DEFAULTS.momentum,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advimg.attacks.losses import LOSSES
+from advimg.attacks.losses import AWAY, LOSSES
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.engine.goal import Goal
 from advimg.settings import LossName
@@ -55,8 +55,8 @@ class Look:
         total = torch.zeros((), device=self.logits.device)
         for name, away in set(kinds):
             chosen = [position for position, kind in enumerate(kinds) if kind == (name, away)]
-            loss = LOSSES[name](self.logits[chosen], self.targets[chosen]).sum()
-            total = total - loss if away else total + loss
+            loss = (AWAY if away else LOSSES)[name]
+            total = total + loss(self.logits[chosen], self.targets[chosen]).sum()
         (gradient,) = torch.autograd.grad(total, self.seen)
         return gradient
 
