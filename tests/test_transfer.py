@@ -92,7 +92,7 @@ def test_all_but_the_last_tenth_of_the_steps_are_taken_through_other_looks() -> 
     reports: list[StepReport] = []
     (result,) = run_all(Engine(classifier), [Job(photo=photo, target=1, settings=settings)], watch=reports.append)
     assert result.fooled
-    assert classifier.judge(result.levels).confidence(1) >= settings.confidence
+    assert classifier.judge(result.levels).confidence(1) >= settings.min_confidence
     assert result.steps == 27
     assert len(reports) == result.gradients == 28
     (plain,) = run_all(Engine(classifier), [Job(photo=photo, target=1, settings=Settings(steps=30))])

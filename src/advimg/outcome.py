@@ -92,12 +92,14 @@ def outcome_of(result: Result, *, checked: Sequence[Sight] = ()) -> Outcome:
     """
     settings, photo = result.job.settings, result.job.photo
     change = measure_change(photo.levels, result.levels)
-    if change.linf > settings.eps:
-        raise AssertionError(f"the perturbation reaches {change.linf} levels, more than eps = {settings.eps}")
+    if change.linf > result.eps:
+        raise AssertionError(f"the perturbation reaches {change.linf} levels, more than eps = {result.eps}")
     first, *others = result.sights
     asked = asked_of(settings, [sight.classifier for sight in result.sights], result.precision)
     done = Record(
-        **asked | {"ensemble": tuple(map(_seen, others)), "checked": tuple(map(_seen, checked))},
+        **asked
+        | {"eps": result.eps, "eps_tried": result.tried}
+        | {"ensemble": tuple(map(_seen, others)), "checked": tuple(map(_seen, checked))},
         source=photo.source,
         source_sha256=photo.sha256,
         size=photo.size,
@@ -127,11 +129,13 @@ def asked_of(
         **_network(first),
         "ensemble": [_network(classifier) | UNSEEN for classifier in others],
         "checked": [_network(classifier) | UNSEEN for classifier in check_on],
-        "eps": settings.eps,
+        "eps": None if settings.eps == "auto" else settings.eps,
+        "max_eps": settings.max_eps if settings.eps == "auto" else None,
+        "eps_tried": [],
         "seed": settings.seed,
-        "min_confidence": settings.confidence,
+        "min_confidence": settings.min_confidence,
         "max_steps": settings.steps,
-        "step_size": settings.alpha,
+        "step_size": settings.step_size if settings.eps == "auto" else settings.alpha(settings.eps),
         "momentum": settings.momentum,
         "loss": settings.loss,
         "restarts": settings.restarts,

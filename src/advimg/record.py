@@ -27,6 +27,16 @@ class Guess:
     confidence: float
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of one eps, where the least was looked for."""
+
+    eps: int
+    reached: bool
+    confidence: float
+    gradients: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What a network besides the first sees; the fields are as in :class:`Record`, the target as this one counts."""
@@ -55,6 +65,9 @@ class Record:
     gave the file, ``gradients`` counts every pass through the network, all starts together; ``psnr`` is in decibels,
     None where nothing changed; ``view`` is the classifier's preprocessing.
 
+    Where the least eps was looked for, ``max_eps`` is its bound, ``eps_tried`` tells of each that was tried, in order,
+    and ``eps`` is that of the file; a ``step_size`` of None is then half of each.
+
     Where several networks are attacked together, these fields are of the first and ``ensemble`` holds the others; only
     ``fooled`` means all of them. ``checked`` holds networks that took no part.
     """
@@ -72,10 +85,12 @@ class Record:
     ensemble: tuple[Seen, ...] = ()
     checked: tuple[Seen, ...] = ()
     eps: int
+    max_eps: int | None = None
+    eps_tried: tuple[Trial, ...] = ()
     seed: int
     min_confidence: float
     max_steps: int
-    step_size: float
+    step_size: float | None
     momentum: float
     loss: str
     restarts: int
@@ -145,7 +160,15 @@ class Failure:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values under the keys of a record, null where nothing is known."""
         unknown: dict[str, Any] = {field.name: None for field in fields(Record)}
-        nothing = {"before": [], "after": [], "fooled": False, "ensemble": [], "checked": [], "outputs": {}}
+        nothing = {
+            "before": [],
+            "after": [],
+            "fooled": False,
+            "ensemble": [],
+            "checked": [],
+            "eps_tried": [],
+            "outputs": {},
+        }
         return unknown | nothing | dict(self.known) | {"source": self.source, "error": self.error}
 
 

@@ -12,6 +12,7 @@ MAX_PIXELS = 178_000_000
 """The most pixels a photo may have: PIL's own limit against decompression bombs."""
 
 LossName = Literal["ce", "margin", "logit"]
+Eps = int | Literal["auto"]
 TargetRule = Literal["random", "least-likely", "runner-up", "untargeted"]
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -24,12 +25,17 @@ class Settings:
         UsageError: a value lies outside its range.
     """
 
-    eps: int = 10
-    """The budget: no colour channel of any pixel moves by more than this many of 255 levels."""
-    confidence: float = 0.9
-    """Stop as soon as the target's softmax confidence, judged by the official preprocessing, reaches this."""
+    eps: Eps = 10
+    """The budget: no colour channel of any pixel moves by more than this many of 255 levels; "auto" finds the least."""
+    max_eps: int = 32
+    """The largest eps that "auto" tries."""
+    confidence: float | None = None
+    """Stop as soon as the target's softmax confidence, judged by the official preprocessing, reaches this.
+
+    None is 0.9, or 0.5 where the least eps is looked for.
+    """
     steps: int = 100
-    """The most PGD steps from each start."""
+    """The most PGD steps from each start, at each eps."""
     step_size: float | None = None
     """Step length in levels; None is half of eps, or a fifth with ``transfer``."""
     momentum: float = 0.75
@@ -44,10 +50,12 @@ class Settings:
     """Seeds whatever is random."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eps", whole_eps(self.eps))
+        for name in ("eps", "max_eps") if self.eps != "auto" else ("max_eps",):
+            object.__setattr__(self, name, whole_eps(getattr(self, name)))
         for name in ("steps", "restarts", "seed"):
             _require(isinstance(getattr(self, name), int), f"{name} {getattr(self, name)!r}: give a whole number")
-        _require(0 <= self.confidence < 1, f"confidence {self.confidence:g}: give a value from 0 to below 1, like 0.9")
+        wanted = self.min_confidence
+        _require(0 <= wanted < 1, f"confidence {wanted:g}: give a value from 0 to below 1, like 0.9")
         _require(self.steps >= 1, f"steps {self.steps}: at least 1 is needed")
         _require(
             self.step_size is None or 0 < self.step_size <= 255,
@@ -55,15 +63,34 @@ class Settings:
         )
         _require(0 <= self.momentum < 1, f"momentum {self.momentum:g}: give a value from 0 to below 1, like 0.75")
         _require(self.loss in get_args(LossName), f"unknown loss {self.loss!r}: use {', '.join(get_args(LossName))}")
+        _require(
+            not (self.transfer and self.eps == "auto"),
+            "transfer goes with an eps that is given: the least eps is where a picture crosses least",
+        )
         _require(self.restarts >= 0, f"restarts {self.restarts}: give 0 or more")
         _require(0 <= self.seed < 2**63, f"seed {self.seed}: give a whole number from 0 to 2^63 - 1")
 
     @property
-    def alpha(self) -> float:
-        """The step length in levels, with the default filled in."""
+    def min_confidence(self) -> float:
+        """The confidence that is asked for, with the default filled in."""
+        if self.confidence is not None:
+            return self.confidence
+        return 0.5 if self.eps == "auto" else 0.9
+
+    def alpha(self, eps: int) -> float:
+        """Return the step length in levels at an eps, with the default filled in."""
         if self.step_size is not None:
             return self.step_size
-        return self.eps / 5 if self.transfer else self.eps / 2
+        return eps / 5 if self.transfer else eps / 2
+
+
+def parse_eps_or_auto(text: str) -> Eps:
+    """Read an ε as :func:`parse_eps` does, or ``auto``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    return "auto" if text.strip().lower() == "auto" else parse_eps(text)
 
 
 def parse_eps(text: str) -> int:

@@ -34,7 +34,7 @@ from tests.benchmarks.peers import find_peers
 from tests.benchmarks.photos import SIZE, device_option, find_photos, make_photos, photos_option
 from tests.referee import Judge, open_upright
 
-_CONFIDENCE = Settings().confidence
+_CONFIDENCE = Settings().min_confidence
 
 
 @click.command()

@@ -118,7 +118,7 @@ def _step(slot: Slot, network: GradientNetwork, watch: Stopwatch) -> None:
 
 def _save(slot: Slot, classifier: Classifier, precision: str, watch: Stopwatch) -> None:
     levels = slot.best_levels()
-    outcome = outcome_of(slot.result(levels, [classifier.judge(levels)], steps=slot.best_steps))
+    outcome = outcome_of(slot.result(slot.attempt(levels, [classifier.judge(levels)], steps=slot.best_steps)))
     watch.time("encode the PNG", outcome.png, _REPEATS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adversarial.png"

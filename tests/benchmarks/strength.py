@@ -113,7 +113,7 @@ def _print_ours(targets: Targets, budgets: Sequence[int], judge: Judge, engine: 
     print_table(
         f"advimg, {classifier.name}, {len(targets)} photos, {engine.slots} slots, {classifier.device.type}, "
         f"{engine.precision}, confidence asked "
-        f"for {asked.confidence}, at most {asked.steps} steps; files on disk, judged independently",
+        f"for {asked.min_confidence}, at most {asked.steps} steps; files on disk, judged independently",
         (
             "eps",
             "files kept",
@@ -136,7 +136,7 @@ def _attack_all(targets: Targets, settings: Settings, judge: Judge, engine: Engi
         for seconds, result in _timed(engine.run(_jobs(targets, settings))):
             outcome = outcome_of(result)
             png = outcome.save(Path(folder) / "adversarial.png", overwrite=True)
-            check = judge.check(png, Path(outcome.record.source), target=result.target, eps=settings.eps)
+            check = judge.check(png, Path(outcome.record.source), target=result.target, eps=result.eps)
             tally.kept.append(check.holds)
             tally.claimed.append(outcome.record.fooled)
             tally.confidences.append(check.confidence)

@@ -36,6 +36,7 @@ _ASKED = (
     "weights_sha256",
     "view",
     "check_on",
+    "max_eps",
     "min_confidence",
     "max_steps",
     "step_size",
@@ -82,7 +83,7 @@ class Entry:
         """
         target = record["target_rule"] or record["target"]["index"]
         return cls(
-            key=Key(Path(record["source"]), target, record["eps"]),
+            key=Key(Path(record["source"]), target, "auto" if record["max_eps"] is not None else record["eps"]),
             source_sha256=record["source_sha256"],
             outputs={key: Path(path) for key, path in record["outputs"].items()},
             adversarial_sha256=record["adversarial_sha256"],

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from advimg.batch.targets import Pair
 from advimg.labels import Labels
 from advimg.outputs import Outputs, plan_outputs
-from advimg.settings import TargetRule
+from advimg.settings import Eps, TargetRule
 from advimg.targets import target_slug
 
 
@@ -19,12 +19,12 @@ class Key(NamedTuple):
     Attributes:
         source: the photo, an absolute path.
         target: the index of the class, or the rule that chooses it.
-        eps: the budget, in levels.
+        eps: the budget, in levels, or "auto".
     """
 
     source: Path
     target: int | TargetRule
-    eps: int
+    eps: Eps
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,12 @@ class Files:
         return self.folder / source.parent.relative_to(self.root)
 
 
-def each_towards(photos: Iterable[Path], targets: Sequence[int | TargetRule], eps: int) -> list[Key]:
+def each_towards(photos: Iterable[Path], targets: Sequence[int | TargetRule], eps: Eps) -> list[Key]:
     """Return each photo x each target."""
     return [Key(photo, target, eps) for photo in photos for target in targets]
 
 
-def each_pair(pairs: Iterable[Pair], eps: int) -> list[Key]:
+def each_pair(pairs: Iterable[Pair], eps: Eps) -> list[Key]:
     """Return the pairs of a table, those of one photo together, each once."""
     by_photo: dict[Path, dict[Key, None]] = {}
     for pair in pairs:

@@ -11,6 +11,7 @@ from advimg.batch.journal import Entry, Journal, changed
 from advimg.batch.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
 from advimg.labels import Labels
+from advimg.settings import Eps
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def sort_out(
     labels: Labels,
     journal: Journal,
     *,
-    asked: Callable[[int], tuple[Any, ...]],
+    asked: Callable[[Eps], tuple[Any, ...]],
     force: bool,
     retry_failed: bool,
 ) -> Work:
@@ -81,7 +82,7 @@ def file_sha256(path: Path) -> str | None:
 
 
 def _superseded(
-    keys: Sequence[Key], journal: Journal, asked: Callable[[int], tuple[Any, ...]], *, force: bool
+    keys: Sequence[Key], journal: Journal, asked: Callable[[Eps], tuple[Any, ...]], *, force: bool
 ) -> set[Key]:
     """Refuse a folder that was begun with other settings; with ``force``, return what will be made anew."""
     budgets = {key.eps for key in keys}
@@ -90,7 +91,7 @@ def _superseded(
     for key, entry in journal.entries.items():
         differing = changed(entry.asked, asked(key.eps))
         if key.eps not in budgets:
-            differing.insert(0, f"eps {key.eps} there, {' and '.join(map(str, sorted(budgets)))} here")
+            differing.insert(0, f"eps {key.eps} there, {' and '.join(sorted(map(str, budgets)))} here")
         if differing and not force:
             raise OutputError(
                 f"{journal.folder} was begun with other settings ({'; '.join(differing)}); choose another -O, or "

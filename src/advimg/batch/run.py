@@ -17,6 +17,7 @@ from advimg.classifiers.classifier import Classifier
 from advimg.errors import OutputError
 from advimg.images.files import write_whole
 from advimg.outcome import asked_of
+from advimg.settings import Eps
 
 SUMMARY = "summary.json"
 
@@ -135,6 +136,6 @@ class Batch:
             if self.tally.done == self.tally.total:  # else something has stopped the run, and that is what to tell
                 raise
 
-    def _asked(self, eps: int) -> dict[str, Any]:
+    def _asked(self, eps: Eps) -> dict[str, Any]:
         settings = replace(self._options.settings, eps=eps)
         return asked_of(settings, self._classifiers, self._options.precision, check_on=self._check_on)

@@ -9,7 +9,7 @@ from typing import TextIO
 from advimg.batch.photos import absolute
 from advimg.errors import UsageError
 from advimg.labels import Labels
-from advimg.settings import TargetRule, parse_eps
+from advimg.settings import Eps, TargetRule, parse_eps_or_auto
 from advimg.targets import read_target
 
 ALL = "all"
@@ -38,7 +38,7 @@ class Pair:
 
     path: Path
     target: int | TargetRule
-    eps: int | None
+    eps: Eps | None
 
 
 def read_pairs(lines: TextIO, labels: Labels, others: Mapping[str, Labels] | None = None, *, name: str) -> list[Pair]:
@@ -72,7 +72,7 @@ def _pairs(
     if not path or not target:
         raise UsageError(f"{where}: path and target are both needed")
     try:
-        budget = parse_eps(eps) if eps else None
+        budget = parse_eps_or_auto(eps) if eps else None
         return [Pair(absolute(path), each, budget) for each in _targets(target, labels, others)]
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None

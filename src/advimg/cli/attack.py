@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE")
 @options.target_option()
 @options.untargeted_option()
-@options.eps_option(default=options.DEFAULTS.eps)
+@options.eps_options()
 @options.model_options(several="Given several times: one file fools them all.")
 @options.check_option()
 @options.attack_options()

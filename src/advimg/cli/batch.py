@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     metavar="CSV",
     help="Read photos and targets from a table with the header path,target or path,target,eps.",
 )
-@options.eps_option(default=options.DEFAULTS.eps)
+@options.eps_options()
 @options.model_options(several="Given several times: one file fools them all.")
 @options.check_option()
 @click.option(

@@ -60,6 +60,9 @@ def tell(record: Record, console: Console) -> None:
         f"  ε = {record.eps}: no channel moved more than {record.linf} of 255 levels; {_count(record.steps, 'step')}, "
         f"{_count(record.gradients, 'gradient')}, {record.seconds:.1f} s"
     )
+    if record.eps_tried:
+        tried = (f"{trial.eps} {'enough' if trial.reached else 'too little'}" for trial in record.eps_tried)
+        console.say(f"  tried ε = {', '.join(tried)}")
     for seen in record.checked:
         at = "" if seen.fooled else f" ({seen.target.name} is at {percent(seen.confidence)})"
         console.say(f"  {change(seen)}{at}, by {seen.model}, which took no part")
@@ -76,7 +79,7 @@ def tell(record: Record, console: Console) -> None:
         missed = "no other class was reached" if untargeted else f"{least.target.name} was not reached"
         console.warn(
             f"{missed} ({least.target.name} is at {percent(least.confidence)}{by}); this is the best attempt. "
-            "Try a larger --eps, more --steps, or --restarts"
+            f"Try a larger {'--eps' if record.max_eps is None else '--max-eps'}, more --steps, or --restarts"
         )
     elif least.confidence < record.min_confidence and not untargeted:
         console.warn(

@@ -9,7 +9,7 @@ from click.shell_completion import CompletionItem
 
 from advimg.errors import UsageError
 from advimg.labels import imagenet_labels
-from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, LossName, Precision, Settings, parse_eps
+from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Eps, LossName, Precision, Settings, parse_eps, parse_eps_or_auto
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Decorator = Callable[[_Command], _Command]
@@ -17,25 +17,28 @@ Decorator = Callable[[_Command], _Command]
 DEFAULTS = Settings()
 
 if TYPE_CHECKING:
-    _Whole = click.ParamType[int]
+    _Eps = click.ParamType[Eps]
     _Size = click.ParamType[int | Literal["auto"]]
     _Channels = click.ParamType[tuple[float, float, float]]
 
     from advimg.classifiers.spec import ModelSpec
 else:
-    _Whole = _Size = _Channels = click.ParamType  # cannot be subscripted before click 8.4
+    _Eps = _Size = _Channels = click.ParamType  # cannot be subscripted before click 8.4
 
 
-class EpsType(_Whole):
-    """ε in levels of 255: ``10`` or ``10/255``."""
+class EpsType(_Eps):
+    """ε in levels of 255: ``10`` or ``10/255``; where it can be looked for, ``auto``."""
 
     name = "levels"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return whole levels, 1..255."""
+    def __init__(self, *, auto: bool) -> None:
+        self._auto = auto
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Eps:
+        """Return whole levels, 1..255, or ``auto``."""
         if isinstance(value, int):
             return value
-        return parse_eps(value)
+        return parse_eps_or_auto(value) if self._auto else parse_eps(value)
 
 
 class BatchSizeType(_Size):
@@ -120,16 +123,29 @@ def targets_option() -> Decorator[Any]:
     )
 
 
-def eps_option(*, default: int | None) -> Decorator[Any]:
-    """Add ``-e/--eps``."""
-    return click.option(
-        "-e",
-        "--eps",
-        type=EpsType(),
-        default=default,
-        help="The most any colour channel of any pixel may change, in levels of 255 (10 or 10/255)."
-        + ("" if default is not None else " By default what the PNG's record says."),
+_EPS = "The most any colour channel of any pixel may change, in levels of 255 (10 or 10/255)"
+
+
+def eps_options() -> Decorator[Any]:
+    """Add ``-e/--eps`` and ``--max-eps`` for an attack."""
+    return _together(
+        click.option(
+            "-e",
+            "--eps",
+            type=EpsType(auto=True),
+            default=DEFAULTS.eps,
+            help=f"{_EPS}, or auto: the least that does it.",
+        ),
+        click.option(
+            "--max-eps", type=EpsType(auto=False), default=DEFAULTS.max_eps, help="The most that --eps auto may try."
+        ),
     )
+
+
+def recorded_eps_option() -> Decorator[Any]:
+    """Add ``-e/--eps`` where a PNG's record knows it."""
+    help_ = f"{_EPS}. By default what the PNG's record says."
+    return click.option("-e", "--eps", type=EpsType(auto=False), default=None, help=help_)
 
 
 def model_options(*, default: str | None = DEFAULT_MODEL, several: str = "") -> Decorator[Any]:
@@ -207,10 +223,11 @@ def attack_options() -> Decorator[Any]:
     return _together(
         click.option(
             "--confidence",
-            default=DEFAULTS.confidence,
+            type=float,
+            show_default="0.9; 0.5 with --eps auto",
             help="Stop once the file shows the target with this confidence.",
         ),
-        click.option("--steps", default=DEFAULTS.steps, help="The most steps from each start."),
+        click.option("--steps", default=DEFAULTS.steps, help="The most steps from each start, at each eps."),
         click.option(
             "--step-size",
             type=float,
@@ -244,12 +261,12 @@ def attack_options() -> Decorator[Any]:
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:
-    """Return the settings that :func:`attack_options` and :func:`eps_option` have read.
+    """Return the settings that :func:`attack_options` and :func:`eps_options` have read.
 
     Raises:
         UsageError: one is out of range.
     """
-    names = ("eps", "confidence", "steps", "step_size", "momentum", "loss", "restarts", "transfer", "seed")
+    names = ("eps", "max_eps", "confidence", "steps", "step_size", "momentum", "loss", "restarts", "transfer", "seed")
     return Settings(**{name: given[name] for name in names})
 
 

@@ -28,7 +28,7 @@ BROKEN = 3
     "--original", type=click.Path(path_type=Path), required=True, metavar="PHOTO", help="The photo it was made from."
 )
 @options.target_option(recorded=True)
-@options.eps_option(default=None)
+@options.recorded_eps_option()
 @options.model_options(default=None, several="Given several times: the promise is for all.")
 @options.photo_options()
 @options.stream_options()

@@ -9,21 +9,20 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from advimg.classifiers.classifier import Classifier, Verdict
+from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import differentiable, repeatable
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.classifiers.panel import Panel
 from advimg.classifiers.precision import chosen
 from advimg.engine.capacity import BatchSize, Capacity, free_cached, is_out_of_memory
 from advimg.engine.look import Standing, look_at, together
-from advimg.engine.slot import Failed, Job, Result, Slot
+from advimg.engine.slot import Attempt, Failed, Job, Result, Slot
 from advimg.errors import AdvimgError, ClassifierError
-from advimg.images.photo import Levels
 from advimg.settings import Precision
 
 
@@ -186,21 +185,19 @@ class Engine:
         alter = [partial(_diversified, slots, number) for number in range(len(self._networks))]
         looks = list(map(look_at, pictures, networks, goals, alter))
         standings = [together(each) for each in zip(*(look.standings for look in looks), strict=True)]
-        ends = [self._end(slot, standing) for slot, standing in zip(slots, standings, strict=True)]
-        if any(end is None and not slot.out_of_steps for slot, end in zip(slots, ends, strict=True)):
+        precision = " and ".join(dict.fromkeys(network.precision for network in networks))
+        turns = [self._turn(slot, standing, precision) for slot, standing in zip(slots, standings, strict=True)]
+        if _STEP in turns:
             gradients = [look.gradient([slot.job.settings.loss for slot in slots]) for look in looks]
         ended: dict[Slot, Result | Failed] = {}
-        for position, (slot, standing, end) in enumerate(zip(slots, standings, ends, strict=True)):
-            slot.passed(" and ".join(dict.fromkeys(network.precision for network in networks)))
+        for position, (slot, standing, turn) in enumerate(zip(slots, standings, turns, strict=True)):
             if watch is not None:
                 watch(StepReport(slot.job, slot.steps, standing.confidence))
-            if isinstance(end, Failed):
-                ended[slot] = end
-            elif end is not None:
-                ended[slot] = slot.result(end.levels, end.verdicts, steps=end.steps)
-            elif slot.out_of_steps:
-                slot.restart()
-            else:
+            if isinstance(turn, Failed):
+                ended[slot] = turn
+            elif isinstance(turn, Attempt):
+                ended[slot] = slot.result(turn)
+            elif turn == _STEP:
                 slot.step([gradient[position] for gradient in gradients])
         return ended
 
@@ -226,36 +223,37 @@ class Engine:
             for network, classifier in zip(self._networks, self._panel.classifiers, strict=True)
         )
 
-    def _end(self, slot: Slot, standing: "Standing") -> "_End | Failed | None":
-        """Return how a slot ends with the candidate that was just seen; None if it goes on."""
+    def _turn(self, slot: Slot, standing: Standing, precision: str) -> "Attempt | Failed | _Turn":
+        """Return how a slot ends with the candidate that was just seen, or how it goes on."""
         if not math.isfinite(standing.log_confidence):
             name = self._panel.name
             return Failed(slot.job, ClassifierError(f"{name} gives logits that are not finite (NaN) during the attack"))
+        slot.passed(precision)
         if slot.diverse:
-            return None
+            return _STEP
         slot.keep_if_best(fooled=standing.fooled, log_confidence=standing.log_confidence)
         try:
-            if standing.fooled == len(self._networks) and standing.confidence >= slot.job.settings.confidence:
+            if standing.fooled == len(self._networks) and standing.confidence >= slot.job.settings.min_confidence:
                 levels = slot.candidate_levels()
                 verdicts = self._panel.judge(levels)
                 # The untouched classifier has the last word.
                 if slot.reached(verdicts):
-                    return _End(levels, verdicts, slot.steps)
+                    return slot.end_trial(slot.attempt(levels, verdicts, steps=slot.steps)) or _LOOK
                 slot.refused(verdicts)
             if slot.out_of_starts:
                 levels = slot.best_levels()
-                return _End(levels, self._panel.judge(levels), slot.best_steps)
+                return slot.end_trial(slot.attempt(levels, self._panel.judge(levels), steps=slot.best_steps)) or _LOOK
         except ClassifierError as error:
             return Failed(slot.job, error)
-        return None
+        if slot.out_of_steps:
+            slot.restart()
+            return _LOOK
+        return _STEP
 
 
-class _End(NamedTuple):
-    """The picture that a slot ends with."""
-
-    levels: Levels
-    verdicts: tuple[Verdict, ...]
-    steps: int
+_Turn = Literal["step", "look anew"]
+_STEP: _Turn = "step"
+_LOOK: _Turn = "look anew"
 
 
 class _Ready:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +16,11 @@ from advimg.attacks.transfer import diversify
 from advimg.classifiers.classifier import Verdict
 from advimg.classifiers.panel import Panel
 from advimg.classifiers.view import Twin
-from advimg.engine.goal import Sight, goals_for
+from advimg.engine.goal import Goal, Sight, goals_for
+from advimg.engine.search import EpsSearch
 from advimg.errors import AdvimgError
 from advimg.images.photo import Levels, Photo
+from advimg.record import Trial
 from advimg.settings import Settings, TargetRule
 
 # Elementwise work goes in pieces that stay in a core's cache: on a 12-megapixel photo a third of the time of whole
@@ -25,6 +28,7 @@ from advimg.settings import Settings, TargetRule
 _PIECE = 1 << 17
 
 _TINY = 1e-300
+_WORST = (-1, float("-inf"))
 
 # From so many refusals on, or after so many steps and half of all, gradients in bfloat16 have led nowhere.
 _REFUSALS = 3
@@ -54,6 +58,8 @@ class Result:
 
     Attributes:
         levels: the adversarial picture, [height, width, 3], uint8: the best that was found.
+        eps: within which it is.
+        tried: what came of each eps, where the least was looked for.
         sights: what each classifier that was attacked sees in the photo and in ``levels``.
         steps: how many steps led to ``levels`` from its start.
         gradients: passes through the network, or through each of several, of all starts; the last needs no way back.
@@ -63,6 +69,8 @@ class Result:
 
     job: Job
     levels: Levels
+    eps: int
+    tried: tuple[Trial, ...]
     sights: tuple[Sight, ...]
     steps: int
     gradients: int
@@ -98,6 +106,24 @@ class Failed:
     error: AdvimgError
 
 
+class Attempt(NamedTuple):
+    """A picture at one eps.
+
+    Attributes:
+        levels: whole, [height, width, 3], uint8.
+        verdicts: what each classifier sees in it.
+        eps: within which it is.
+        steps: that led to it from its start.
+        reached: whether each sees what it shall, with the confidence asked for.
+    """
+
+    levels: Levels
+    verdicts: tuple[Verdict, ...]
+    eps: int
+    steps: int
+    reached: bool
+
+
 class Slot:
     """The state of one photo under attack.
 
@@ -122,14 +148,15 @@ class Slot:
         # First the candidate, then, once it has been seen and kept, the gradient.
         self._scratch = torch.empty_like(self._delta)
         self._best = self._photo.clone()
-        self._best_rank = (-1, float("-inf"))
         self._generator = torch.Generator().manual_seed(job.settings.seed)
-        self._restarts_left = job.settings.restarts
-        self.best_steps = 0
-        self.steps = 0
-        self.gradients = 0
-        self._refusals = 0
         self._precisions: dict[str, None] = {}
+        self.gradients = 0
+        eps = job.settings.eps
+        self._search = EpsSearch(1, job.settings.max_eps) if eps == "auto" else EpsSearch(eps, eps)
+        self._nearest: Attempt | None = None
+        self._best_rank = _WORST
+        self._restarts_left = job.settings.restarts
+        self.best_steps = self.steps = self._refusals = 0
 
     def see(self) -> list[Tensor]:
         """Return the current candidate as each classifier sees it, float levels [3, crop, crop]."""
@@ -151,7 +178,7 @@ class Slot:
         if not self.diverse:
             return seen
         # Not from a generator that goes on: a pass that ran out of memory is tried again.
-        return diversify(seen, Random(f"{self.job.settings.seed} {self.gradients} {number}"))
+        return diversify(seen, Random(f"{self.job.settings.seed} {self._restarts_left} {self.steps} {number}"))
 
     def keep_if_best(self, *, fooled: int, log_confidence: float) -> None:
         """Rank the candidate that was just seen: by how many classifiers it fools, then by the least confidence."""
@@ -163,11 +190,12 @@ class Slot:
 
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Take one step along the losses' gradients with respect to what each classifier saw, [3, crop, crop]."""
-        settings = self.job.settings
+        settings, eps = self.job.settings, self._search.eps
+        alpha = settings.alpha(eps)
         self._gather(gradients)
         for delta, velocity, slope, photo in self._pieces(self._delta, self._velocity, self._scratch, self._photo):
-            pgd.descend(delta, velocity, slope, step_size=settings.alpha, momentum=settings.momentum)
-            pgd.project(delta, photo, settings.eps)
+            pgd.descend(delta, velocity, slope, step_size=alpha, momentum=settings.momentum)
+            pgd.project(delta, photo, eps)
         self.steps += 1
 
     def passed(self, precision: str) -> None:
@@ -179,9 +207,8 @@ class Slot:
         """Note that the untouched classifiers do not see in the candidate what the gradient networks believe to see."""
         self._refusals += 1
         if self.best_steps == self.steps:  # it is the best so far, but not by as much as was believed
-            pairs = list(zip(self.goals, verdicts, strict=True))
-            least = min(goal.confidence(verdict) for goal, verdict in pairs)
-            self._best_rank = (sum(goal.met(verdict) for goal, verdict in pairs), math.log(max(least, _TINY)))
+            met = sum(map(Goal.met, self.goals, verdicts))
+            self._best_rank = (met, math.log(max(self._least(verdicts), _TINY)))
 
     @property
     def exact(self) -> bool:
@@ -194,9 +221,35 @@ class Slot:
     def restart(self) -> None:
         """Begin again at a random point of the ε-ball; the best so far is kept."""
         self._restarts_left -= 1
-        pgd.random_start(self._delta, self._photo, self.job.settings.eps, self._generator)
+        pgd.random_start(self._delta, self._photo, self._search.eps, self._generator)
         self._velocity.zero_()
         self.steps = self._refusals = 0
+
+    def attempt(self, levels: Levels, verdicts: Sequence[Verdict], *, steps: int) -> "Attempt":
+        """Sum up what came of the present eps: ``levels``, in which the classifiers see ``verdicts``."""
+        return Attempt(levels, tuple(verdicts), self._search.eps, steps, self.reached(verdicts))
+
+    def end_trial(self, attempt: "Attempt") -> "Attempt | None":
+        """Note what came of the present eps; where the least is looked for, go on to the next with what is there.
+
+        Returns:
+            What the attack ends with; None if it goes on.
+        """
+        if self._nearest is None or attempt.reached or not self._nearest.reached:
+            self._nearest = attempt
+        before = self._search.eps
+        gradients = self.gradients - sum(trial.gradients for trial in self._search.tried)
+        confidence = self._least(attempt.verdicts)
+        if not self._search.end_trial(reached=attempt.reached, confidence=confidence, gradients=gradients):
+            return self._nearest
+        eps = self._search.eps
+        for delta, photo in self._pieces(self._delta, self._photo):
+            pgd.project(delta.mul_(min(1.0, eps / before)), photo, eps)
+        self._velocity.zero_()
+        self._best_rank = _WORST
+        self._restarts_left = self.job.settings.restarts
+        self.best_steps = self.steps = self._refusals = 0
+        return None
 
     @property
     def out_of_steps(self) -> bool:
@@ -210,9 +263,7 @@ class Slot:
 
     def reached(self, verdicts: Sequence[Verdict]) -> bool:
         """Tell whether every classifier sees what it shall, with the confidence asked for."""
-        wanted = self.job.settings.confidence
-        pairs = zip(self.goals, verdicts, strict=True)
-        return all(goal.met(verdict) and goal.confidence(verdict) >= wanted for goal, verdict in pairs)
+        return all(map(Goal.met, self.goals, verdicts)) and self._least(verdicts) >= self.job.settings.min_confidence
 
     def candidate_levels(self) -> Levels:
         """Return the picture that was just seen, whole, [height, width, 3], uint8."""
@@ -222,17 +273,23 @@ class Slot:
         """Return the best picture so far, whole, [height, width, 3], uint8."""
         return self._whole(self._best)
 
-    def result(self, levels: Levels, verdicts: Sequence[Verdict], *, steps: int) -> Result:
-        """Sum up what was done to reach ``levels``, in which the classifiers see ``verdicts``."""
+    def result(self, attempt: "Attempt") -> Result:
+        """Sum up what was done to reach an attempt."""
         return Result(
             job=self.job,
-            levels=levels,
-            sights=tuple(map(Sight.of, self._panel.classifiers, self.goals, self._before, verdicts)),
-            steps=steps,
+            levels=attempt.levels,
+            eps=attempt.eps,
+            tried=tuple(self._search.tried) if self.job.settings.eps == "auto" else (),
+            sights=tuple(map(Sight.of, self._panel.classifiers, self.goals, self._before, attempt.verdicts)),
+            steps=attempt.steps,
             gradients=self.gradients,
             seconds=time.perf_counter() - self._began,
             precision=", then ".join(self._precisions),
         )
+
+    def _least(self, verdicts: Sequence[Verdict]) -> float:
+        """Return the confidence of the classifier that is least sure of what it shall see."""
+        return min(map(Goal.confidence, self.goals, verdicts))
 
     def _gather(self, gradients: Sequence[Tensor]) -> None:
         """Carry the gradients back to the window, into the scratch: their mean, each normalised before."""
