@@ -359,7 +359,7 @@ def test_an_unexpected_error_is_one_line(cli: Cli, photo: Path, monkeypatch: pyt
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr("advimg.engine.engine.Engine.run", fail)
+    monkeypatch.setattr("advimg.engine.engine.Engine.attack", fail)
     ran = cli("attack", photo, "-t", "pelican", *LITE0)
     assert (ran.code, len(ran.err.splitlines())) == (1, 1)
     assert "--debug" in ran.err

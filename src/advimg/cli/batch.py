@@ -1,8 +1,6 @@
 """``advimg batch``: many photos, one loaded network, one folder of results."""
 
 import io
-import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advimg.cli import options
-from advimg.errors import DiskError, OutputError, PhotoError, UsageError
+from advimg.errors import PhotoError, UsageError
 
 if TYPE_CHECKING:
     from advimg.batch.photos import Found
@@ -88,9 +86,10 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     from advimg.batch.photos import absolute, common_root
     from advimg.batch.plan import Files
     from advimg.batch.run import Batch
-    from advimg.cli.following import following, sum_up
+    from advimg.cli.following import sum_up
+    from advimg.cli.many_photos import perform, tell_interrupted
     from advimg.cli.networks import networks_of
-    from advimg.cli.stopping import INTERRUPTED, stop_on_signals
+    from advimg.cli.stopping import INTERRUPTED
     from advimg.engine.allocator import keep_freed_memory
 
     keep_freed_memory()
@@ -119,27 +118,10 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
         for classifier in attacked:
             console.detail(f"{classifier.name} on {classifier.device}")
         batch = Batch(keys, files, attacked, journal, how, check_on=watching)
-        if batch.tally.earlier:
-            console.say(f"{batch.tally.earlier} of {batch.tally.total} were done by an earlier run")
-        with stop_on_signals() as stop, following(batch.tally, console, silent=given["as_json"]) as follow:
-
-            def ended(record: dict[str, Any]) -> None:
-                follow(record)
-                if given["as_json"]:
-                    _print(json.dumps(record))
-
-            try:
-                batch.run(stop=stop.event, ended=ended)
-            except DiskError as error:
-                raise DiskError(
-                    f"{error}; {batch.tally.done} of {batch.tally.total} are done; once there is room, run the same "
-                    "command again to go on"
-                ) from error
+        ended = perform(batch, console, as_json=given["as_json"])
     sum_up(batch.tally, files.folder, console)
-    if stop.interrupted and batch.tally.done < batch.tally.total:
-        console.error(
-            f"interrupted; {batch.tally.done} of {batch.tally.total} are done; run the same command again to go on"
-        )
+    if not ended:
+        tell_interrupted(batch, console)
         ctx.exit(INTERRUPTED)
     ctx.exit(batch.tally.exit_code)
 
@@ -198,12 +180,3 @@ def _decoded(data: bytes, name: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError(f"{name} is not UTF-8 text") from None
-
-
-def _print(line: str) -> None:
-    try:
-        click.echo(line)
-    except BrokenPipeError:
-        # Else Python would try again at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise OutputError("stdout was closed; what is done is in the journal, the same command goes on") from None

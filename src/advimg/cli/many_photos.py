@@ -1,0 +1,60 @@
+"""A batch run under the eyes of a person: what ``batch`` and ``sweep`` share."""
+
+import json
+import os
+import sys
+from typing import Any
+
+import click
+
+from advimg.batch.run import Batch
+from advimg.cli.console import Console
+from advimg.cli.following import following
+from advimg.cli.stopping import stop_on_signals
+from advimg.errors import DiskError, OutputError
+
+
+def perform(batch: Batch, console: Console, *, as_json: bool) -> bool:
+    """Run a batch; with ``as_json``, print each record as a line on stdout.
+
+    Returns:
+        Whether it was brought to its end; if not, it was interrupted.
+
+    Raises:
+        DiskError: the disk takes no more.
+        OutputError: stdout was closed.
+        ClassifierError: the network does not behave like a classifier.
+    """
+    tally = batch.tally
+    if tally.earlier:
+        console.say(f"{tally.earlier} of {tally.total} were done by an earlier run")
+    with stop_on_signals() as stop, following(tally, console, silent=as_json) as follow:
+
+        def ended(record: dict[str, Any]) -> None:
+            follow(record)
+            if as_json:
+                _print(json.dumps(record))
+
+        try:
+            batch.run(stop=stop.event, ended=ended)
+        except DiskError as error:
+            raise DiskError(
+                f"{error}; {tally.done} of {tally.total} are done; once there is room, run the same command again to "
+                "go on"
+            ) from error
+    return not stop.interrupted or tally.done == tally.total
+
+
+def tell_interrupted(batch: Batch, console: Console) -> None:
+    """Say that a batch was interrupted, and how to go on."""
+    tally = batch.tally
+    console.error(f"interrupted; {tally.done} of {tally.total} are done; run the same command again to go on")
+
+
+def _print(line: str) -> None:
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        # Else Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError("stdout was closed; what is done is in the journal, the same command goes on") from None
