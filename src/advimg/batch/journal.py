@@ -201,6 +201,12 @@ class Journal:
             _write_line(self._file, json.dumps(record, allow_nan=False))
             self._claimed.difference_update(map(Path, record["outputs"].values()))
 
+    def records(self, keys: Collection[Key]) -> list[dict[str, Any]]:
+        """Return what the journal holds of these attacks now, as it is written there."""
+        wanted = set(keys)
+        lines = map(self._parsed, self._path.read_bytes().splitlines(keepends=True))
+        return [line.record for line in lines if line is not None and line.entry.key in wanted]
+
     def drop(self, keys: Collection[Key]) -> None:
         """Take records out, whose attacks shall be made anew; their files are owned until then."""
         if not keys:

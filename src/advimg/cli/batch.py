@@ -35,12 +35,7 @@ if TYPE_CHECKING:
 @options.eps_options()
 @options.model_options(several="Given several times: one file fools them all.")
 @options.check_option()
-@click.option(
-    "--batch-size",
-    type=options.BatchSizeType(),
-    default="auto",
-    help="How many photos share a pass; auto goes by device and memory.",
-)
+@options.batch_size_option()
 @options.attack_options()
 @options.picture_options(figure=False)
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")

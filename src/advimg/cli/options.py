@@ -18,12 +18,13 @@ DEFAULTS = Settings()
 
 if TYPE_CHECKING:
     _Eps = click.ParamType[Eps]
+    _Budgets = click.ParamType[tuple[int, ...]]
     _Size = click.ParamType[int | Literal["auto"]]
     _Channels = click.ParamType[tuple[float, float, float]]
 
     from advimg.classifiers.spec import ModelSpec
 else:
-    _Eps = _Size = _Channels = click.ParamType  # cannot be subscripted before click 8.4
+    _Eps = _Budgets = _Size = _Channels = click.ParamType  # cannot be subscripted before click 8.4
 
 
 class EpsType(_Eps):
@@ -139,6 +140,39 @@ def eps_options() -> Decorator[Any]:
         click.option(
             "--max-eps", type=EpsType(auto=False), default=DEFAULTS.max_eps, help="The most that --eps auto may try."
         ),
+    )
+
+
+class BudgetsType(_Budgets):
+    """Several ε: ``1,2,4,8``."""
+
+    name = "levels"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return them rising, each once."""
+        return value if isinstance(value, tuple) else tuple(sorted({parse_eps(text) for text in value.split(",")}))
+
+
+def budgets_option() -> Decorator[Any]:
+    """Add ``-e/--eps`` that takes several."""
+    return click.option(
+        "-e",
+        "--eps",
+        "budgets",
+        type=BudgetsType(),
+        default=(1, 2, 4, 8, 16),
+        show_default="1,2,4,8,16",
+        help="The budgets to try, in levels of 255, with commas between them.",
+    )
+
+
+def batch_size_option() -> Decorator[Any]:
+    """Add ``--batch-size``."""
+    return click.option(
+        "--batch-size",
+        type=BatchSizeType(),
+        default="auto",
+        help="How many photos share a pass; auto goes by device and memory.",
     )
 
 

@@ -1,0 +1,219 @@
+"""Success against eps: the sums, the plot and the command."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from advimg.classifiers.classifier import Classifier
+from advimg.report.curves import draw_curves
+from advimg.report.robustness import Point, points_of, to_csv
+from tests.batches import quick_classifier, records_of, save_photos
+from tests.conftest import Cli
+from tests.referee import judge
+
+COMMAND = ("sweep", "photos", "-t", "3", "-e", "4,1,2", "-O", "out")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Classifier:
+    """Let every model be a quick linear one."""
+    classifier = quick_classifier()
+    monkeypatch.setattr("advimg.classifiers.load.load_classifier", lambda *_, **__: classifier)
+    monkeypatch.setattr("advimg.classifiers.load.labels_of", lambda _: classifier.labels)
+    return classifier
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    return save_photos(tmp_path / "photos", 4)
+
+
+def record(model: str, eps: int, *, fooled: bool, confidence: float, error: str | None = None) -> dict[str, Any]:
+    return {"model": model, "eps": eps, "fooled": fooled, "confidence": confidence, "gradients": 4, "error": error}
+
+
+# The sums.
+
+
+def test_points_are_sums_by_model_and_eps() -> None:
+    records = [
+        record("b", 2, fooled=True, confidence=0.9),
+        record("a", 2, fooled=True, confidence=1.0),
+        record("b", 1, fooled=False, confidence=0.1),
+        record("b", 2, fooled=False, confidence=0.3),
+        record("b", 2, fooled=False, confidence=0.0, error="broken"),
+    ]
+    points = points_of(records)
+    assert [(point.model, point.eps, point.files, point.verified, point.failed) for point in points] == [
+        ("b", 1, 1, 0, 0),
+        ("b", 2, 2, 1, 1),
+        ("a", 2, 1, 1, 0),
+    ]
+    assert [point.share for point in points] == [0, 0.5, 1]
+    assert points[1].confidence == pytest.approx(0.6)
+    assert points[1].gradients == 4
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (85, 100, 0.7672, 0.9069)],
+)
+def test_the_interval_of_a_share_is_wilson_s(hits: int, trials: int, low: float, high: float) -> None:
+    (point,) = points_of(record("a", 1, fooled=number < hits, confidence=0.5) for number in range(trials))
+    assert point.share_low == pytest.approx(low, abs=1e-4)
+    assert point.share_high == pytest.approx(high, abs=1e-4)
+
+
+def test_the_interval_of_the_mean_confidence() -> None:
+    """Of 0.2, 0.4, 0.6, 0.8: mean 0.5, standard deviation 0.2582."""
+    (point,) = points_of(record("a", 1, fooled=False, confidence=value) for value in (0.2, 0.4, 0.6, 0.8))
+    assert point.confidence_low == pytest.approx(0.5 - 1.96 * 0.2582 / 2, abs=1e-4)
+    assert point.confidence_high == pytest.approx(0.5 + 1.96 * 0.2582 / 2, abs=1e-4)
+
+
+def test_attacks_that_all_failed_are_a_point_of_nothing() -> None:
+    (point,) = points_of([record("a", 1, fooled=False, confidence=0, error="broken")])
+    assert (point.files, point.failed, point.share, point.share_low, point.share_high) == (0, 1, 0, 0, 1)
+
+
+def test_a_table_reads_back(photos: list[Path]) -> None:
+    points = points_of([record("a, b", 1, fooled=True, confidence=0.5)])
+    (row,) = csv.DictReader(io.StringIO(to_csv(points), newline=""))
+    assert (row["model"], row["eps"], row["share"]) == ("a, b", "1", "1.0")
+
+
+# The plot.
+
+
+def points(model: str, *pairs: tuple[int, float]) -> list[Point]:
+    return [
+        Point(
+            model=model,
+            eps=eps,
+            files=10,
+            verified=round(10 * share),
+            share=share,
+            share_low=max(0.0, share - 0.1),
+            share_high=min(1.0, share + 0.1),
+            confidence=share / 2,
+            confidence_low=share / 4,
+            confidence_high=share,
+            gradients=5,
+            failed=0,
+        )
+        for eps, share in pairs
+    ]
+
+
+def colours_in(png: bytes) -> set[tuple[int, ...]]:
+    with Image.open(io.BytesIO(png)) as image:
+        return {tuple(colour) for colour in np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0).tolist()}
+
+
+def test_each_model_has_a_curve_of_its_own_colour() -> None:
+    one = points("a", (1, 0.2), (2, 0.8), (4, 1.0))
+    other = points("b", (1, 0.1), (2, 0.5), (4, 0.9))
+    blue, orange = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
+    assert {blue} == colours_in(draw_curves(one, caption="10 photos")) & {blue, orange}
+    both = draw_curves([*one, *other], caption="10 photos")
+    assert {blue, orange} <= colours_in(both)
+    assert both == draw_curves([*one, *other], caption="10 photos")
+
+
+@pytest.mark.parametrize("name", ["$\\frac{1}{0}$", "a_b^c", "x" * 300, "fünf \x1b[31m"])
+def test_odd_names_and_single_points_are_drawn(name: str) -> None:
+    assert draw_curves(points(name, (3, 0.4)), caption=name).startswith(b"\x89PNG")
+
+
+# The command.
+
+
+def test_a_sweep_writes_sums_and_a_plot(cli: Cli, quick: Classifier, photos: list[Path]) -> None:
+    ran = cli(*COMMAND, "--json")
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert [point["eps"] for point in told] == [1, 2, 4]
+    sums = json.loads(Path("out/sweep.json").read_bytes())
+    assert sums["points"] == told
+    assert sums["caption"] == "4 photos"
+    rows = list(csv.DictReader(io.StringIO(Path("out/sweep.csv").read_text(encoding="utf-8"), newline="")))
+    assert [float(row["share"]) for row in rows] == [point["share"] for point in told]
+    with Image.open("out/sweep.png") as image:
+        image.load()
+    (folder,) = (path for path in Path("out").iterdir() if path.is_dir())
+    records = records_of(folder)
+    assert len(records) == 12
+    for point in told:
+        files = [each for each in records if each["eps"] == point["eps"]]
+        verified = 0
+        for each in files:
+            with Image.open(each["outputs"]["adversarial"]) as image:
+                verified += quick.judge(np.asarray(image.convert("RGB"))).top1 == 3
+        assert (point["files"], point["verified"]) == (4, verified)
+        assert point["confidence"] == pytest.approx(np.mean([each["confidence"] for each in files]), abs=1e-6)
+
+
+def test_a_sweep_goes_on_where_it_was(cli: Cli, quick: Classifier, photos: list[Path]) -> None:
+    assert cli("sweep", photos[0], "-t", "3", "-e", "1,2,4", "-O", "out").code == 0
+    (folder,) = (path for path in Path("out").iterdir() if path.is_dir())
+    before = (folder / "results.jsonl").read_bytes()
+    ran = cli(*COMMAND)
+    assert ran.code == 0
+    assert "3 of 12 were done by an earlier run" in ran.err
+    assert (folder / "results.jsonl").read_bytes().startswith(before)
+    assert json.loads(Path("out/sweep.json").read_bytes())["caption"] == "4 photos"
+    again = cli(*COMMAND)
+    assert "12 of 12 were done by an earlier run" in again.err
+
+
+def test_several_models_have_folders_of_their_own(cli: Cli, photo: Path) -> None:
+    models = ("efficientnet_lite0", "efficientnet_lite1")
+    ran = cli("sweep", photo, "-t", "pelican", "-e", "2", "-m", models[0], "-m", models[1], "-O", "out", "--json")
+    assert ran.code == 0, ran.err
+    for variant, (model, point) in enumerate(zip(models, json.loads(ran.out), strict=True)):
+        assert point["model"] == model
+        top1, _ = judge(Path("out") / model / "cat_pelican.png", variant)
+        assert point["verified"] == (top1 == 144)
+    assert "1 of 1" in ran.err
+
+
+def test_photos_that_fail_are_counted_apart(cli: Cli, quick: Classifier, photos: list[Path]) -> None:
+    (photos[0].parent / "broken.jpg").write_bytes(b"no picture")
+    ran = cli(*COMMAND, "--json")
+    assert ran.code == 1
+    assert [(point["files"], point["failed"]) for point in json.loads(ran.out)] == [(4, 1)] * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "message"),
+    [
+        (("-t", "3", "-e", "1,x"), 2, "eps 'x' is not a number"),
+        (("-t", "3", "-e", "1,0.5"), 2, "looks like a fraction"),
+        ((), 2, "towards what?"),
+        (("-t", "99"), 2, "out of range"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    cli: Cli, quick: Classifier, photos: list[Path], given: tuple[str, ...], code: int, message: str
+) -> None:
+    ran = cli("sweep", "photos", *given, "-O", "out")
+    assert ran.code == code
+    (line,) = ran.err.splitlines()
+    assert message in line
+    assert not Path("out").exists()
+
+
+def test_files_of_others_are_not_overwritten(cli: Cli, quick: Classifier, photos: list[Path]) -> None:
+    Path("out").mkdir()
+    Path("out/sweep.csv").write_text("mine")
+    ran = cli(*COMMAND)
+    assert ran.code == 1
+    assert "is not of a sweep" in ran.err
+    assert Path("out/sweep.csv").read_text() == "mine"
+    assert cli(*COMMAND, "--force").code == 0
