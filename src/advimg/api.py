@@ -15,6 +15,7 @@ from advimg.classifiers.panel import Panel
 from advimg.engine.engine import Engine, Watcher
 from advimg.engine.slot import Job
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
+from advimg.images.mask import mask_for
 from advimg.images.photo import Photo
 from advimg.outcome import Outcome, outcome_of
 from advimg.settings import DEFAULT_MODEL, Precision, Settings, whole_eps
@@ -34,6 +35,7 @@ def attack(
     *,
     model: Model | Sequence[Model] = DEFAULT_MODEL,
     check_on: Sequence[Model] = (),
+    mask: Picture | None = None,
     settings: Settings | None = None,
     precision: Precision = "auto",
     device: str = "auto",
@@ -47,6 +49,7 @@ def attack(
         target: the class's name or index; or "random", "least-likely", "runner-up", "untargeted".
         model: a name as for :func:`advimg.load_classifier`, or a classifier; several are fooled by one picture.
         check_on: classifiers that take no part; the record tells what they see.
+        mask: where the photo may be changed: a picture of its size, white where it may.
         settings: how to go about it; the defaults if None.
         precision: what gradients are computed in: "auto", "fp32" or "bf16".
         device: where to load a model given by name.
@@ -65,7 +68,9 @@ def attack(
     first, *others = Panel(classifiers).classifiers
     aim = read_target(target, first.labels, {other.name: other.labels for other in (*others, *checking)})
     engine = Engine(*classifiers, precision=precision)
-    result = engine.attack(Job(photo=open_photo(photo), target=aim, settings=settings), watch=watch)
+    photo = open_photo(photo)
+    free = None if mask is None else mask_for(photo, open_photo(mask))
+    result = engine.attack(Job(photo=photo, target=aim, settings=settings, mask=free), watch=watch)
     checked = look_on(result, Panel(checking)) if checking else ()
     return outcome_of(result, checked=checked)
 
@@ -88,6 +93,7 @@ def verify(
     eps: int,
     model: Model = DEFAULT_MODEL,
     device: str = "auto",
+    mask: Picture | None = None,
 ) -> Verification:
     """Check the promise on a file, whoever made it: same size, within ε levels, taken for the target.
 
@@ -95,12 +101,14 @@ def verify(
         AdvimgError: a picture cannot be read, the target is unknown, or the model cannot be loaded.
     """
     classifier = _classifier(model, device)
+    photo = open_photo(original)
     return verify_photo(
         open_photo(adversarial),
-        open_photo(original),
+        photo,
         classifier=classifier,
         target=classifier.labels.find(target),
         eps=whole_eps(eps),
+        mask=None if mask is None else mask_for(photo, open_photo(mask)),
     )
 
 

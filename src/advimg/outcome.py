@@ -92,6 +92,9 @@ def outcome_of(result: Result, *, checked: Sequence[Sight] = ()) -> Outcome:
     """
     settings, photo = result.job.settings, result.job.photo
     change = measure_change(photo.levels, result.levels)
+    mask = result.job.mask
+    if mask is not None and not mask.kept(photo.levels, result.levels):
+        raise AssertionError("the perturbation crosses the mask")
     if change.linf > result.eps:
         raise AssertionError(f"the perturbation reaches {change.linf} levels, more than eps = {result.eps}")
     first, *others = result.sights
@@ -105,6 +108,7 @@ def outcome_of(result: Result, *, checked: Sequence[Sight] = ()) -> Outcome:
         size=photo.size,
         target=_target(first),
         target_rule=None if isinstance(result.job.target, int) else result.job.target,
+        mask_sha256=None if mask is None else mask.sha256,
         before=first.before.top(5),
         after=first.after.top(5),
         fooled=result.fooled,

@@ -65,6 +65,8 @@ class Record:
     gave the file, ``gradients`` counts every pass through the network, all starts together; ``psnr`` is in decibels,
     None where nothing changed; ``view`` is the classifier's preprocessing.
 
+    ``mask_sha256`` is of the file that says where the photo might be changed, if one did.
+
     Where the least eps was looked for, ``max_eps`` is its bound, ``eps_tried`` tells of each that was tried, in order,
     and ``eps`` is that of the file; a ``step_size`` of None is then half of each.
 
@@ -95,6 +97,7 @@ class Record:
     loss: str
     restarts: int
     transfer: bool
+    mask_sha256: str | None = None
     device: str
     precision: str
     before: tuple[Guess, ...]

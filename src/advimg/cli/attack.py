@@ -11,6 +11,8 @@ from advimg.cli.inputs import read_input
 from advimg.errors import UsageError
 
 if TYPE_CHECKING:
+    from advimg.images.mask import Mask
+    from advimg.images.photo import Photo
     from advimg.outcome import Outcome
 
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 @options.eps_options()
 @options.model_options(several="Given several times: one file fools them all.")
 @options.check_option()
+@options.mask_option("Change the photo only where this picture, of the same size, is white.")
 @options.attack_options()
 @click.option(
     "-o", "--output", metavar="FILE", help="Name of the adversarial PNG; - writes it, and no other file, to stdout."
@@ -62,6 +65,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     settings = options.settings_of(given)
     photo = read_input(images[0], max_pixels=given["max_pixels"])
+    mask = _mask(given["mask"], photo, max_pixels=given["max_pixels"])
     # Only now the slow part: importing torch.
     from advimg.cli.networks import networks_of
     from advimg.outputs import default_name, plan_outputs
@@ -79,7 +83,16 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
         )
         outputs.check(overwrite=given["force"], photo=Path(images[0]))
     attacked, watching = networks.load(given)
-    outcome = perform(photo, aim, attacked, settings, check_on=watching, precision=given["precision"], console=console)
+    outcome = perform(
+        photo,
+        aim,
+        attacked,
+        settings,
+        mask=mask,
+        check_on=watching,
+        precision=given["precision"],
+        console=console,
+    )
     if outputs is None:
         sys.stdout.buffer.write(_checked_png(outcome, metadata=given["metadata"]))
         sys.stdout.buffer.flush()
@@ -92,6 +105,13 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     if given["as_json"]:
         click.echo(record.to_json())
     ctx.exit(0 if record.fooled else NOT_REACHED)
+
+
+def _mask(path: Path | None, photo: "Photo", *, max_pixels: int) -> "Mask | None":
+    from advimg.images.decode import read_photo
+    from advimg.images.mask import mask_for
+
+    return None if path is None else mask_for(photo, read_photo(path, max_pixels=max_pixels))
 
 
 def _wants_stdout(output: str | None, out_dir: Path | None, *, as_json: bool) -> bool:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from advimg.classifiers.classifier import Classifier
+    from advimg.images.mask import Mask
     from advimg.images.photo import Photo
     from advimg.outcome import Outcome
     from advimg.settings import Precision, Settings, TargetRule
@@ -23,6 +24,7 @@ def perform(
     classifiers: "Sequence[Classifier]",
     settings: "Settings",
     *,
+    mask: "Mask | None" = None,
     check_on: "Sequence[Classifier]" = (),
     precision: "Precision",
     console: Console,
@@ -43,7 +45,7 @@ def perform(
         console.detail(f"{classifier.name} on {classifier.device}")
     wanted = classifiers[0].labels[target] if isinstance(target, int) else target
     with console.watching(wanted, settings.steps) as watch:
-        result = engine.attack(Job(photo=photo, target=target, settings=settings), watch=watch)
+        result = engine.attack(Job(photo=photo, target=target, settings=settings, mask=mask), watch=watch)
     for classifier, choice in zip(classifiers, engine.choices, strict=False):  # none, where it was given
         console.detail(f"gradients of {classifier.name} in {choice}")
     checked = look_on(result, Panel(check_on)) if check_on else ()

@@ -241,6 +241,11 @@ def specs_of(models: Sequence[str], given: Mapping[str, Any]) -> "list[ModelSpec
     return [ModelSpec.of(model).changed(**own) for model in dict.fromkeys(models)]
 
 
+def mask_option(help_: str) -> Decorator[Any]:
+    """Add ``--mask``."""
+    return click.option("--mask", metavar="FILE", type=click.Path(path_type=Path), help=help_)
+
+
 def check_option() -> Decorator[Any]:
     """Add ``--check-on``."""
     return click.option(

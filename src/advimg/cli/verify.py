@@ -29,6 +29,7 @@ BROKEN = 3
 )
 @options.target_option(recorded=True)
 @options.recorded_eps_option()
+@options.mask_option("Check that nothing is changed where this picture is not white.")
 @options.model_options(default=None, several="Given several times: the promise is for all.")
 @options.photo_options()
 @options.stream_options()
@@ -49,10 +50,12 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     """
     from advimg.cli.console import Console
     from advimg.images.decode import read_photo
+    from advimg.images.mask import mask_for
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     picture = read_photo(adversarial, max_pixels=given["max_pixels"])
     photo = read_photo(original, max_pixels=given["max_pixels"])
+    mask = None if given["mask"] is None else mask_for(photo, read_photo(given["mask"], max_pixels=given["max_pixels"]))
     told = read_chunk(picture.chunk)
     asked, eps = _asked(adversarial, told, given)
 
@@ -63,12 +66,16 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     aims = [(spec, _index(target, labels_of(spec))) for spec, target in specs]  # before a download
     if told.get("source_sha256") not in (None, photo.sha256):
         console.warn(f"{original} is not the file that the PNG's record names ({told.get('source')})")
+    if mask is None and told.get("mask_sha256"):
+        console.warn("the PNG's record names a mask; give --mask to check that nothing else is changed")
+    elif mask is not None and told.get("mask_sha256") not in (None, mask.sha256):
+        console.warn("this mask is not the one that the PNG's record names")
     found = []
     for spec, target in aims:
         classifier = load_classifier(spec, device=given["device"], progress=not given["quiet"])
         if told.get("model") == classifier.name and told.get("weights_sha256") not in (None, classifier.weights_sha256):
             console.warn("these weights are not those that the PNG's record names")
-        found.append(verify_photo(picture, photo, classifier=classifier, target=target, eps=eps))
+        found.append(verify_photo(picture, photo, classifier=classifier, target=target, eps=eps, mask=mask))
     _tell(found, photo.size, picture.size, console)
     if given["as_json"]:
         for each in found:
@@ -163,6 +170,8 @@ def _tell(
         (first.same_size, "size", sizes),
         (first.linf is not None and first.linf <= first.eps, f"ε = {first.eps}", change),
     ]
+    if first.mask_kept is not None:
+        rows.append((first.mask_kept, "mask", "nothing else is changed" if first.mask_kept else "is crossed"))
     for each in found:
         seen = each.top5[0]
         by = f", by {each.model}" if len(found) > 1 else ""

@@ -19,6 +19,7 @@ from advimg.classifiers.view import Twin
 from advimg.engine.goal import Goal, Sight, goals_for
 from advimg.engine.search import EpsSearch
 from advimg.errors import AdvimgError
+from advimg.images.mask import Mask
 from advimg.images.photo import Levels, Photo
 from advimg.record import Trial
 from advimg.settings import Settings, TargetRule
@@ -45,11 +46,13 @@ class Job:
     Attributes:
         target: the index of the class, as the first classifier counts, or the rule that chooses it once that has seen
             the photo; "untargeted" goes away from the class that is seen, to whichever other.
+        mask: where the photo may be changed; everywhere if None.
     """
 
     photo: Photo
     target: int | TargetRule
     settings: Settings
+    mask: Mask | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -143,6 +146,7 @@ class Slot:
         self._twins = tuple(classifier.view.twin(*job.photo.size, device) for classifier in panel.classifiers)
         self._window = _hull([twin.window for twin in self._twins])
         self._photo = _planes(job.photo.levels[self._window]).to(device)
+        self._free = None if job.mask is None else torch.from_numpy(job.mask.free[self._window].copy()).to(device)
         self._delta = torch.zeros(self._photo.shape, device=device)
         self._velocity = torch.zeros_like(self._delta)
         # First the candidate, then, once it has been seen and kept, the gradient.
@@ -193,6 +197,7 @@ class Slot:
         settings, eps = self.job.settings, self._search.eps
         alpha = settings.alpha(eps)
         self._gather(gradients)
+        self._keep_to_mask(self._scratch)
         for delta, velocity, slope, photo in self._pieces(self._delta, self._velocity, self._scratch, self._photo):
             pgd.descend(delta, velocity, slope, step_size=alpha, momentum=settings.momentum)
             pgd.project(delta, photo, eps)
@@ -222,6 +227,7 @@ class Slot:
         """Begin again at a random point of the ε-ball; the best so far is kept."""
         self._restarts_left -= 1
         pgd.random_start(self._delta, self._photo, self._search.eps, self._generator)
+        self._keep_to_mask(self._delta)
         self._velocity.zero_()
         self.steps = self._refusals = 0
 
@@ -301,6 +307,11 @@ class Slot:
             part = self._part(self._scratch, twin)
             part += pgd.normalise(twin.gradient(gradient, out=torch.empty_like(part)))
         pgd.normalise(self._scratch)
+
+    def _keep_to_mask(self, values: Tensor) -> None:
+        """Set to zero what lies where nothing may be changed: no gradient there, no step."""
+        if self._free is not None:
+            values.mul_(self._free)
 
     def _part(self, picture: Tensor, twin: Twin) -> Tensor:
         """Return that part of the window on which one classifier's view depends."""
