@@ -18,7 +18,7 @@ from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.mask import mask_for
 from advimg.images.photo import Photo
 from advimg.outcome import Outcome, outcome_of
-from advimg.settings import DEFAULT_MODEL, Precision, Settings, whole_eps
+from advimg.settings import DEFAULT_MODEL, Norm, Precision, Settings, checked_eps
 from advimg.targets import read_target
 from advimg.verification import Verification, verify_photo
 
@@ -90,7 +90,8 @@ def verify(
     original: Picture,
     target: str | int,
     *,
-    eps: int,
+    eps: float,
+    norm: Norm = "linf",
     model: Model = DEFAULT_MODEL,
     device: str = "auto",
     mask: Picture | None = None,
@@ -107,7 +108,8 @@ def verify(
         photo,
         classifier=classifier,
         target=classifier.labels.find(target),
-        eps=whole_eps(eps),
+        eps=checked_eps(eps, norm),
+        norm=norm,
         mask=None if mask is None else mask_for(photo, open_photo(mask)),
     )
 

@@ -95,8 +95,8 @@ def outcome_of(result: Result, *, checked: Sequence[Sight] = ()) -> Outcome:
     mask = result.job.mask
     if mask is not None and not mask.kept(photo.levels, result.levels):
         raise AssertionError("the perturbation crosses the mask")
-    if change.linf > result.eps:
-        raise AssertionError(f"the perturbation reaches {change.linf} levels, more than eps = {result.eps}")
+    if not change.within(result.eps, settings.norm):
+        raise AssertionError(f"the perturbation ({change}) is larger than eps = {result.eps} in {settings.norm}")
     first, *others = result.sights
     asked = asked_of(settings, [sight.classifier for sight in result.sights], result.precision)
     done = Record(
@@ -114,6 +114,7 @@ def outcome_of(result: Result, *, checked: Sequence[Sight] = ()) -> Outcome:
         fooled=result.fooled,
         confidence=round(first.confidence, 6),
         linf=change.linf,
+        l2=round(change.l2, 6),
         psnr=change.psnr,
         steps=result.steps,
         gradients=result.gradients,
@@ -133,6 +134,7 @@ def asked_of(
         **_network(first),
         "ensemble": [_network(classifier) | UNSEEN for classifier in others],
         "checked": [_network(classifier) | UNSEEN for classifier in check_on],
+        "norm": settings.norm,
         "eps": None if settings.eps == "auto" else settings.eps,
         "max_eps": settings.max_eps if settings.eps == "auto" else None,
         "eps_tried": [],

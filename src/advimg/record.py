@@ -31,7 +31,7 @@ class Guess:
 class Trial:
     """What came of one eps, where the least was looked for."""
 
-    eps: int
+    eps: float
     reached: bool
     confidence: float
     gradients: int
@@ -65,6 +65,9 @@ class Record:
     gave the file, ``gradients`` counts every pass through the network, all starts together; ``psnr`` is in decibels,
     None where nothing changed; ``view`` is the classifier's preprocessing.
 
+    ``linf`` is the largest change of any channel, in levels, and ``l2`` the length of the whole change, where 255
+    levels are 1; ``eps`` bounds that which ``norm`` names.
+
     ``mask_sha256`` is of the file that says where the photo might be changed, if one did.
 
     Where the least eps was looked for, ``max_eps`` is its bound, ``eps_tried`` tells of each that was tried, in order,
@@ -86,7 +89,8 @@ class Record:
     target_rule: str | None
     ensemble: tuple[Seen, ...] = ()
     checked: tuple[Seen, ...] = ()
-    eps: int
+    norm: str = "linf"
+    eps: float
     max_eps: int | None = None
     eps_tried: tuple[Trial, ...] = ()
     seed: int
@@ -100,6 +104,7 @@ class Record:
     mask_sha256: str | None = None
     device: str
     precision: str
+    l2: float
     before: tuple[Guess, ...]
     after: tuple[Guess, ...]
     fooled: bool

@@ -8,18 +8,22 @@ from advimg.errors import UsageError
 DEFAULT_MODEL = "resnet50:IMAGENET1K_V1"
 """The network of the article that this tool follows; its softmax is sharp."""
 
+_LONGEST = 25_000.0
+"""More than the distance from a black picture of MAX_PIXELS to a white one."""
+
 MAX_PIXELS = 178_000_000
 """The most pixels a photo may have: PIL's own limit against decompression bombs."""
 
 LossName = Literal["ce", "margin", "logit"]
-Eps = int | Literal["auto"]
+Eps = float | Literal["auto"]
+Norm = Literal["linf", "l2"]
 TargetRule = Literal["random", "least-likely", "runner-up", "untargeted"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of one targeted L∞ attack.
+    """The settings of one attack.
 
     Raises:
         UsageError: a value lies outside its range.
@@ -27,6 +31,8 @@ class Settings:
 
     eps: Eps = 10
     """The budget: no colour channel of any pixel moves by more than this many of 255 levels; "auto" finds the least."""
+    norm: Norm = "linf"
+    """What is bounded: "linf", as above, or "l2", the Euclidean length of the change, where eps counts 255 levels."""
     max_eps: int = 32
     """The largest eps that "auto" tries."""
     confidence: float | None = None
@@ -37,7 +43,7 @@ class Settings:
     steps: int = 100
     """The most PGD steps from each start, at each eps."""
     step_size: float | None = None
-    """Step length in levels; None is half of eps, or a fifth with ``transfer``."""
+    """Step length in the unit of eps; None is half of eps, or a fifth with ``transfer``."""
     momentum: float = 0.75
     """The share of the last velocity that stays (arXiv:1710.06081); 0 is plain PGD."""
     loss: LossName = "ce"
@@ -50,16 +56,19 @@ class Settings:
     """Seeds whatever is random."""
 
     def __post_init__(self) -> None:
-        for name in ("eps", "max_eps") if self.eps != "auto" else ("max_eps",):
-            object.__setattr__(self, name, whole_eps(getattr(self, name)))
+        _require(self.norm in get_args(Norm), f"unknown norm {self.norm!r}: use {' or '.join(get_args(Norm))}")
+        _require(self.norm == "linf" or self.eps != "auto", "eps auto looks for whole levels; with l2 give a number")
+        object.__setattr__(self, "max_eps", whole_eps(self.max_eps))
+        if self.eps != "auto":
+            object.__setattr__(self, "eps", checked_eps(self.eps, self.norm))
         for name in ("steps", "restarts", "seed"):
             _require(isinstance(getattr(self, name), int), f"{name} {getattr(self, name)!r}: give a whole number")
         wanted = self.min_confidence
         _require(0 <= wanted < 1, f"confidence {wanted:g}: give a value from 0 to below 1, like 0.9")
         _require(self.steps >= 1, f"steps {self.steps}: at least 1 is needed")
         _require(
-            self.step_size is None or 0 < self.step_size <= 255,
-            f"step size {self.step_size}: give levels above 0 and at most 255",
+            self.step_size is None or 0 < self.step_size <= _LONGEST,
+            f"step size {self.step_size}: give a value above 0, in the unit of eps",
         )
         _require(0 <= self.momentum < 1, f"momentum {self.momentum:g}: give a value from 0 to below 1, like 0.75")
         _require(self.loss in get_args(LossName), f"unknown loss {self.loss!r}: use {', '.join(get_args(LossName))}")
@@ -77,28 +86,34 @@ class Settings:
             return self.confidence
         return 0.5 if self.eps == "auto" else 0.9
 
-    def alpha(self, eps: int) -> float:
-        """Return the step length in levels at an eps, with the default filled in."""
+    def alpha(self, eps: float) -> float:
+        """Return the step length at an eps, in its unit, with the default filled in."""
         if self.step_size is not None:
             return self.step_size
         return eps / 5 if self.transfer else eps / 2
 
 
-def parse_eps_or_auto(text: str) -> Eps:
+def parse_eps_or_auto(text: str, norm: Norm = "linf") -> Eps:
     """Read an ε as :func:`parse_eps` does, or ``auto``.
 
     Raises:
         UsageError: it is neither.
     """
-    return "auto" if text.strip().lower() == "auto" else parse_eps(text)
+    return "auto" if text.strip().lower() == "auto" else parse_eps(text, norm)
 
 
-def parse_eps(text: str) -> int:
-    """Read an ε as people write it: ``10`` or ``10/255``, in levels of 255.
+def parse_eps(text: str, norm: Norm = "linf") -> float:
+    """Read an ε as people write it: ``10`` or ``10/255``, in levels of 255; for L2 any number above 0.
 
     Raises:
-        UsageError: not a number, out of 1..255, or a bare fraction such as 0.04.
+        UsageError: not a number, or out of range: 1..255, and no bare fraction such as 0.04.
     """
+    if norm == "l2":
+        try:
+            length = float(text)
+        except ValueError:
+            raise UsageError(f"eps {text!r} is not a number; for l2 write one like 3 or 0.5") from None
+        return checked_eps(length, norm)
     numerator, slash, denominator = text.strip().partition("/")
     if slash and denominator.strip() != "255":
         raise UsageError(f"eps {text!r}: eps is counted in levels of 255; write 10 or 10/255")
@@ -107,6 +122,18 @@ def parse_eps(text: str) -> int:
     except ValueError:
         raise UsageError(f"eps {text!r} is not a number; write a whole number of levels, like 10 or 10/255") from None
     return whole_eps(value)
+
+
+def checked_eps(value: float, norm: Norm) -> float:
+    """Check an ε of a norm and return it: whole levels for L∞.
+
+    Raises:
+        UsageError: out of range or, for L∞, not whole.
+    """
+    if norm == "linf":
+        return whole_eps(value)
+    _require(0 < value <= _LONGEST, f"eps {value:g} is out of range; for l2 give a number above 0, like 3 or 0.5")
+    return float(value)
 
 
 def whole_eps(value: float) -> int:

@@ -8,23 +8,27 @@ from advimg.images.mask import Mask
 from advimg.images.perturbation import measure_change
 from advimg.images.photo import Photo
 from advimg.record import Guess, Target
+from advimg.settings import Norm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
     """What was found when a file was held against its original and a classifier.
 
-    ``linf`` is None where the sizes differ; ``mask_kept`` tells whether nothing is changed where a mask forbids it, and
-    is None without one. The field names are the keys of ``verify --json``.
+    ``linf`` and ``l2`` are None where the sizes differ; ``mask_kept`` tells whether nothing is changed where a mask
+    forbids it, and is None without one. The field names are the keys of ``verify --json``.
     """
 
     adversarial: str
     original: str
     model: str
     target: Target
-    eps: int
+    norm: str
+    eps: float
     same_size: bool
     linf: int | None
+    l2: float | None
+    within_eps: bool
     mask_kept: bool | None
     top5: tuple[Guess, ...]
     confidence: float
@@ -41,7 +45,8 @@ def verify_photo(
     *,
     classifier: Classifier,
     target: int,
-    eps: int,
+    eps: float,
+    norm: Norm = "linf",
     mask: Mask | None = None,
 ) -> Verification:
     """Check the promise on two decoded pictures.
@@ -52,21 +57,24 @@ def verify_photo(
     """
     verdict = classifier.judge_photo(adversarial)
     same_size = adversarial.size == original.size
-    linf = mask_kept = None
+    mask_kept = None
     if same_size and mask is not None:
         mask_kept = mask.kept(original.levels, adversarial.levels)
-    if same_size:
-        linf = measure_change(original.levels, adversarial.levels).linf
+    change = measure_change(original.levels, adversarial.levels) if same_size else None
+    within = change is not None and change.within(eps, norm)
     return Verification(
         adversarial=adversarial.source,
         original=original.source,
         model=classifier.name,
         target=Target(target, classifier.labels[target]),
+        norm=norm,
         eps=eps,
         same_size=same_size,
-        linf=linf,
+        linf=None if change is None else change.linf,
+        l2=None if change is None else round(change.l2, 6),
+        within_eps=within,
         mask_kept=mask_kept,
         top5=verdict.top(5),
         confidence=round(verdict.confidence(target), 6),
-        holds=verdict.top1 == target and linf is not None and linf <= eps and mask_kept is not False,
+        holds=verdict.top1 == target and within and mask_kept is not False,
     )

@@ -136,7 +136,7 @@ def _attack_all(targets: Targets, settings: Settings, judge: Judge, engine: Engi
         for seconds, result in _timed(engine.run(_jobs(targets, settings))):
             outcome = outcome_of(result)
             png = outcome.save(Path(folder) / "adversarial.png", overwrite=True)
-            check = judge.check(png, Path(outcome.record.source), target=result.target, eps=result.eps)
+            check = judge.check(png, Path(outcome.record.source), target=result.target, eps=round(result.eps))
             tally.kept.append(check.holds)
             tally.claimed.append(outcome.record.fooled)
             tally.confidences.append(check.confidence)

@@ -36,6 +36,7 @@ _ASKED = (
     "weights_sha256",
     "view",
     "check_on",
+    "norm",
     "max_eps",
     "min_confidence",
     "max_steps",

@@ -129,7 +129,7 @@ def _short(key: Key, slug: str) -> str:
 
 
 def _with_eps(key: Key, slug: str) -> str:
-    return f"{_short(key, slug)}_eps{key.eps}"
+    return f"{_short(key, slug)}_eps{_number(key.eps)}"
 
 
 def _with_suffix(key: Key, slug: str) -> str:
@@ -137,7 +137,11 @@ def _with_suffix(key: Key, slug: str) -> str:
 
 
 def _with_both(key: Key, slug: str) -> str:
-    return f"{_with_suffix(key, slug)}_eps{key.eps}"
+    return f"{_with_suffix(key, slug)}_eps{_number(key.eps)}"
+
+
+def _number(eps: Eps) -> str:
+    return eps if eps == "auto" else f"{eps:g}"
 
 
 _FORMS: tuple[Callable[[Key, str], str], ...] = (_short, _with_suffix, _with_eps, _with_both)

@@ -9,7 +9,7 @@ from typing import Any
 
 from advimg.batch.journal import Entry, Journal, changed
 from advimg.batch.plan import Files, Item, Key, plan_items
-from advimg.errors import OutputError
+from advimg.errors import OutputError, UsageError
 from advimg.labels import Labels
 from advimg.settings import Eps
 
@@ -89,7 +89,11 @@ def _superseded(
     wanted = {(key.source, key.target) for key in keys}
     superseded = set()
     for key, entry in journal.entries.items():
-        differing = changed(entry.asked, asked(key.eps))
+        try:
+            here = asked(key.eps)
+        except UsageError:  # an eps that another norm has
+            here = asked(keys[0].eps)
+        differing = changed(entry.asked, here)
         if key.eps not in budgets:
             differing.insert(0, f"eps {key.eps} there, {' and '.join(sorted(map(str, budgets)))} here")
         if differing and not force:

@@ -9,7 +9,7 @@ from typing import TextIO
 from advimg.batch.photos import absolute
 from advimg.errors import UsageError
 from advimg.labels import Labels
-from advimg.settings import Eps, TargetRule, parse_eps_or_auto
+from advimg.settings import Eps, Norm, TargetRule, parse_eps_or_auto
 from advimg.targets import read_target
 
 ALL = "all"
@@ -41,7 +41,9 @@ class Pair:
     eps: Eps | None
 
 
-def read_pairs(lines: TextIO, labels: Labels, others: Mapping[str, Labels] | None = None, *, name: str) -> list[Pair]:
+def read_pairs(
+    lines: TextIO, labels: Labels, others: Mapping[str, Labels] | None = None, *, name: str, norm: Norm = "linf"
+) -> list[Pair]:
     """Read a CSV table with the header ``path,target`` or ``path,target,eps``, in any order.
 
     Paths are relative to the current folder. A line without an eps gets the batch's.
@@ -55,7 +57,11 @@ def read_pairs(lines: TextIO, labels: Labels, others: Mapping[str, Labels] | Non
         if not {"path", "target"} <= set(columns) <= {"path", "target", "eps"}:
             raise UsageError(f"{name}: the first line must be path,target or path,target,eps")
         table.fieldnames = columns
-        pairs = [pair for row in table for pair in _pairs(row, labels, others, where=f"{name}, line {table.line_num}")]
+        pairs = [
+            pair
+            for row in table
+            for pair in _pairs(row, labels, others, norm=norm, where=f"{name}, line {table.line_num}")
+        ]
     except csv.Error as error:
         raise UsageError(f"{name} is not a CSV table: {error}") from None
     if not pairs:
@@ -64,7 +70,12 @@ def read_pairs(lines: TextIO, labels: Labels, others: Mapping[str, Labels] | Non
 
 
 def _pairs(
-    row: dict[str | None, str | None], labels: Labels, others: Mapping[str, Labels] | None, *, where: str
+    row: dict[str | None, str | None],
+    labels: Labels,
+    others: Mapping[str, Labels] | None,
+    *,
+    norm: Norm,
+    where: str,
 ) -> list[Pair]:
     path, target, eps = ((row.get(column) or "").strip() for column in ("path", "target", "eps"))
     if None in row:
@@ -72,7 +83,7 @@ def _pairs(
     if not path or not target:
         raise UsageError(f"{where}: path and target are both needed")
     try:
-        budget = parse_eps_or_auto(eps) if eps else None
+        budget = parse_eps_or_auto(eps, norm) if eps else None
         return [Pair(absolute(path), each, budget) for each in _targets(target, labels, others)]
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None

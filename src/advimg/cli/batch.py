@@ -9,6 +9,7 @@ import click
 
 from advimg.cli import options
 from advimg.errors import PhotoError, UsageError
+from advimg.settings import Settings
 
 if TYPE_CHECKING:
     from advimg.batch.photos import Found
@@ -90,7 +91,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     keep_freed_memory()
 
     networks = networks_of(given)
-    keys = _keys_of(found, targets, given, networks, console)
+    keys = _keys_of(found, targets, given, settings, networks, console)
     files = Files(
         folder=absolute(given["out_dir"]),
         root=found.root if found else common_root(key.source.parent for key in keys),
@@ -139,7 +140,12 @@ def _find(paths: tuple[str, ...], given: dict[str, Any], console: "Console") -> 
 
 
 def _keys_of(
-    found: "Found | None", targets: tuple[str, ...], given: dict[str, Any], networks: "Networks", console: "Console"
+    found: "Found | None",
+    targets: tuple[str, ...],
+    given: dict[str, Any],
+    settings: Settings,
+    networks: "Networks",
+    console: "Console",
 ) -> "list[Key]":
     from advimg.batch.photos import is_output
     from advimg.batch.plan import each_pair, each_towards
@@ -147,14 +153,16 @@ def _keys_of(
 
     labels, others = networks.labels[0], networks.others
     if found is not None:
-        return each_towards(found.photos, read_targets(targets, labels, others), given["eps"])
+        return each_towards(found.photos, read_targets(targets, labels, others), settings.eps)
     name = given["table"]
-    pairs = read_pairs(io.StringIO(_decoded(_read(name), name), newline=""), labels, others, name=name)
+    pairs = read_pairs(
+        io.StringIO(_decoded(_read(name), name), newline=""), labels, others, name=name, norm=settings.norm
+    )
     taken = [pair for pair in pairs if not is_output(pair.path, given["out_dir"])]
     if not taken:
         raise UsageError(f"{name} names only pictures that advimg wrote, which are never taken as photos")
     _tell_of_own(len(pairs) - len(taken), console)
-    return each_pair(taken, given["eps"])
+    return each_pair(taken, settings.eps)
 
 
 def _tell_of_own(count: int, console: "Console") -> None:

@@ -59,7 +59,7 @@ def tell(record: Record, console: Console) -> None:
     for seen in others:
         console.say(f"  {change(seen)}, by {seen.model}", style="bold")
     console.say(
-        f"  ε = {record.eps}: no channel moved more than {record.linf} of 255 levels; {_count(record.steps, 'step')}, "
+        f"  ε = {record.eps:g}: {_largest(record)}; {_count(record.steps, 'step')}, "
         f"{_count(record.gradients, 'gradient')}, {record.seconds:.1f} s"
     )
     if record.eps_tried:
@@ -88,6 +88,13 @@ def tell(record: Record, console: Console) -> None:
             f"{least.target.name} is top-1 at {percent(least.confidence)}{by}, short of the "
             f"{percent(record.min_confidence)} asked for"
         )
+
+
+def _largest(record: Record) -> str:
+    """Say how large the change is."""
+    if record.norm == "linf":
+        return f"no channel moved more than {record.linf} of 255 levels"
+    return f"the change has length {record.l2:.3f} in L2 and is at most {record.linf} of 255 levels anywhere"
 
 
 def _count(number: int, what: str) -> str:

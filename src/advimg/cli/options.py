@@ -9,7 +9,17 @@ from click.shell_completion import CompletionItem
 
 from advimg.errors import UsageError
 from advimg.labels import imagenet_labels
-from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Eps, LossName, Precision, Settings, parse_eps, parse_eps_or_auto
+from advimg.settings import (
+    DEFAULT_MODEL,
+    MAX_PIXELS,
+    Eps,
+    LossName,
+    Norm,
+    Precision,
+    Settings,
+    parse_eps,
+    parse_eps_or_auto,
+)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 Decorator = Callable[[_Command], _Command]
@@ -18,7 +28,7 @@ DEFAULTS = Settings()
 
 if TYPE_CHECKING:
     _Eps = click.ParamType[Eps]
-    _Budgets = click.ParamType[tuple[int, ...]]
+    _Budgets = click.ParamType[tuple[float, ...]]
     _Size = click.ParamType[int | Literal["auto"]]
     _Channels = click.ParamType[tuple[float, float, float]]
 
@@ -36,10 +46,10 @@ class EpsType(_Eps):
         self._auto = auto
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Eps:
-        """Return whole levels, 1..255, or ``auto``."""
-        if isinstance(value, int):
+        """Return whole levels, 1..255, or ``auto``; for L2 a number above 0."""
+        if isinstance(value, int | float):
             return value
-        return parse_eps_or_auto(value) if self._auto else parse_eps(value)
+        return parse_eps_or_auto(value, _norm(ctx)) if self._auto else parse_eps(value, _norm(ctx))
 
 
 class BatchSizeType(_Size):
@@ -124,6 +134,19 @@ def targets_option() -> Decorator[Any]:
     )
 
 
+_DEFAULT_L2 = 3.0
+_DEFAULT_BUDGETS = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+
+def _norm(ctx: click.Context | None) -> Norm:
+    """Return the norm that was given; ``--norm`` is read before all others."""
+    return (ctx.params.get("norm") if ctx else None) or "linf"
+
+
+def _norm_option(*, default: Norm | None, help_: str) -> Decorator[Any]:
+    return click.option("--norm", type=click.Choice(get_args(Norm)), default=default, is_eager=True, help=help_)
+
+
 _EPS = "The most any colour channel of any pixel may change, in levels of 255 (10 or 10/255)"
 
 
@@ -134,7 +157,7 @@ def eps_options() -> Decorator[Any]:
             "-e",
             "--eps",
             type=EpsType(auto=True),
-            default=DEFAULTS.eps,
+            show_default=f"{DEFAULTS.eps}; {_DEFAULT_L2:g} with --norm l2",
             help=f"{_EPS}, or auto: the least that does it.",
         ),
         click.option(
@@ -148,9 +171,11 @@ class BudgetsType(_Budgets):
 
     name = "levels"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         """Return them rising, each once."""
-        return value if isinstance(value, tuple) else tuple(sorted({parse_eps(text) for text in value.split(",")}))
+        if isinstance(value, tuple):
+            return value
+        return tuple(sorted({parse_eps(text, _norm(ctx)) for text in value.split(",")}))
 
 
 def budgets_option() -> Decorator[Any]:
@@ -160,8 +185,7 @@ def budgets_option() -> Decorator[Any]:
         "--eps",
         "budgets",
         type=BudgetsType(),
-        default=(1, 2, 4, 8, 16),
-        show_default="1,2,4,8,16",
+        show_default="1,2,4,8,16; as many halves with --norm l2",
         help="The budgets to try, in levels of 255, with commas between them.",
     )
 
@@ -179,7 +203,10 @@ def batch_size_option() -> Decorator[Any]:
 def recorded_eps_option() -> Decorator[Any]:
     """Add ``-e/--eps`` where a PNG's record knows it."""
     help_ = f"{_EPS}. By default what the PNG's record says."
-    return click.option("-e", "--eps", type=EpsType(auto=False), default=None, help=help_)
+    return _together(
+        click.option("-e", "--eps", type=EpsType(auto=False), help=help_),
+        _norm_option(default=None, help_="What eps bounds. By default what the PNG's record says."),
+    )
 
 
 def model_options(*, default: str | None = DEFAULT_MODEL, several: str = "") -> Decorator[Any]:
@@ -260,6 +287,10 @@ def check_option() -> Decorator[Any]:
 def attack_options() -> Decorator[Any]:
     """Add what :func:`settings_of` reads, and ``--precision``."""
     return _together(
+        _norm_option(
+            default=DEFAULTS.norm,
+            help_="What eps bounds: each channel's change, or the length of the whole change, where 255 levels are 1.",
+        ),
         click.option(
             "--confidence",
             type=float,
@@ -271,7 +302,7 @@ def attack_options() -> Decorator[Any]:
             "--step-size",
             type=float,
             show_default="half of eps; a fifth with --transfer",
-            help="Length of a step, in levels.",
+            help="Length of a step, in the unit of eps.",
         ),
         click.option(
             "--momentum",
@@ -305,8 +336,15 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
     Raises:
         UsageError: one is out of range.
     """
-    names = ("eps", "max_eps", "confidence", "steps", "step_size", "momentum", "loss", "restarts", "transfer", "seed")
-    return Settings(**{name: given[name] for name in names})
+    names = ("norm", "max_eps", "confidence", "steps", "step_size", "momentum", "loss", "restarts", "transfer", "seed")
+    eps = given["eps"] or (_DEFAULT_L2 if given["norm"] == "l2" else DEFAULTS.eps)
+    return Settings(eps=eps, **{name: given[name] for name in names})
+
+
+def budgets_of(given: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the budgets that :func:`budgets_option` has read."""
+    halves = 2 if given["norm"] == "l2" else 1
+    return given["budgets"] or tuple(budget / halves for budget in _DEFAULT_BUDGETS)
 
 
 def picture_options(*, figure: bool) -> Decorator[Any]:

@@ -61,7 +61,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     from advimg.cli.console import Console
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
-    settings = options.settings_of(given | {"eps": given["budgets"][0], "max_eps": options.DEFAULTS.max_eps})
+    budgets = options.budgets_of(given)
+    settings = options.settings_of(given | {"eps": budgets[0], "max_eps": options.DEFAULTS.max_eps})
     targets += ("untargeted",) * given["untargeted"]
     if not targets:
         raise UsageError("towards what? give -t NAME, -t random, or --untargeted")
@@ -83,7 +84,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     folder = absolute(given["out_dir"])
     _check_own(folder, force=given["force"])
     specs = options.specs_of(given["models"], given)
-    work = [(spec, folder / _slug(spec), _keys(found, targets, given["budgets"], spec, labels_of)) for spec in specs]
+    work = [(spec, folder / _slug(spec), _keys(found, targets, budgets, spec, labels_of)) for spec in specs]
     how = Options(
         settings=settings,
         precision=given["precision"],
@@ -104,7 +105,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
             tell_interrupted(batch, console)
             ctx.exit(INTERRUPTED)
     points = points_of(records)
-    _write(folder, points, _caption(records))
+    _write(folder, points, _caption(records), norm=settings.norm)
     _tell(points, folder, console)
     if given["as_json"]:
         click.echo(json.dumps([asdict(point) for point in points]))
@@ -112,7 +113,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
 
 
 def _keys(
-    found: "Found", targets: tuple[str, ...], budgets: Sequence[int], spec: "ModelSpec", labels_of: Any
+    found: "Found", targets: tuple[str, ...], budgets: Sequence[float], spec: "ModelSpec", labels_of: Any
 ) -> "list[Key]":
     """Return each photo x each target x each eps, those of one photo together."""
     from advimg.batch.plan import Key
@@ -165,16 +166,16 @@ def _caption(records: Sequence[dict[str, Any]]) -> str:
     return counted if attacks == photos else f"{counted}, {attacks} pairs of photo and target"
 
 
-def _write(folder: Path, points: "Sequence[Point]", caption: str) -> None:
+def _write(folder: Path, points: "Sequence[Point]", caption: str, *, norm: str) -> None:
     from advimg import __version__
     from advimg.images.files import write_whole
     from advimg.report.curves import draw_curves
     from advimg.report.robustness import to_csv
 
-    sums = {"advimg": __version__, "caption": caption, "points": [asdict(point) for point in points]}
+    sums = {"advimg": __version__, "norm": norm, "caption": caption, "points": [asdict(point) for point in points]}
     contents = (json.dumps(sums, indent=2).encode("ascii") + b"\n", to_csv(points).encode(), None)
     for name, content in zip(_NAMES, contents, strict=True):
-        data = draw_curves(points, caption=caption) if content is None else content
+        data = draw_curves(points, caption=caption, norm=norm) if content is None else content
         write_whole(folder / name, data, overwrite=True)
 
 
@@ -188,12 +189,12 @@ def _tell(points: "Sequence[Point]", folder: Path, console: "Console") -> None:
 def _lines(points: "Sequence[Point]") -> Iterator[str]:
     """Yield a table: model, eps, how many are verified, how surely."""
     wide = max(len(point.model) for point in points)
-    heads = f"{'ε':>3}  {'verified':>11}  {'share':>8}  {'95 %':>15}  {'confidence':>10}  {'gradients':>9}"
+    heads = f"{'ε':>4}  {'verified':>11}  {'share':>8}  {'95 %':>15}  {'confidence':>10}  {'gradients':>9}"
     yield f"{'model':<{wide}}  {heads}"
     for point in points:
         span = f"{percent(point.share_low)} - {percent(point.share_high)}".replace(" %", "")
         counted = f"{point.verified} of {point.files}"
         yield (
-            f"{point.model:<{wide}}  {point.eps:>3}  {counted:>11}  {percent(point.share):>8}  {span:>15}  "
+            f"{point.model:<{wide}}  {point.eps:>4g}  {counted:>11}  {percent(point.share):>8}  {span:>15}  "
             f"{percent(point.confidence):>10}  {point.gradients:>9.1f}"
         )

@@ -10,7 +10,7 @@ from advimg.cli import options
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.record import Target, percent, read_chunk
-from advimg.settings import DEFAULT_MODEL, whole_eps
+from advimg.settings import DEFAULT_MODEL, Norm, checked_eps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,8 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     photo = read_photo(original, max_pixels=given["max_pixels"])
     mask = None if given["mask"] is None else mask_for(photo, read_photo(given["mask"], max_pixels=given["max_pixels"]))
     told = read_chunk(picture.chunk)
-    asked, eps = _asked(adversarial, told, given)
+    norm: Norm = given["norm"] or ("l2" if told.get("norm") == "l2" and not given["eps"] else "linf")
+    asked, eps = _asked(adversarial, told, given, norm)
 
     from advimg.classifiers.load import labels_of, load_classifier
     from advimg.verification import verify_photo
@@ -75,7 +76,7 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
         classifier = load_classifier(spec, device=given["device"], progress=not given["quiet"])
         if told.get("model") == classifier.name and told.get("weights_sha256") not in (None, classifier.weights_sha256):
             console.warn("these weights are not those that the PNG's record names")
-        found.append(verify_photo(picture, photo, classifier=classifier, target=target, eps=eps, mask=mask))
+        found.append(verify_photo(picture, photo, classifier=classifier, target=target, eps=eps, norm=norm, mask=mask))
     _tell(found, photo.size, picture.size, console)
     if given["as_json"]:
         for each in found:
@@ -91,9 +92,9 @@ class _Asked(NamedTuple):
     target: str | Target
 
 
-def _asked(adversarial: Path, told: dict[str, Any], given: dict[str, Any]) -> tuple[list[_Asked], int]:
+def _asked(adversarial: Path, told: dict[str, Any], given: dict[str, Any], norm: Norm) -> tuple[list[_Asked], float]:
     """Return the models and eps: what the options say, else what the PNG's record says."""
-    eps = given["eps"] or (whole_eps(told["eps"]) if isinstance(told.get("eps"), int) else None)
+    eps = given["eps"] or _told_eps(told, norm)
     target = given["target"] or _told_target(told)
     if target is None or eps is None:
         missing = [name for name, value in (("--target", target), ("--eps", eps)) if value is None]
@@ -108,6 +109,14 @@ def _asked(adversarial: Path, told: dict[str, Any], given: dict[str, Any]) -> tu
     if told.get("weights") and not given["weights"] and not from_toml:
         raise UsageError(f"{adversarial} was made with the weights file {told['weights']}; give it with --weights")
     return asked, eps
+
+
+def _told_eps(told: dict[str, Any], norm: Norm) -> float | None:
+    """Return the recorded eps, if it is of this norm."""
+    eps = told.get("eps")
+    if not isinstance(eps, int | float) or told.get("norm", "linf") != norm:
+        return None
+    return checked_eps(eps, norm)
 
 
 def _told_others(told: dict[str, Any]) -> list[dict[str, Any]]:
@@ -166,9 +175,11 @@ def _tell(
     width, height = own_size
     sizes = f"{width}x{height}" if first.same_size else f"{width}x{height}, the photo has {size[0]}x{size[1]}"
     change = "cannot be compared" if first.linf is None else f"largest change {first.linf} levels"
+    if first.norm == "l2" and first.l2 is not None:
+        change = f"length of the change {first.l2:.3f} in L2"
     rows = [
         (first.same_size, "size", sizes),
-        (first.linf is not None and first.linf <= first.eps, f"ε = {first.eps}", change),
+        (first.within_eps, f"ε = {first.eps:g}", change),
     ]
     if first.mask_kept is not None:
         rows.append((first.mask_kept, "mask", "nothing else is changed" if first.mask_kept else "is crossed"))

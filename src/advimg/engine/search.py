@@ -20,9 +20,9 @@ class EpsSearch:
         tried: what came of the trials that have ended.
     """
 
-    least: int
-    most: int
-    eps: int = field(init=False)
+    least: float
+    most: float
+    eps: float = field(init=False)
     tried: list[Trial] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
@@ -40,6 +40,8 @@ class EpsSearch:
             Whether there is another eps to try.
         """
         self.tried.append(Trial(self.eps, reached, round(confidence, 6), gradients))
+        if self.least == self.most:
+            return False
         short = max((trial.eps for trial in self.tried if not trial.reached), default=self.least - 1)
         enough = min((trial.eps for trial in self.tried if trial.reached), default=None)
         following = min(2 * self.eps, self.most) if enough is None else (short + enough) // 2

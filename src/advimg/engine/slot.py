@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from advimg.attacks import pgd
+from advimg.attacks import l2, pgd
 from advimg.attacks.targets import choose_target
 from advimg.attacks.transfer import diversify
 from advimg.classifiers.classifier import Verdict
@@ -72,7 +72,7 @@ class Result:
 
     job: Job
     levels: Levels
-    eps: int
+    eps: float
     tried: tuple[Trial, ...]
     sights: tuple[Sight, ...]
     steps: int
@@ -122,7 +122,7 @@ class Attempt(NamedTuple):
 
     levels: Levels
     verdicts: tuple[Verdict, ...]
-    eps: int
+    eps: float
     steps: int
     reached: bool
 
@@ -152,6 +152,8 @@ class Slot:
         # First the candidate, then, once it has been seen and kept, the gradient.
         self._scratch = torch.empty_like(self._delta)
         self._best = self._photo.clone()
+        # The mathematics of the norm, and how many levels its eps counts by.
+        self._ball, self._unit = (pgd, 1) if job.settings.norm == "linf" else (l2, 255)
         self._generator = torch.Generator().manual_seed(job.settings.seed)
         self._precisions: dict[str, None] = {}
         self.gradients = 0
@@ -195,12 +197,12 @@ class Slot:
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Take one step along the losses' gradients with respect to what each classifier saw, [3, crop, crop]."""
         settings, eps = self.job.settings, self._search.eps
-        alpha = settings.alpha(eps)
+        alpha = settings.alpha(eps) * self._unit
         self._gather(gradients)
         self._keep_to_mask(self._scratch)
-        for delta, velocity, slope, photo in self._pieces(self._delta, self._velocity, self._scratch, self._photo):
-            pgd.descend(delta, velocity, slope, step_size=alpha, momentum=settings.momentum)
-            pgd.project(delta, photo, eps)
+        for delta, velocity, slope, photo in self._portions(self._delta, self._velocity, self._scratch, self._photo):
+            self._ball.descend(delta, velocity, slope, step_size=alpha, momentum=settings.momentum)
+            self._ball.project(delta, photo, eps * self._unit)
         self.steps += 1
 
     def passed(self, precision: str) -> None:
@@ -226,7 +228,7 @@ class Slot:
     def restart(self) -> None:
         """Begin again at a random point of the ε-ball; the best so far is kept."""
         self._restarts_left -= 1
-        pgd.random_start(self._delta, self._photo, self._search.eps, self._generator)
+        self._ball.random_start(self._delta, self._photo, self._search.eps * self._unit, self._generator)
         self._keep_to_mask(self._delta)
         self._velocity.zero_()
         self.steps = self._refusals = 0
@@ -249,8 +251,8 @@ class Slot:
         if not self._search.end_trial(reached=attempt.reached, confidence=confidence, gradients=gradients):
             return self._nearest
         eps = self._search.eps
-        for delta, photo in self._pieces(self._delta, self._photo):
-            pgd.project(delta.mul_(min(1.0, eps / before)), photo, eps)
+        for delta, photo in self._portions(self._delta, self._photo):
+            self._ball.project(delta.mul_(min(1.0, eps / before)), photo, eps * self._unit)
         self._velocity.zero_()
         self._best_rank = _WORST
         self._restarts_left = self.job.settings.restarts
@@ -323,6 +325,10 @@ class Slot:
         levels = self.job.photo.levels.copy()
         levels[self._window] = window.permute(1, 2, 0).cpu().numpy()
         return levels
+
+    def _portions(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Yield what the step may be taken in: pieces, but for a norm that is a matter of all pixels together."""
+        return self._pieces(*tensors) if self._ball is pgd else iter([tensors])
 
     def _pieces(self, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         size = _PIECE if self._delta.device.type == "cpu" else self._delta.numel()

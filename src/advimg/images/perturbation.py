@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from advimg.images.photo import Levels
+from advimg.settings import Norm
 
 # Rows at a time: on a 12-megapixel photo the temporaries of whole pictures would be the largest things in memory.
 _ROWS = 128
@@ -18,11 +19,17 @@ class Change:
 
     Attributes:
         linf: the largest change of any channel of any pixel, in levels.
+        l2: the Euclidean length of the change of all channels; 255 levels are 1.
         psnr: peak signal-to-noise ratio over all channels, in decibels; None where nothing changed.
     """
 
     linf: int
+    l2: float
     psnr: float | None
+
+    def within(self, eps: float, norm: Norm) -> bool:
+        """Tell whether the change keeps a budget."""
+        return (self.linf if norm == "linf" else self.l2) <= eps
 
 
 def measure_change(before: Levels, after: Levels) -> Change:
@@ -31,9 +38,10 @@ def measure_change(before: Levels, after: Levels) -> Change:
     for old, new in _strips(before, after):
         counts += np.bincount((np.maximum(old, new) - np.minimum(old, new)).ravel(), minlength=256)
     sizes = np.arange(256)
-    mean_square = float((counts * sizes**2).sum() / counts.sum())
+    squares = int((counts * sizes**2).sum())
+    mean_square = squares / int(counts.sum())
     psnr = round(10 * math.log10(255**2 / mean_square), 2) if mean_square > 0 else None
-    return Change(linf=int(sizes[counts > 0].max()), psnr=psnr)
+    return Change(linf=int(sizes[counts > 0].max()), l2=math.sqrt(squares) / 255, psnr=psnr)
 
 
 def amplified(before: Levels, after: Levels, factor: float) -> Levels:

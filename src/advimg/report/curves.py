@@ -27,12 +27,13 @@ _STYLES = (
 )
 
 
-def draw_curves(points: Sequence[Point], *, caption: str) -> bytes:
+def draw_curves(points: Sequence[Point], *, caption: str, norm: str = "linf") -> bytes:
     """Draw a sweep.
 
     Args:
         points: at least one; those of a model together, eps rising.
         caption: what was attacked, and how many.
+        norm: what eps bounds.
 
     Returns:
         The bytes of a PNG; the same input gives the same bytes.
@@ -58,11 +59,14 @@ def draw_curves(points: Sequence[Point], *, caption: str) -> bytes:
             fontsize=10,
             labelcolor=_INK,
         )
-        figure.supxlabel(f"ε, of 255 levels\n{printable(caption)}; bands: 95 % intervals", fontsize=10, color=_GREY)
+        figure.supxlabel(f"{_UNITS[norm]}\n{printable(caption)}; bands: 95 % intervals", fontsize=10, color=_GREY)
         canvas.draw()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
+
+
+_UNITS = {"linf": "ε, of 255 levels", "l2": "ε in L2, where 255 levels are 1"}
 
 
 def _styles(count: int) -> list[tuple[str, str]]:
@@ -87,7 +91,7 @@ def _finish(axes: Any, title: str, points: Sequence[Point]) -> None:
     if eps[-1] > eps[0]:
         axes.set_xscale("log", base=2)
         axes.set_xlim(eps[0] / 1.15, eps[-1] * 1.15)
-    axes.set_xticks(eps, [str(value) for value in eps])
+    axes.set_xticks(eps, [f"{value:g}" for value in eps])
     axes.minorticks_off()
     axes.tick_params(colors=_GREY, labelsize=9, length=0)
     axes.grid(visible=True, color=_GRID, linewidth=0.8)

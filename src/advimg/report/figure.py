@@ -243,7 +243,8 @@ def _facts(record: Record) -> tuple[str, str]:
     """Return the lines that say what was done, and to which model."""
     steps = "1 step" if record.steps == 1 else f"{record.steps} steps"
     among = f", the least sure of {1 + len(record.ensemble)}" if record.ensemble else ""
-    return f"ε = {record.eps} of 255 levels · {steps}", f"{_least(record).model}{among}"
+    eps = f"{record.eps} of 255 levels" if record.norm == "linf" else f"{record.eps:g} in L2"
+    return f"ε = {eps} · {steps}", f"{_least(record).model}{among}"
 
 
 def _height_below(record: Record) -> int:

@@ -28,7 +28,7 @@ class Point:
     """
 
     model: str
-    eps: int
+    eps: float
     files: int
     verified: int
     share: float
@@ -43,7 +43,7 @@ class Point:
 
 def points_of(records: Iterable[Mapping[str, Any]]) -> list[Point]:
     """Sum records up, by model and eps; models in the order in which they come, eps rising."""
-    groups: dict[str, dict[int, list[Mapping[str, Any]]]] = {}
+    groups: dict[str, dict[float, list[Mapping[str, Any]]]] = {}
     for record in records:
         groups.setdefault(record["model"], {}).setdefault(record["eps"], []).append(record)
     return [_point(model, eps, group) for model, by_eps in groups.items() for eps, group in sorted(by_eps.items())]
@@ -58,7 +58,7 @@ def to_csv(points: Iterable[Point]) -> str:
     return text.getvalue()
 
 
-def _point(model: str, eps: int, records: list[Mapping[str, Any]]) -> Point:
+def _point(model: str, eps: float, records: list[Mapping[str, Any]]) -> Point:
     written = [record for record in records if record["error"] is None]
     verified = sum(record["fooled"] for record in written)
     confidences = [record["confidence"] for record in written]
