@@ -4,7 +4,7 @@ import importlib
 
 import click
 
-NAMES = ("startup", "strength", "one_photo", "gradient", "folder", "endurance", "transfer")
+NAMES = ("startup", "strength", "least", "one_photo", "gradient", "folder", "endurance", "transfer")
 
 
 class _Benchmarks(click.Group):

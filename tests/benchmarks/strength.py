@@ -91,14 +91,15 @@ def benchmark(
     print_machine()
     others = find_peers() if peers else []
     judge = Judge()
-    chosen = {path: _targets(path, judge, targets, seed) for path in find_photos(photos)}
+    chosen = {path: random_targets(path, judge, targets, seed) for path in find_photos(photos)}
     classifier = load_classifier("efficientnet_lite0", device=device)
     _print_ours(chosen, budgets, judge, Engine(classifier, precision=precision, batch_size=slots), classifier)
     if others:
         _print_peers(others, chosen, budgets, judge)
 
 
-def _targets(path: Path, judge: Judge, count: int, seed: int) -> list[int]:
+def random_targets(path: Path, judge: Judge, count: int, seed: int) -> list[int]:
+    """Return so many classes that the photo is not taken for, seeded by its name."""
     present = int(judge.probabilities(path).argmax())
     others = [index for index in range(1000) if index != present]
     return random.Random(f"{seed} {path.name}").sample(others, count)
