@@ -1,4 +1,4 @@
-"""How small an eps suffices: ``--eps auto`` on files, beside a plain search over whole eps on another library's tensors.
+"""How small an eps suffices: ``--eps auto`` on files, beside a plain search on another library's tensors.
 
 Ours: the PNG is written, opened again and judged by the published network; it counts at the eps of its record if it is
 the target there, within that eps. Torchattacks' PGD is run with 100 steps at eps 1, then 2, and so on, with a step of a
@@ -7,6 +7,7 @@ tenth of eps and without a random start; its unrounded 224x224 tensor counts at 
     python -m tests.benchmarks least --photos FOLDER
 """
 
+import importlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -102,9 +103,9 @@ def _search(chosen: Mapping[Path, Sequence[int]], judge: Judge) -> tuple[str, ..
 
 
 def _torchattacks(judge: Judge, levels: Tensor, targets: Tensor, eps: int) -> Tensor:
-    import torchattacks
-
-    attack = torchattacks.PGD(judge.model, eps=eps / 255, alpha=eps / 10 / 255, steps=_STEPS, random_start=False)
+    attack = importlib.import_module("torchattacks").PGD(
+        judge.model, eps=eps / 255, alpha=eps / 10 / 255, steps=_STEPS, random_start=False
+    )
     attack.set_mode_targeted_by_label(quiet=True)
     changed: Tensor = attack(levels, targets)
     return changed.detach()
