@@ -1,12 +1,13 @@
 """What a gradient costs: milliseconds per photo and gradient, against the network alone and other libraries.
 
-Photos of 500x375, one and eight at a time; ResNet-50 with random weights (speed does not depend on them) and the
+Photos of 500x375, one, eight and 32 at a time; ResNet-50 with random weights (speed does not depend on them) and the
 bundled network. Measured in turns within one run:
 
-- advimg: one step of every photo, all of it: view, network, view's gradient, step (Slot and GradientNetwork);
-- the bare network: forward and the gradient of its 224x224 input, 32-bit, parameters frozen, as torchvision or the
-  bundled network's own package builds it;
-- Foolbox and Torchattacks, where installed: their whole call on 224x224 tensors, divided by its steps, with the
+- advimg: one step of every photo, all of it: view, network, view's gradient, step (Slot and GradientNetwork), in 32
+  bits and, where ``--precision auto`` finds that quicker, in bfloat16;
+- the bare network: forward and the gradient of its 224x224 input, in the same precisions, parameters frozen, as
+  torchvision or the bundled network's own package builds it;
+- Foolbox, Torchattacks and ART, where installed: their whole call on 224x224 tensors, divided by its steps, with the
   network as their examples have it (eval mode, parameters not frozen).
 
     python -m tests.benchmarks gradient
@@ -31,6 +32,7 @@ from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.classifiers.load import load_classifier
 from advimg.classifiers.panel import Panel
+from advimg.classifiers.precision import chosen
 from advimg.engine.look import look_at
 from advimg.engine.slot import Job, Slot
 from advimg.labels import imagenet_labels
@@ -43,7 +45,7 @@ from tests.referee import Normalised, open_upright, published_network
 _SIZE = (500, 375)
 _TARGET = 144
 _EPS = 10
-_BARE = "bare network"
+_BARE = "bare network, fp32"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class _Subject:
 @device_option
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Turns of each.")
 @click.option("--gradients", default=10, show_default=True, type=click.IntRange(1), help="Gradients in a turn.")
-@click.option("--batch", "batches", multiple=True, default=(1, 8), show_default=True, type=click.IntRange(1))
+@click.option("--batch", "batches", multiple=True, default=(1, 8, 32), show_default=True, type=click.IntRange(1))
 @click.option("--peers/--no-peers", default=True, help="Whether to compare other libraries.")
 def benchmark(
     photos: Path | None, device: str, rounds: int, gradients: int, batches: Sequence[int], peers: bool
@@ -73,8 +75,8 @@ def benchmark(
     for subject in (_resnet50(device), _bundled(device)):
         for batch in batches:
             progress(f"{subject.name}, batch {batch} ...")
-            chosen = [pictures[index % len(pictures)] for index in range(batch)]
-            contenders = _contenders(subject, chosen, gradients, others)
+            some = [pictures[index % len(pictures)] for index in range(batch)]
+            contenders = _contenders(subject, some, gradients, others)
             measured = in_turns(contenders, rounds)
             for name, values in measured.items():
                 milliseconds = Spread.of([1000 * value / (gradients * batch) for value in values])
@@ -83,7 +85,7 @@ def benchmark(
     print_table(
         f"Milliseconds per photo and gradient, photos of {_SIZE[0]}x{_SIZE[1]}, median (quartiles) of {rounds} turns "
         f"of {gradients} gradients",
-        ("network, photos at a time, who", "ms", "ratio to the bare network"),
+        ("network, photos at a time, who", "ms", "ratio to the bare network in fp32"),
         rows,
     )
 
@@ -114,14 +116,20 @@ def _contenders(
     device = subject.classifier.device
     targets = torch.full((len(pictures),), _TARGET, device=device)
     fed = torch.stack([subject.classifier.view.stock(picture) for picture in pictures]).to(device)
-    network = GradientNetwork(subject.classifier)
+    network = GradientNetwork(subject.classifier, "fp32")
     settings = Settings(eps=_EPS)
     panel = Panel([subject.classifier])
     slots = [Slot(Job(photo=open_photo(picture), target=_TARGET, settings=settings), panel) for picture in pictures]
+    bare = copy.deepcopy(subject.published).requires_grad_(False)
     loops: dict[str, Callable[[], object]] = {
-        f"advimg, {network.precision}": partial(_ours, network, slots, gradients),
-        _BARE: partial(_bare, copy.deepcopy(subject.published).requires_grad_(False), fed, targets, gradients),
+        "advimg, fp32": partial(_ours, network, slots, gradients),
+        _BARE: partial(_bare, bare, fed, targets, gradients),
     }
+    quicker = chosen(network, torch.stack([seen for slot in slots for seen in slot.see()])).network
+    if quicker.precision == "bf16":
+        low = copy.deepcopy(bare).to(torch.bfloat16)
+        loops["advimg, bf16"] = partial(_ours, quicker, slots, gradients)
+        loops[f"{_BARE}, bf16"] = partial(_bare, low, fed.to(torch.bfloat16), targets, gradients)
     view = subject.classifier.view
     model = Normalised(subject.published, view.mean, view.std).eval()
     levels = _levels(fed, view.mean, view.std)

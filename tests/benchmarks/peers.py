@@ -1,4 +1,4 @@
-"""Other libraries' L∞ PGD, for comparison where they are installed: Foolbox and Torchattacks.
+"""Other libraries' L∞ PGD, for comparison where they are installed: Foolbox, Torchattacks and ART.
 
 They attack what the network is fed, a float tensor [n, 3, 224, 224] of levels 0..1, and hand such a tensor back.
 """
@@ -58,7 +58,25 @@ def _torchattacks(model: nn.Module, levels: Tensor, targets: Tensor, eps: float,
     return changed.detach()
 
 
-_PEERS = (Peer("foolbox", 40, _foolbox), Peer("torchattacks", 10, _torchattacks))
+def _art(model: nn.Module, levels: Tensor, targets: Tensor, eps: float, steps: int) -> Tensor:
+    estimators = importlib.import_module("art.estimators.classification")
+    attacks = importlib.import_module("art.attacks.evasion")
+    classifier = estimators.PyTorchClassifier(
+        model=model,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=tuple(levels.shape[1:]),
+        nb_classes=1000,
+        clip_values=(0.0, 1.0),
+        device_type="gpu" if levels.is_cuda else "cpu",
+    )
+    attack = attacks.ProjectedGradientDescentPyTorch(
+        classifier, eps=eps, eps_step=eps / 4, max_iter=steps, targeted=True, batch_size=len(levels), verbose=False
+    )
+    wanted = nn.functional.one_hot(targets, 1000).cpu().numpy()
+    return torch.from_numpy(attack.generate(levels.cpu().numpy(), y=wanted)).to(levels.device)
+
+
+_PEERS = (Peer("foolbox", 40, _foolbox), Peer("torchattacks", 10, _torchattacks), Peer("art", 100, _art))
 
 
 def peer_named(package: str) -> Peer:
