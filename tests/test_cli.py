@@ -19,6 +19,7 @@ import advimg.classifiers.load
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.spec import ModelSpec
 from advimg.cli.app import app
+from advimg.cli.grouped import _GROUPS
 from tests.conftest import Cli, random_photo
 
 LITE0 = ("-m", "efficientnet_lite0")
@@ -548,3 +549,17 @@ def test_a_terminal_s_commands_are_not_passed_on(cli: Cli, photo: Path, tmp_path
     assert "not the file that the PNG's record names" in ran.err
     assert "\x1b" not in ran.err
     assert "\x1b" not in cli("attack", "\x1b[2J.png", "-t", "x").err
+
+
+def test_help_has_options_in_groups(cli: Cli) -> None:
+    help_ = cli("attack", "--help").out
+    headings = ["Examples:", "What to reach:", "Models:", "The attack:", "Photos:", "Files:", "What is said:"]
+    places = [help_.index(f"\n{heading}\n" if heading != "Examples:" else heading) for heading in headings]
+    assert places == sorted(places)
+    assert help_.index("--momentum") > help_.index("The attack:")
+    assert help_.index("--eps") < help_.index("Models:")
+
+
+def test_no_option_is_grouped_that_is_not_there() -> None:
+    known = {param.name for _, command in _commands() for param in command.params}
+    assert {name for names in _GROUPS.values() for name in names} - known <= {"trace", "report"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advimg.cli import options
+from advimg.cli.grouped import GroupedCommand
 from advimg.cli.inputs import read_input
 from advimg.errors import UsageError
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from advimg.outcome import Outcome
 
 
-@click.command(no_args_is_help=True, short_help="Make a photo look like another class to a classifier.")
+@click.command(
+    cls=GroupedCommand, no_args_is_help=True, short_help="Make a photo look like another class to a classifier."
+)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE")
 @options.target_option()
 @options.untargeted_option()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advimg.cli import options
+from advimg.cli.grouped import GroupedCommand
 from advimg.errors import PhotoError, UsageError
 from advimg.settings import Settings
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from advimg.cli.networks import Networks
 
 
-@click.command(no_args_is_help=True, short_help="Attack folders of photos; can be stopped and started again.")
+@click.command(
+    cls=GroupedCommand, no_args_is_help=True, short_help="Attack folders of photos; can be stopped and started again."
+)
 @click.argument("paths", nargs=-1, metavar="PATH...")
 @options.targets_option()
 @options.untargeted_option()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advimg.cli import options
+from advimg.cli.grouped import GroupedCommand
 from advimg.cli.inputs import read_input
 from advimg.record import Guess
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from advimg.images.photo import Photo
 
 
-@click.command(no_args_is_help=True, short_help="Say what a classifier sees in pictures.")
+@click.command(cls=GroupedCommand, no_args_is_help=True, short_help="Say what a classifier sees in pictures.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @options.model_options(several="Given several times: side by side.")
 @options.photo_options()

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from advimg.cli import options
+from advimg.cli.grouped import GroupedCommand
 from advimg.errors import PhotoError
 from advimg.settings import Settings
 
@@ -17,7 +18,7 @@ _MODEL = "efficientnet_lite0"
 _TARGET = "pelican"
 
 
-@click.command(short_help="Turn a cup of coffee into a pelican, offline.")
+@click.command(cls=GroupedCommand, short_help="Turn a cup of coffee into a pelican, offline.")
 @click.option(
     "-O",
     "--out-dir",

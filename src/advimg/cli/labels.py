@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 from advimg.cli import options
+from advimg.cli.grouped import GroupedCommand
 from advimg.errors import UsageError
 from advimg.labels import imagenet_labels
 
 
-@click.command(short_help="Search the class names.")
+@click.command(cls=GroupedCommand, short_help="Search the class names.")
 @click.argument("query", nargs=-1)
 @options.stream_options()
 def command(query: tuple[str, ...], **given: Any) -> None:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advimg.cli import options
+from advimg.cli.grouped import GroupedCommand
 from advimg.errors import UsageError
 
 if TYPE_CHECKING:
     from advimg.classifiers.listing import Listed
 
 
-@click.command(short_help="List or search the classifiers.")
+@click.command(cls=GroupedCommand, short_help="List or search the classifiers.")
 @click.argument("query", nargs=-1)
 @options.stream_options()
 def command(query: tuple[str, ...], **given: Any) -> None:

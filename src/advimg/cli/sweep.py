@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advimg.cli import options
+from advimg.cli.grouped import GroupedCommand
 from advimg.errors import OutputError, UsageError
 from advimg.record import percent
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _NAMES = ("sweep.json", "sweep.csv", "sweep.png")
 
 
-@click.command(no_args_is_help=True, short_help="Draw how robust models are: success against eps.")
+@click.command(cls=GroupedCommand, no_args_is_help=True, short_help="Draw how robust models are: success against eps.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @options.targets_option()
 @options.untargeted_option()

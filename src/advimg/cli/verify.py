@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from advimg.cli import options
+from advimg.cli.grouped import GroupedCommand
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.record import Target, percent, read_chunk
@@ -22,7 +23,7 @@ BROKEN = 3
 """The exit code when the promise does not hold."""
 
 
-@click.command(no_args_is_help=True, short_help="Check the promise on a file, whoever made it.")
+@click.command(cls=GroupedCommand, no_args_is_help=True, short_help="Check the promise on a file, whoever made it.")
 @click.argument("adversarial", type=click.Path(path_type=Path), metavar="ADV")
 @click.option(
     "--original", type=click.Path(path_type=Path), required=True, metavar="PHOTO", help="The photo it was made from."
