@@ -177,7 +177,7 @@ class Engine:
     def _pass(self, slots: Sequence[Slot], watch: Watcher | None) -> dict[Slot, Result | Failed]:
         """Look at every slot's candidate once, end the slots that are done, and move the others a step.
 
-        All that can run out of memory comes before the first slot is changed, so a pass can be tried again.
+        All that can run out of memory comes before anything is changed that a second try would change again.
         """
         pictures = zip(*(slot.see() for slot in slots), strict=True)
         networks = self._exact_networks if slots[0].exact else self._networks
@@ -185,20 +185,23 @@ class Engine:
         alter = [partial(_diversified, slots, number) for number in range(len(self._networks))]
         looks = list(map(look_at, pictures, networks, goals, alter))
         standings = [together(each) for each in zip(*(look.standings for look in looks), strict=True)]
-        precision = " and ".join(dict.fromkeys(network.precision for network in networks))
-        turns = [self._turn(slot, standing, precision) for slot, standing in zip(slots, standings, strict=True)]
-        if _STEP in turns:
+        turns = [self._turn(slot, standing) for slot, standing in zip(slots, standings, strict=True)]
+        if "step" in turns:
             gradients = [look.gradient([slot.job.settings.loss for slot in slots]) for look in looks]
         ended: dict[Slot, Result | Failed] = {}
+        precision = " and ".join(dict.fromkeys(network.precision for network in networks))
         for position, (slot, standing, turn) in enumerate(zip(slots, standings, turns, strict=True)):
+            slot.passed(precision)
             if watch is not None:
                 watch(StepReport(slot.job, slot.steps, standing.confidence))
-            if isinstance(turn, Failed):
-                ended[slot] = turn
-            elif isinstance(turn, Attempt):
-                ended[slot] = slot.result(turn)
-            elif turn == _STEP:
+            if turn == "step":
                 slot.step([gradient[position] for gradient in gradients])
+            elif turn == "restart":
+                slot.restart()
+            elif isinstance(turn, Failed):
+                ended[slot] = turn
+            elif (attempt := slot.end_trial(turn)) is not None:
+                ended[slot] = slot.result(attempt)
         return ended
 
     def _choose(self, slot: Slot, share: int) -> None:
@@ -223,14 +226,13 @@ class Engine:
             for network, classifier in zip(self._networks, self._panel.classifiers, strict=True)
         )
 
-    def _turn(self, slot: Slot, standing: Standing, precision: str) -> "Attempt | Failed | _Turn":
-        """Return how a slot ends with the candidate that was just seen, or how it goes on."""
+    def _turn(self, slot: Slot, standing: Standing) -> "Attempt | Failed | Literal['step', 'restart']":
+        """Return what the present eps ends with, by the candidate that was just seen, or how it goes on."""
         if not math.isfinite(standing.log_confidence):
             name = self._panel.name
             return Failed(slot.job, ClassifierError(f"{name} gives logits that are not finite (NaN) during the attack"))
-        slot.passed(precision)
         if slot.diverse:
-            return _STEP
+            return "step"
         slot.keep_if_best(fooled=standing.fooled, log_confidence=standing.log_confidence)
         try:
             if standing.fooled == len(self._networks) and standing.confidence >= slot.job.settings.min_confidence:
@@ -238,22 +240,14 @@ class Engine:
                 verdicts = self._panel.judge(levels)
                 # The untouched classifier has the last word.
                 if slot.reached(verdicts):
-                    return slot.end_trial(slot.attempt(levels, verdicts, steps=slot.steps)) or _LOOK
+                    return slot.attempt(levels, verdicts, steps=slot.steps)
                 slot.refused(verdicts)
             if slot.out_of_starts:
                 levels = slot.best_levels()
-                return slot.end_trial(slot.attempt(levels, self._panel.judge(levels), steps=slot.best_steps)) or _LOOK
+                return slot.attempt(levels, self._panel.judge(levels), steps=slot.best_steps)
         except ClassifierError as error:
             return Failed(slot.job, error)
-        if slot.out_of_steps:
-            slot.restart()
-            return _LOOK
-        return _STEP
-
-
-_Turn = Literal["step", "look anew"]
-_STEP: _Turn = "step"
-_LOOK: _Turn = "look anew"
+        return "restart" if slot.out_of_steps else "step"
 
 
 class _Ready:

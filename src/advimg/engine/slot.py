@@ -162,7 +162,8 @@ class Slot:
         self._nearest: Attempt | None = None
         self._best_rank = _WORST
         self._restarts_left = job.settings.restarts
-        self.best_steps = self.steps = self._refusals = 0
+        self.best_steps = self.steps = 0
+        self._refusals: set[int] = set()
 
     def see(self) -> list[Tensor]:
         """Return the current candidate as each classifier sees it, float levels [3, crop, crop]."""
@@ -211,8 +212,11 @@ class Slot:
         self._precisions[precision] = None
 
     def refused(self, verdicts: Sequence[Verdict]) -> None:
-        """Note that the untouched classifiers do not see in the candidate what the gradient networks believe to see."""
-        self._refusals += 1
+        """Note that the untouched classifiers do not see in the candidate what the gradient networks believe to see.
+
+        To say it twice of one candidate makes no difference.
+        """
+        self._refusals.add(self.steps)
         if self.best_steps == self.steps:  # it is the best so far, but not by as much as was believed
             met = sum(map(Goal.met, self.goals, verdicts))
             self._best_rank = (met, math.log(max(self._least(verdicts), _TINY)))
@@ -223,7 +227,7 @@ class Slot:
 
         Once true it stays so, unless there is a restart.
         """
-        return self._refusals >= _REFUSALS or self.steps > max(_PATIENCE, self.job.settings.steps // 2)
+        return len(self._refusals) >= _REFUSALS or self.steps > max(_PATIENCE, self.job.settings.steps // 2)
 
     def restart(self) -> None:
         """Begin again at a random point of the ε-ball; the best so far is kept."""
@@ -231,7 +235,8 @@ class Slot:
         self._ball.random_start(self._delta, self._photo, self._search.eps * self._unit, self._generator)
         self._keep_to_mask(self._delta)
         self._velocity.zero_()
-        self.steps = self._refusals = 0
+        self.steps = 0
+        self._refusals.clear()
 
     def attempt(self, levels: Levels, verdicts: Sequence[Verdict], *, steps: int) -> "Attempt":
         """Sum up what came of the present eps: ``levels``, in which the classifiers see ``verdicts``."""
@@ -256,7 +261,8 @@ class Slot:
         self._velocity.zero_()
         self._best_rank = _WORST
         self._restarts_left = self.job.settings.restarts
-        self.best_steps = self.steps = self._refusals = 0
+        self.best_steps = self.steps = 0
+        self._refusals.clear()
         return None
 
     @property
