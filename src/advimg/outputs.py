@@ -7,6 +7,9 @@ from pathlib import Path
 from advimg.errors import OutputError, UsageError
 from advimg.images.files import check_output
 
+REPORT_MARK = '<meta name="generator" content="advimg '
+"""What the ``index.html`` of a report has near its beginning, so that it is known as one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
@@ -67,3 +70,12 @@ def png_path(path: str | Path) -> Path:
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path}: the output must be a .png; other formats would change the pixels that were verified")
     return path
+
+
+def is_report(folder: Path) -> bool:
+    """Tell whether a folder holds a report, whose small pictures are no photos."""
+    try:
+        with (folder / "index.html").open("rb") as file:
+            return REPORT_MARK.encode() in file.read(512)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return False

@@ -118,6 +118,35 @@ def changed(one: tuple[Any, ...], other: tuple[Any, ...]) -> list[str]:
     return [f"{name} {was} there, {now} here" for name, was, now in zip(_ASKED, one, other, strict=True) if was != now]
 
 
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Return what a folder's journal holds now, each attack once, with the paths of today.
+
+    Nothing is locked and nothing changed, so a batch may be writing there; a last line that is not whole is passed
+    over.
+
+    Args:
+        folder: an absolute path.
+
+    Raises:
+        OutputError: there is no journal, or it cannot be read.
+    """
+    path = folder / NAME
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise OutputError(f"{path} does not exist; give a folder that advimg batch wrote to") from None
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+    whole = data[: data.rfind(b"\n") + 1]
+    try:
+        if not _HEAD.startswith(data[: len(_HEAD)]):
+            raise _no_journal(path)
+        lines = [_parsed(line, folder) for line in whole.splitlines()]
+    except OutputError:
+        raise OutputError(f"{path} is no journal of advimg batch; give a folder that it wrote to") from None
+    return list({line.entry.key: line.record for line in lines if line is not None}.values())
+
+
 class Journal:
     """The journal of a folder, locked against other processes; use :meth:`opened`.
 
@@ -205,7 +234,7 @@ class Journal:
     def records(self, keys: Collection[Key]) -> list[dict[str, Any]]:
         """Return what the journal holds of these attacks now, as it is written there."""
         wanted = set(keys)
-        lines = map(self._parsed, self._path.read_bytes().splitlines(keepends=True))
+        lines = (_parsed(line, self.folder) for line in self._path.read_bytes().splitlines(keepends=True))
         return [line.record for line in lines if line is not None and line.entry.key in wanted]
 
     def drop(self, keys: Collection[Key]) -> None:
@@ -251,7 +280,7 @@ class Journal:
                         torn = whole
                         break
                     whole, lines = whole + len(line), lines + 1
-                    parsed = self._parsed(line)
+                    parsed = _parsed(line, self.folder)
                     if parsed is not None:
                         entries[parsed.entry.key] = parsed.entry
                         moved = moved or parsed.moved
@@ -261,23 +290,11 @@ class Journal:
             raise OutputError(f"cannot read {self._path}: {error.strerror or error}") from error
         return entries, _State(torn, odd=moved or lines > len(entries))
 
-    def _parsed(self, line: bytes) -> "_Line | None":
-        """Read a line; None where a crash of the machine left one that cannot be read."""
-        try:
-            record = json.loads(line)
-        except ValueError:
-            return None
-        try:
-            placed = _placed(record, self.folder)
-            return _Line(placed, Entry.of(placed), moved=placed != record)
-        except (KeyError, TypeError, AttributeError, ValueError):
-            raise _no_journal(self._path) from None
-
     def _rewrite(self) -> None:
         """Write the journal anew with one line for each entry: the last that was written, with the paths of today."""
         lines: dict[Key, bytes] = {}
         for line in self._path.read_bytes().splitlines(keepends=True):
-            parsed = self._parsed(line)
+            parsed = _parsed(line, self.folder)
             if parsed is not None and parsed.entry.key in self.entries:
                 lines[parsed.entry.key] = json.dumps(parsed.record).encode("ascii") + b"\n"
         write_whole(self._path, b"".join(lines.values()), overwrite=True)
@@ -323,6 +340,19 @@ class _Line(NamedTuple):
     record: dict[str, Any]
     entry: Entry
     moved: bool
+
+
+def _parsed(line: bytes, folder: Path) -> _Line | None:
+    """Read a line; None where a crash of the machine left one that cannot be read."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    try:
+        placed = _placed(record, folder)
+        return _Line(placed, Entry.of(placed), moved=placed != record)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise _no_journal(folder / NAME) from None
 
 
 def _placed(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:

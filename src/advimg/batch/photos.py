@@ -9,6 +9,7 @@ from pathlib import Path
 
 from advimg.errors import PhotoError, UsageError
 from advimg.images.decode import SUFFIXES, is_adversarial
+from advimg.outputs import is_report
 
 _BESIDE = re.compile(r"(.+)_(?:x[\d.e+-]+|figure)")
 """How the pictures beside an adversarial PNG are called (``outputs.plan_outputs``)."""
@@ -106,9 +107,13 @@ def _listed(folder: Path, outputs: Path, *, recursive: bool) -> Iterator[Path]:
                 yield Path(path, name)
         if not recursive:
             return
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(path, name).resolve() != outputs
-        )
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and _is_others(path, name, outputs))
+
+
+def _is_others(path: str, name: str, outputs: Path) -> bool:
+    """Tell whether a folder is neither the output folder nor a report."""
+    folder = Path(path, name)
+    return folder.resolve() != outputs and not is_report(folder)
 
 
 def _is_folder(path: Path) -> bool:

@@ -6,7 +6,7 @@ import click
 
 from advimg import __version__
 
-_COMMANDS = ("attack", "batch", "sweep", "classify", "verify", "labels", "models", "demo")
+_COMMANDS = ("attack", "batch", "sweep", "report", "classify", "verify", "labels", "models", "demo")
 
 
 class _Commands(click.Group):

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 @options.batch_size_option()
 @options.attack_options()
 @options.picture_options(figure=False)
+@click.option("--report", is_flag=True, help="At the end write a gallery for the browser, OUT/report/index.html.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite files that are there, and results of other settings.")
 @options.photo_options()
@@ -88,8 +89,10 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     from advimg.cli.following import sum_up
     from advimg.cli.many_photos import perform, tell_interrupted
     from advimg.cli.networks import networks_of
+    from advimg.cli.report import write_report
     from advimg.cli.stopping import INTERRUPTED
     from advimg.engine.allocator import keep_freed_memory
+    from advimg.report.gallery import check_gallery
 
     keep_freed_memory()
 
@@ -103,6 +106,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
         figure=given["figure"],
     )
     files.named(Path("any.png"))  # is the factor in range?
+    if given["report"]:
+        check_gallery(files.folder, force=given["force"])
     how = Options(
         settings=settings,
         precision=given["precision"],
@@ -122,6 +127,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     if not ended:
         tell_interrupted(batch, console)
         ctx.exit(INTERRUPTED)
+    if given["report"]:
+        write_report(files.folder, console, force=given["force"])
     ctx.exit(batch.tally.exit_code)
 
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 import matplotlib.style
-import numpy as np
-from PIL import Image
 
 from advimg.images.perturbation import amplified
 from advimg.images.photo import Levels
+from advimg.images.scaling import fit, pick_pixels, resample
 from advimg.record import Guess, Record, Seen, percent
 from advimg.report.page import INK, Page, Type, cut_end, cut_middle
 
@@ -38,9 +37,6 @@ _STACKED_FROM = 6
 _TALLEST_STACKED = 240
 _BETWEEN_STACKED = 116
 _BARS_HEADING = 66
-
-# From here on an enlarged photo shows its pixels; below, smooth edges look like the photo does elsewhere.
-_SHOW_PIXELS = 4
 
 # Okabe and Ito's colours, told apart by colour-blind people too; the target also has a mark and bold type.
 _TARGET_COLOUR = "#D55E00"
@@ -115,7 +111,7 @@ def draw_figure(record: Record, before: Levels, after: Levels, *, amplify: float
 
 def _side_by_side(width: int, height: int) -> _Arrangement:
     """Put the pictures above the three columns."""
-    size = _fit(width, height, _COLUMN, _TALLEST)
+    size = fit(width, height, _COLUMN, _TALLEST)
     top = _MARGIN + _HEADING
     middle = top + size[1] // 2
     return _Arrangement(
@@ -129,7 +125,7 @@ def _side_by_side(width: int, height: int) -> _Arrangement:
 
 def _stacked(width: int, height: int) -> _Arrangement:
     """Put the pictures below one another, each as wide as the page allows."""
-    size = _fit(width, height, _WIDTH - 2 * _MARGIN, _TALLEST_STACKED)
+    size = fit(width, height, _WIDTH - 2 * _MARGIN, _TALLEST_STACKED)
     tops = [_MARGIN + _HEADING + place * (_HEADING + size[1] + _BETWEEN_STACKED) for place in range(3)]
     plus, equals = (top - _HEADING - _BETWEEN_STACKED // 2 for top in tops[1:])
     return _Arrangement(
@@ -144,8 +140,8 @@ def _stacked(width: int, height: int) -> _Arrangement:
 def _draw_pictures(page: Page, before: Levels, after: Levels, amplify: float, arrangement: _Arrangement) -> None:
     """Draw photo + perturbation = adversarial picture."""
     size = arrangement.size
-    perturbation = amplified(_pick_pixels(before, size), _pick_pixels(after, size), amplify)
-    pictures = _resample(before, size), perturbation, _resample(after, size)
+    perturbation = amplified(pick_pixels(before, size), pick_pixels(after, size), amplify)
+    pictures = resample(before, size), perturbation, resample(after, size)
     for (x, y), picture in zip(arrangement.corners, pictures, strict=True):
         page.picture(x, y, picture)
     _draw_plus(page, *arrangement.plus)
@@ -254,25 +250,6 @@ def _height_below(record: Record) -> int:
     bars = (rows - 1) * _ROW + _BAR_DOWN + _BAR
     lines = 3 if record.fooled else 4
     return max(bars, _FIRST_BASELINE + lines * _LINE + _LINE // 2 + 10)
-
-
-def _fit(width: int, height: int, widest: int, tallest: int) -> tuple[int, int]:
-    """Return the largest width and height of the same shape within these limits."""
-    scale = min(widest / width, tallest / height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _resample(levels: Levels, size: tuple[int, int]) -> Levels:
-    """Return a photo at another size, smoothly unless so much larger that its pixels are what there is to see."""
-    if size[0] >= _SHOW_PIXELS * levels.shape[1]:
-        return _pick_pixels(levels, size)
-    # A coarse box reduction first, which the filter then hides, is many times faster on large photos.
-    return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3))
-
-
-def _pick_pixels(levels: Levels, size: tuple[int, int]) -> Levels:
-    """Return a picture at another size without mixing pixels: averaged, a perturbation would look weaker than it is."""
-    return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.NEAREST))
 
 
 def _percent(confidence: float) -> str:

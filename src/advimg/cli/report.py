@@ -1,0 +1,63 @@
+"""``advimg report``: a folder of results as a gallery for the browser."""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from advimg.cli import options
+from advimg.cli.grouped import GroupedCommand
+
+if TYPE_CHECKING:
+    from advimg.cli.console import Console
+    from advimg.report.gallery import Gallery
+
+
+@click.command(cls=GroupedCommand, no_args_is_help=True, short_help="Show a folder of results in the browser.")
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("-f", "--force", is_flag=True, help="Overwrite DIR/report/index.html if it is not of advimg.")
+@options.stream_options()
+def command(folder: Path, **given: Any) -> None:
+    """Make a gallery of what advimg batch wrote to DIR: each photo and its adversarial picture in the same place.
+
+    The page is DIR/report/index.html, with small pictures in DIR/report/thumbnails. It needs no server and no network:
+    open it from the disk, or pass DIR on as a whole. Called again, it is written anew, and only pictures that are not
+    there yet are made. The journal is only read, so a batch may be running.
+
+    \b
+    Examples:
+      advimg batch photos/ -t pelican -O illusions
+      advimg report illusions
+
+    \b
+    Exit code: 0 the page was written; 1 DIR has no journal, or the page cannot be written; 2 wrong usage.
+    """
+    from advimg.batch.photos import absolute
+    from advimg.cli.console import Console
+
+    console = Console(quiet=given["quiet"], verbose=given["verbose"])
+    written = write_report(absolute(folder), console, force=given["force"])
+    if given["as_json"]:
+        counts = {"verified": written.verified, "not_reached": written.not_reached, "failed": written.failed}
+        click.echo(json.dumps({"report": str(written.page), "total": sum(counts.values()), **counts}))
+
+
+def write_report(folder: Path, console: "Console", *, force: bool) -> "Gallery":
+    """Write the gallery of a folder, and say where it is.
+
+    Raises:
+        OutputError: there is no journal, or the gallery cannot be written.
+    """
+    from advimg.batch.journal import read_records
+    from advimg.report.gallery import write_gallery
+
+    records = read_records(folder)
+    with console.moving_line(total=len(records), done=0, wanted=True) as move:
+        written = write_gallery(
+            records, folder, force=force, made=lambda done: move(done, "thumbnails") if move else None
+        )
+    shown = os.path.relpath(written.page)
+    console.say(f"written: {shown if not shown.startswith('..') else written.page}", style="bold")
+    return written

@@ -1,0 +1,28 @@
+"""Pictures at another size, for people to look at; what networks see is resized by :mod:`advimg.classifiers.view`."""
+
+import numpy as np
+from PIL import Image
+
+from advimg.images.photo import Levels
+
+# From here on an enlarged photo shows its pixels; below, smooth edges look like the photo does elsewhere.
+_SHOW_PIXELS = 4
+
+
+def fit(width: int, height: int, widest: int, tallest: int) -> tuple[int, int]:
+    """Return the largest width and height of the same shape within these limits."""
+    scale = min(widest / width, tallest / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def resample(levels: Levels, size: tuple[int, int]) -> Levels:
+    """Return a photo at another size, smoothly unless so much larger that its pixels are what there is to see."""
+    if size[0] >= _SHOW_PIXELS * levels.shape[1]:
+        return pick_pixels(levels, size)
+    # A coarse box reduction first, which the filter then hides, is many times faster on large photos.
+    return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3))
+
+
+def pick_pixels(levels: Levels, size: tuple[int, int]) -> Levels:
+    """Return a picture at another size without mixing pixels: averaged, a perturbation would look weaker than it is."""
+    return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.NEAREST))

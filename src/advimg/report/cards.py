@@ -1,0 +1,200 @@
+"""From a record to what a gallery shows of it: plain text and numbers, nothing that means something to a browser."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+from urllib.parse import quote
+
+from advimg.record import percent, printable
+from advimg.report.thumbnails import Pictures
+
+VERIFIED, NOT_REACHED, FAILED = "verified", "not reached", "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One class a network sees: its name, its confidence as a share (0..1) and as text."""
+
+    name: str
+    share: float
+    percent: str
+    is_target: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One attack that wrote a file.
+
+    Attributes:
+        name: of the photo, with the folders that tell it from others.
+        status: verified or not reached.
+        target: its index and name; of several networks, as the one that is fooled least has it.
+        rule: which chose the target, if one did.
+        seen: the index and name of what was seen in the photo.
+        before, after: the top 5 of photo and file.
+        confidence: of the target, in the file.
+        model: which network saw that.
+        models: all that were attacked.
+        norm: what eps bounds.
+        change: how large it is, in words.
+        others: what networks that took no part see in the file, in sentences.
+        links: what the files are called, and where they are, as seen from the report.
+    """
+
+    name: str
+    status: str
+    target: tuple[int, str]
+    rule: str | None
+    seen: tuple[int, str]
+    before: tuple[Row, ...]
+    after: tuple[Row, ...]
+    confidence: float
+    model: str
+    models: tuple[str, ...]
+    eps: float
+    norm: str
+    change: str
+    steps: int
+    gradients: int
+    size: tuple[int, int]
+    others: tuple[str, ...]
+    pictures: Pictures
+    links: tuple[tuple[str, str], ...]
+
+    @property
+    def budget(self) -> str:
+        """Eps as text."""
+        return f"{self.eps:g}" if self.norm == "linf" else f"{self.eps:g} in L2"
+
+    @property
+    def percent(self) -> str:
+        """The confidence as text."""
+        return percent(self.confidence)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One attack that came to nothing: the photo's name, the target's index and name if it is known, and the reason."""
+
+    name: str
+    target: tuple[int, str] | None
+    aim: str
+    reason: str
+
+
+def card_of(record: Mapping[str, Any], pictures: Pictures, *, root: Path | None, report: Path) -> Card:
+    """Return the card of a record that tells of no error.
+
+    Args:
+        record: plain JSON values.
+        pictures: its thumbnails.
+        root: the folder that holds all photos, if there is one.
+        report: the folder that the page will be in.
+
+    Raises:
+        KeyError, TypeError, ValueError, IndexError: it is no record.
+    """
+    least = _least(record)
+    target = least["target"]
+    width, height = record["size"]
+    return Card(
+        name=_shown_name(record["source"], root),
+        status=VERIFIED if record["fooled"] else NOT_REACHED,
+        target=_class(target),
+        rule=printable(record["target_rule"]) if record["target_rule"] else None,
+        seen=_class(least["before"][0]),
+        before=_rows(least["before"], target["index"]),
+        after=_rows(least["after"], target["index"]),
+        confidence=float(least["confidence"]),
+        model=_model(least["model"], among=1 + len(record["ensemble"])),
+        models=tuple(printable(each["model"]) for each in (record, *record["ensemble"])),
+        eps=float(record["eps"]),
+        norm=str(record["norm"]),
+        change=_change(record),
+        steps=int(record["steps"]),
+        gradients=int(record["gradients"]),
+        size=(int(width), int(height)),
+        others=tuple(map(_other, record["checked"])),
+        pictures=pictures,
+        links=tuple(_links(record["outputs"], report)),
+    )
+
+
+def failed_of(record: Mapping[str, Any], *, root: Path | None) -> Failed:
+    """Return what is shown of a record that tells of an error.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no record.
+    """
+    target = _class(record["target"]) if record["target"] else None
+    name = _shown_name(record["source"], root)
+    # Where the photo lies is nobody's business who is sent the page.
+    reason = printable(record["error"].replace(record["source"], name))
+    return Failed(name, target, target[1] if target else printable(record["target_rule"] or ""), reason)
+
+
+def root_of(sources: Iterable[str]) -> Path | None:
+    """Return the deepest folder that holds all photos; None where there is none."""
+    try:
+        return Path(os.path.commonpath({os.path.dirname(source) for source in sources}))  # noqa: PTH120
+    except ValueError:  # no photos, or on different drives of Windows
+        return None
+
+
+def _shown_name(source: str, root: Path | None) -> str:
+    path = PurePath(source)
+    inner = path.relative_to(root) if root is not None and path.is_relative_to(root) else PurePath(path.name)
+    return printable(inner.as_posix())
+
+
+def _least(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the network sees that is fooled least."""
+    first = {**record, "fooled": record["after"][0]["index"] == record["target"]["index"]}
+    least: Mapping[str, Any] = min(
+        (first, *record["ensemble"]), key=lambda seen: (bool(seen["fooled"]), float(seen["confidence"]))
+    )
+    return least
+
+
+def _class(found: Mapping[str, Any]) -> tuple[int, str]:
+    return int(found["index"]), printable(found["name"])
+
+
+def _rows(guesses: Sequence[Mapping[str, Any]], target: int) -> tuple[Row, ...]:
+    return tuple(
+        Row(
+            printable(guess["name"]),
+            min(1.0, max(0.0, float(guess["confidence"]))),
+            percent(float(guess["confidence"])),
+            guess["index"] == target,
+        )
+        for guess in guesses
+    )
+
+
+def _model(name: str, *, among: int) -> str:
+    return printable(name) + (f", the least sure of {among}" if among > 1 else "")
+
+
+def _change(record: Mapping[str, Any]) -> str:
+    largest = f"largest change {int(record['linf'])} of 255"
+    return largest if record["norm"] == "linf" else f"{largest}, {float(record['l2']):.3g} in L2"
+
+
+def _other(seen: Mapping[str, Any]) -> str:
+    top = seen["after"][0]
+    fooled = "is fooled, too" if seen["fooled"] else "is not fooled"
+    return printable(f"{seen['model']} {fooled}: it sees {top['name']}, {percent(float(top['confidence']))}")
+
+
+_LINKS = {"adversarial": "Adversarial PNG", "perturbation": "Perturbation PNG", "figure": "Figure"}
+
+
+def _links(outputs: Mapping[str, str], report: Path) -> Iterable[tuple[str, str]]:
+    for key, text in _LINKS.items():
+        if key in outputs:
+            path = PurePath(os.path.relpath(outputs[key], report))
+            # As bytes: names need not be UTF-8.
+            yield text, quote(os.fsencode(path.as_posix()))

@@ -1,0 +1,155 @@
+"""The gallery of a folder of results: one page for the browser, opened from the disk, with small pictures beside it."""
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from advimg import __version__
+from advimg.errors import OutputError
+from advimg.images.files import make_folder, write_whole
+from advimg.outputs import REPORT_MARK, is_report
+from advimg.record import percent, printable
+from advimg.report.cards import FAILED, NOT_REACHED, VERIFIED, Card, Failed, card_of, failed_of, root_of
+from advimg.report.histogram import Histogram, of_confidences, of_numbers
+from advimg.report.thumbnails import Pictures, make_thumbnails, remove_others
+
+FOLDER = "report"
+_THUMBNAILS = "thumbnails"
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """What was written: the page, and what it shows."""
+
+    page: Path
+    verified: int
+    not_reached: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Summary:
+    """What stands at the top of the page.
+
+    Attributes:
+        counts: how many have each status.
+        share: of those that are verified, among all.
+        seen, targets: index, name and count of each class.
+    """
+
+    name: str
+    counts: Mapping[str, int]
+    total: int
+    share: str
+    models: Sequence[str]
+    histograms: Sequence[Histogram]
+    seen: Sequence[tuple[int, str, int]]
+    targets: Sequence[tuple[int, str, int]]
+
+
+def check_gallery(folder: Path, *, force: bool) -> Path:
+    """Find out whether the gallery of a folder may be written, and return the path of its page.
+
+    Raises:
+        OutputError: there is a page of others, and not ``force``.
+    """
+    page = folder / FOLDER / "index.html"
+    if page.exists() and not force and not is_report(page.parent):
+        raise OutputError(f"{page} exists and is not of advimg; move it away, or use --force to overwrite it")
+    return page
+
+
+def write_gallery(
+    records: Sequence[Mapping[str, Any]], folder: Path, *, force: bool, made: Callable[[int], None] = lambda _: None
+) -> Gallery:
+    """Write the gallery of a folder of results, or write it anew; thumbnails that are there are used again.
+
+    Args:
+        records: of the folder's journal, plain JSON values.
+        folder: an absolute path.
+        force: whether a page of others may be overwritten.
+        made: called with how many attacks have their thumbnails.
+
+    Raises:
+        OutputError: it cannot be written, or something in the journal is no record.
+    """
+    page = check_gallery(folder, force=force)
+    thumbnails = page.parent / _THUMBNAILS
+    make_folder(thumbnails)
+    try:
+        cards, failures, pictures = _read(records, page.parent, thumbnails, made)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise OutputError(f"the journal of {folder} holds what advimg did not write there: {error!r}") from error
+    summary = _summary(folder, cards, failures)
+    write_whole(page, _rendered(summary, cards, failures).encode(), overwrite=True)
+    remove_others(thumbnails, pictures)
+    return Gallery(page, *(summary.counts[status] for status in (VERIFIED, NOT_REACHED, FAILED)))
+
+
+def _read(
+    records: Sequence[Mapping[str, Any]], report: Path, thumbnails: Path, made: Callable[[int], None]
+) -> tuple[list[Card], list[Failed], list[Pictures]]:
+    ended = [record for record in records if record["error"] is None]
+    root = root_of(record["source"] for record in records)
+    pictures = make_thumbnails(ended, thumbnails, made)
+    cards = [card_of(record, each, root=root, report=report) for record, each in zip(ended, pictures, strict=True)]
+    failures = [failed_of(record, root=root) for record in records if record["error"] is not None]
+    return sorted(cards, key=lambda card: (card.name, card.target)), failures, pictures
+
+
+def _summary(folder: Path, cards: Sequence[Card], failures: Sequence[Failed]) -> _Summary:
+    counted = Counter(card.status for card in cards)
+    counts = {VERIFIED: counted[VERIFIED], NOT_REACHED: counted[NOT_REACHED], FAILED: len(failures)}
+    total = sum(counts.values())
+    histograms = [of_confidences("Confidence of the target", [card.confidence for card in cards])] if cards else []
+    for title, values in (("Steps", [card.steps for card in cards]), ("ε", [card.eps for card in cards])):
+        if len(set(values)) > 1:
+            histograms.append(of_numbers(title, values))
+    return _Summary(
+        name=printable(folder.name),
+        counts=counts,
+        total=total,
+        share=percent(counts[VERIFIED] / total) if total else "",
+        models=list(dict.fromkeys(name for card in cards for name in card.models)),
+        histograms=histograms,
+        seen=_classes(card.seen for card in cards),
+        targets=_classes([*(card.target for card in cards), *(each.target for each in failures)]),
+    )
+
+
+def _classes(classes: Iterable[tuple[int, str] | None]) -> list[tuple[int, str, int]]:
+    """Count classes; in the order of their names."""
+    counted = Counter(each for each in classes if each is not None)
+    return sorted(((index, name, count) for (index, name), count in counted.items()), key=lambda each: each[1])
+
+
+def _rendered(summary: _Summary, cards: Sequence[Card], failures: Sequence[Failed]) -> str:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
+    )
+    script, style = _own("gallery.js"), _own("gallery.css")
+    return environment.from_string(_own("gallery.html")).render(
+        # Not Markup(f"..."): these two are advimg's own, and everything else is escaped.
+        mark=Markup(REPORT_MARK),
+        script=Markup(script),
+        style=Markup(style),
+        # The browser runs this script and no other, whatever a file may be called.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        version=__version__,
+        thumbnails=_THUMBNAILS,
+        summary=summary,
+        cards=cards,
+        failures=failures,
+    )
+
+
+def _own(name: str) -> str:
+    """Read a part of the page, which is installed beside this file."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")

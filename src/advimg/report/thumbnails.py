@@ -1,0 +1,214 @@
+"""Small pictures of attacks: the photo, the adversarial picture, and the perturbation amplified ten times.
+
+A picture is named after the hashes of the files it was made of, so one that is there need not be made again, and a
+photo that is gone is still shown as it was.
+"""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from advimg.errors import PhotoError
+from advimg.images.decode import decode_photo
+from advimg.images.files import write_whole
+from advimg.images.perturbation import amplified
+from advimg.images.photo import Levels, Photo
+from advimg.images.scaling import fit, pick_pixels, resample
+
+_LONGEST = 448
+_LONGEST_PERTURBATION = 320
+_FACTOR = 10
+_QUALITY = 85
+_FORM = "1"
+"""Goes into each name; another, once thumbnails are made in another way."""
+_OWN = re.compile(r"[0-9a-f]{32}\.jpg")
+_FACTOR_IN_NAME = re.compile(r"_x([\d.e+-]+)$")
+_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The thumbnails of one attack, by their file names; None for those that there are not.
+
+    Attributes:
+        size: of the photo and the adversarial picture as they are shown.
+        factor: of the perturbation, as people write it.
+        notes: what is missing, and why, in sentences.
+    """
+
+    photo: str | None
+    adversarial: str | None
+    perturbation: str | None
+    size: tuple[int, int]
+    factor: str
+    notes: tuple[str, ...]
+
+
+def make_thumbnails(
+    records: Sequence[Mapping[str, Any]], folder: Path, made: Callable[[int], None] = lambda _: None
+) -> list[Pictures]:
+    """Make the thumbnails of attacks that are not in a folder yet.
+
+    Args:
+        records: of attacks that did not fail.
+        folder: for the thumbnails; it is there.
+        made: called with how many attacks have theirs.
+
+    Returns:
+        For each record its pictures.
+
+    Raises:
+        DiskError: the disk takes no more.
+    """
+    by_photo: dict[tuple[str, str], list[int]] = {}
+    for place, record in enumerate(records):
+        by_photo.setdefault((record["source"], record["source_sha256"]), []).append(place)
+    found: dict[int, Pictures] = {}
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="thumbnail") as pool:
+        groups = [(places, [records[place] for place in places]) for places in by_photo.values()]
+        try:
+            for (places, _), pictures in zip(
+                groups, pool.map(lambda group: _of_one_photo(group[1], folder), groups), strict=True
+            ):
+                found.update(zip(places, pictures, strict=True))
+                made(len(found))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [found[place] for place in range(len(records))]
+
+
+def remove_others(folder: Path, kept: Iterable[Pictures]) -> None:
+    """Remove the thumbnails of attacks that are no longer shown."""
+    names = {name for each in kept for name in (each.photo, each.adversarial, each.perturbation)}
+    for path in folder.iterdir():
+        if _OWN.fullmatch(path.name) and path.name not in names:
+            path.unlink(missing_ok=True)
+
+
+class _File:
+    """A picture's file, decoded once, when that is needed, and only if its bytes are those of the record."""
+
+    def __init__(self, path: str, sha256: str, called: str) -> None:
+        self._path = Path(path)
+        self._called = called
+        self.sha256 = sha256
+
+    @property
+    def is_there(self) -> bool:
+        return os.path.isfile(self._path)  # noqa: PTH113 - Path.is_file() raises on impossible names
+
+    @cached_property
+    def photo(self) -> Photo:
+        """What it shows.
+
+        Raises:
+            PhotoError: it is gone, another, or broken.
+        """
+        try:
+            data = self._path.read_bytes()
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            raise PhotoError(self.gone) from None
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise PhotoError(f"The {self._called} has been changed since, so it is not shown.")
+        try:
+            return decode_photo(data, source=f"the {self._called}")
+        except PhotoError as error:
+            raise PhotoError(f"The {self._called} cannot be shown: {error}.") from error
+
+    @property
+    def gone(self) -> str:
+        return f"The {self._called} is no longer where it was."
+
+
+def _of_one_photo(records: Sequence[Mapping[str, Any]], folder: Path) -> list[Pictures]:
+    """Make what is missing for attacks on the same photo, which is read at most once."""
+    photo = _File(records[0]["source"], records[0]["source_sha256"], "photo")
+    return [_of_one_attack(record, photo, folder) for record in records]
+
+
+def _of_one_attack(record: Mapping[str, Any], photo: _File, folder: Path) -> Pictures:
+    width, height = record["size"]
+    adversarial = _File(record["outputs"]["adversarial"], record["adversarial_sha256"], "adversarial PNG")
+    notes: list[str] = []
+    before, after = _shown(photo, folder, notes), _shown(adversarial, folder, notes)
+    perturbation, factor = _perturbation(record, photo, adversarial, folder)
+    size = fit(width, height, *_within(width, height, _LONGEST))
+    return Pictures(before, after, perturbation, size, factor, tuple(notes))
+
+
+def _shown(file: _File, folder: Path, notes: list[str]) -> str | None:
+    """Return the name of a picture's thumbnail."""
+    name = _name("picture", file.sha256)
+    if (folder / name).exists():
+        if not file.is_there:
+            notes.append(file.gone)
+        return name
+    try:
+        photo = file.photo
+    except PhotoError as error:
+        notes.append(str(error))
+        return None
+    width, height = photo.size
+    small = resample(photo.levels, fit(width, height, *_within(width, height, _LONGEST)))
+    _save(folder / name, small, icc_profile=photo.icc_profile)
+    return name
+
+
+def _perturbation(record: Mapping[str, Any], photo: _File, adversarial: _File, folder: Path) -> tuple[str | None, str]:
+    """Return the name of the perturbation's thumbnail and its factor.
+
+    It is made of the two pictures; where one is not to be had, of the perturbation's own file.
+    """
+    name = _name("perturbation", photo.sha256, adversarial.sha256)
+    if (folder / name).exists():
+        return name, f"{_FACTOR}"
+    try:
+        before, after = photo.photo.levels, adversarial.photo.levels
+        if before.shape == after.shape:
+            size = _picked(before)
+            _save(folder / name, amplified(pick_pixels(before, size), pick_pixels(after, size), _FACTOR))
+            return name, f"{_FACTOR}"
+    except PhotoError:
+        pass
+    file = Path(record["outputs"].get("perturbation", ""))
+    factor = _FACTOR_IN_NAME.search(file.stem)
+    if factor is None:
+        return None, ""
+    name = _name("perturbation", factor[1], photo.sha256, adversarial.sha256)
+    if not (folder / name).exists():
+        try:
+            levels = decode_photo(file.read_bytes(), source=file.name).levels
+        except (OSError, ValueError, PhotoError):
+            return None, ""
+        _save(folder / name, pick_pixels(levels, _picked(levels)))
+    return name, factor[1]
+
+
+def _picked(levels: Levels) -> tuple[int, int]:
+    height, width, _ = levels.shape
+    return fit(width, height, *_within(width, height, _LONGEST_PERTURBATION))
+
+
+def _within(width: int, height: int, longest: int) -> tuple[int, int]:
+    """Return limits that make nothing larger than it is."""
+    return min(width, longest), min(height, longest)
+
+
+def _name(*parts: str) -> str:
+    return f"{hashlib.sha256(' '.join((_FORM, *parts)).encode()).hexdigest()[:32]}.jpg"
+
+
+def _save(path: Path, levels: Levels, *, icc_profile: bytes | None = None) -> None:
+    buffer = io.BytesIO()
+    # Without subsampling: half of what an attack changes is colour.
+    Image.fromarray(levels).save(buffer, "JPEG", quality=_QUALITY, subsampling=0, icc_profile=icc_profile)
+    write_whole(path, buffer.getvalue(), overwrite=True)
