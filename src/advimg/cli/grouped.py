@@ -44,7 +44,7 @@ class GroupedCommand(click.Command):
         """Write the options, group by group."""
         group_of = {name: group for group, names in _GROUPS.items() for name in names}
         groups: dict[str, list[tuple[str, str]]] = {group: [] for group in (*_GROUPS, _REST)}
-        for param in self.get_params(ctx):
+        for param in (param for param in self.get_params(ctx) if isinstance(param, click.Option)):
             record = param.get_help_record(ctx)
             if record is not None:
                 groups[group_of.get(param.name or "", _REST)].append(record)
