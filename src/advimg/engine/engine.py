@@ -19,6 +19,7 @@ from advimg.classifiers.device import differentiable, repeatable
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.classifiers.panel import Panel
 from advimg.classifiers.precision import chosen
+from advimg.engine.candidate import Candidate, offered
 from advimg.engine.capacity import BatchSize, Capacity, free_cached, is_out_of_memory
 from advimg.engine.look import Standing, look_at, together
 from advimg.engine.slot import Attempt, Failed, Job, Result, Slot
@@ -28,11 +29,20 @@ from advimg.settings import Precision
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """Where one photo stands, as the gradient network sees it; of several, the one that is least sure."""
+    """Where one photo stands, as the gradient network sees it; of several, the one that is least sure.
+
+    Attributes:
+        step: how many steps led here from this start, at this eps.
+        eps: that is tried.
+        confidence: of what is wanted, 0..1.
+        candidate: returns the picture and what is seen in it; to be called only while the step is watched.
+    """
 
     job: Job
     step: int
+    eps: int
     confidence: float
+    candidate: Callable[[], Candidate]
 
 
 Watcher = Callable[[StepReport], None]
@@ -193,7 +203,8 @@ class Engine:
         for position, (slot, standing, turn) in enumerate(zip(slots, standings, turns, strict=True)):
             slot.passed(precision)
             if watch is not None:
-                watch(StepReport(slot.job, slot.steps, standing.confidence))
+                with offered(slot, looks, position) as candidate:
+                    watch(StepReport(slot.job, slot.steps, slot.eps, standing.confidence, candidate))
             if turn == "step":
                 slot.step([gradient[position] for gradient in gradients])
             elif turn == "restart":

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -59,6 +61,17 @@ class Look:
             total = total + loss(self.logits[chosen], self.targets[chosen]).sum()
         (gradient,) = torch.autograd.grad(total, self.seen)
         return gradient
+
+    def loss(self, position: int, name: LossName) -> float:
+        """Return the loss of one candidate."""
+        loss = (AWAY if self.goals[position].away else LOSSES)[name]
+        one = slice(position, position + 1)
+        return loss(self.logits.detach()[one], self.targets[one]).item()
+
+    def probabilities(self, position: int) -> npt.NDArray[np.float64]:
+        """Return the softmax of one candidate's logits, [classes]."""
+        probabilities: npt.NDArray[np.float64] = self.logits[position].detach().cpu().double().softmax(0).numpy()
+        return probabilities
 
 
 def look_at(

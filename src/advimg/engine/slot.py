@@ -222,6 +222,11 @@ class Slot:
             self._best_rank = (met, math.log(max(self._least(verdicts), _TINY)))
 
     @property
+    def eps(self) -> int:
+        """The eps that is tried now."""
+        return self._search.eps
+
+    @property
     def exact(self) -> bool:
         """Whether only gradients in 32 bits can help: others have led nowhere.
 
