@@ -18,10 +18,11 @@ class Outputs:
     adversarial: Path
     perturbation: Path | None
     figure: Path | None
+    trace: Path | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Path]]:
         """Yield the record's key and the path of each file that is wanted."""
-        for key in ("adversarial", "perturbation", "figure"):
+        for key in ("adversarial", "perturbation", "figure", "trace"):
             path = getattr(self, key)
             if path is not None:
                 yield key, path
@@ -38,11 +39,15 @@ class Outputs:
                 raise OutputError(f"{path} is the photo itself; give the output another name")
 
 
-def plan_outputs(adversarial: Path, *, amplify: float, figure: bool, perturbation: bool = True) -> Outputs:
+def plan_outputs(
+    adversarial: Path, *, amplify: float, figure: bool, perturbation: bool = True, trace: Path | None = None
+) -> Outputs:
     """Name the files that go with an adversarial PNG: ``dog_pelican.png`` has ``dog_pelican_x10.png`` beside it.
 
+    The trace has a name of its own.
+
     Raises:
-        UsageError: the name does not end in ``.png``, or the factor is out of range.
+        UsageError: a name does not end as it must, or the factor is out of range.
     """
     adversarial = png_path(adversarial)
     if not 0 < amplify <= 255:  # not a number, too: 255 makes a change of one level black or white
@@ -52,6 +57,7 @@ def plan_outputs(adversarial: Path, *, amplify: float, figure: bool, perturbatio
         adversarial,
         stem.with_name(f"{stem.name}_x{amplify:g}.png") if perturbation else None,
         stem.with_name(f"{stem.name}_figure.png") if figure else None,
+        None if trace is None else trace_path(trace),
     )
 
 
@@ -79,3 +85,17 @@ def is_report(folder: Path) -> bool:
             return REPORT_MARK.encode() in file.read(512)
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return False
+
+
+def trace_path(path: str | Path) -> Path:
+    """Return ``path`` if it names an animation.
+
+    Raises:
+        UsageError: it does not.
+    """
+    path = Path(path)
+    if str(path) == "-":
+        raise UsageError("a trace is not written to stdout; give --trace a file name, like steps.webp")
+    if path.suffix.lower() not in (".webp", ".gif"):
+        raise UsageError(f"{path}: a trace must be a .webp or a .gif")
+    return path

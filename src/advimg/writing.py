@@ -3,6 +3,8 @@
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,23 @@ from advimg.record import Record
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from advimg.report.unfolding import Unfolding
+
 _drawing = threading.Lock()  # matplotlib is not made for threads
 
 
-def write_outputs(outcome: Outcome, outputs: Outputs, *, amplify: float, metadata: bool, overwrite: bool) -> Record:
+def write_outputs(
+    outcome: Outcome,
+    outputs: Outputs,
+    *,
+    amplify: float,
+    metadata: bool,
+    overwrite: bool,
+    unfolding: "Unfolding | None" = None,
+) -> Record:
     """Write the files of an attack, the adversarial PNG first, and return the record that names them.
+
+    A trace can be written only where it was watched how the attack unfolds.
 
     If one of them cannot be written, or the work is interrupted, those that are new do not stay behind either.
 
@@ -35,6 +49,9 @@ def write_outputs(outcome: Outcome, outputs: Outputs, *, amplify: float, metadat
             written.append(outputs.perturbation)
         if outputs.figure is not None:
             write_whole(outputs.figure, _figure(outcome, amplify), overwrite=overwrite)
+            written.append(outputs.figure)
+        if outputs.trace is not None and unfolding is not None:
+            write_whole(outputs.trace, _trace(outcome, unfolding, outputs.trace), overwrite=overwrite)
     except BaseException:
         for path in absent.intersection(written):
             path.unlink(missing_ok=True)
@@ -43,8 +60,21 @@ def write_outputs(outcome: Outcome, outputs: Outputs, *, amplify: float, metadat
 
 
 def _figure(outcome: Outcome, amplify: float) -> bytes:
-    with _drawing:
-        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains when it cannot cache its fonts
+    with _quiet_drawing():
         from advimg.report.figure import draw_figure  # matplotlib takes a while to import
 
         return draw_figure(outcome.record, outcome.photo.levels, outcome.levels, amplify=amplify)
+
+
+def _trace(outcome: Outcome, unfolding: "Unfolding", path: "Path") -> bytes:
+    with _quiet_drawing():
+        from advimg.report.trace import draw_trace
+
+        return draw_trace(outcome.record, unfolding, "gif" if path.suffix.lower() == ".gif" else "webp")
+
+
+@contextmanager
+def _quiet_drawing() -> Iterator[None]:
+    with _drawing:
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it complains when it cannot cache its fonts
+        yield

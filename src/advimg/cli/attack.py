@@ -10,6 +10,7 @@ from advimg.cli import options
 from advimg.cli.grouped import GroupedCommand
 from advimg.cli.inputs import read_input
 from advimg.errors import UsageError
+from advimg.outputs import trace_path
 
 if TYPE_CHECKING:
     from advimg.images.mask import Mask
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     "-O", "--out-dir", type=click.Path(path_type=Path), show_default="this folder", help="Folder for the outputs."
 )
 @options.picture_options(figure=True)
+@click.option("--trace", metavar="FILE", help="Write the attack as it unfolds, too: an animated .webp or .gif.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite files that are there.")
 @options.photo_options()
 @options.stream_options()
@@ -65,6 +67,9 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     if (target is None) != given["untargeted"]:
         raise UsageError("towards what? give -t NAME, or --untargeted" if target is None else "give -t or --untargeted")
     to_stdout = _wants_stdout(given["output"], given["out_dir"], as_json=given["as_json"])
+    trace = None if given["trace"] is None else trace_path(given["trace"])
+    if to_stdout and trace is not None:
+        raise UsageError("-o - writes no file besides; leave out --trace, or name the output")
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     settings = options.settings_of(given)
     photo = read_input(images[0], max_pixels=given["max_pixels"])
@@ -73,6 +78,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     from advimg.cli.networks import networks_of
     from advimg.outputs import default_name, plan_outputs
     from advimg.targets import read_target, target_slug
+    from advimg.tracing import Tracer
     from advimg.writing import write_outputs
 
     networks = networks_of(given)
@@ -82,10 +88,15 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
         slug = target_slug(aim, networks.labels[0])
         name = given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, slug)
         outputs = plan_outputs(
-            Path(name), amplify=given["amplify"], figure=given["figure"], perturbation=given["perturbation"]
+            Path(name),
+            amplify=given["amplify"],
+            figure=given["figure"],
+            perturbation=given["perturbation"],
+            trace=trace,
         )
         outputs.check(overwrite=given["force"], photo=Path(images[0]))
     attacked, watching = networks.load(given)
+    tracer = Tracer(photo, attacked, amplify=given["amplify"]) if trace is not None else None
     outcome = perform(
         photo,
         aim,
@@ -95,6 +106,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
         check_on=watching,
         precision=given["precision"],
         console=console,
+        tracer=tracer,
     )
     if outputs is None:
         sys.stdout.buffer.write(_checked_png(outcome, metadata=given["metadata"]))
@@ -102,7 +114,12 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
         record = outcome.record
     else:
         record = write_outputs(
-            outcome, outputs, amplify=given["amplify"], metadata=given["metadata"], overwrite=given["force"]
+            outcome,
+            outputs,
+            amplify=given["amplify"],
+            metadata=given["metadata"],
+            overwrite=given["force"],
+            unfolding=tracer.unfolding if tracer else None,
         )
     tell(record, console)
     if given["as_json"]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from advimg.images.photo import Photo
     from advimg.outcome import Outcome
     from advimg.settings import Precision, Settings, TargetRule
+    from advimg.tracing import Tracer
 
 NOT_REACHED = 3
 """The exit code when the best attempt was written and the target not reached."""
@@ -28,8 +29,9 @@ def perform(
     check_on: "Sequence[Classifier]" = (),
     precision: "Precision",
     console: Console,
+    tracer: "Tracer | None" = None,
 ) -> "Outcome":
-    """Attack one photo under the eyes of a person."""
+    """Attack one photo under the eyes of a person, and of a tracer if there is one."""
     from advimg.checking import look_on
     from advimg.classifiers.panel import Panel
     from advimg.engine.allocator import keep_freed_memory
@@ -45,7 +47,10 @@ def perform(
         console.detail(f"{classifier.name} on {classifier.device}")
     wanted = classifiers[0].labels[target] if isinstance(target, int) else target
     with console.watching(wanted, settings.steps) as watch:
-        result = engine.attack(Job(photo=photo, target=target, settings=settings, mask=mask), watch=watch)
+        job = Job(photo=photo, target=target, settings=settings, mask=mask)
+        result = engine.attack(job, watch=tracer.beside(watch) if tracer else watch)
+    if tracer:
+        tracer.end(result)
     for classifier, choice in zip(classifiers, engine.choices, strict=False):  # none, where it was given
         console.detail(f"gradients of {classifier.name} in {choice}")
     checked = look_on(result, Panel(check_on)) if check_on else ()

@@ -40,7 +40,7 @@ class StepReport:
 
     job: Job
     step: int
-    eps: int
+    eps: float
     confidence: float
     candidate: Callable[[], Candidate]
 

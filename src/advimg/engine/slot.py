@@ -222,7 +222,7 @@ class Slot:
             self._best_rank = (met, math.log(max(self._least(verdicts), _TINY)))
 
     @property
-    def eps(self) -> int:
+    def eps(self) -> float:
         """The eps that is tried now."""
         return self._search.eps
 

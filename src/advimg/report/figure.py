@@ -13,8 +13,19 @@ import matplotlib.style
 from advimg.images.perturbation import amplified
 from advimg.images.photo import Levels
 from advimg.images.scaling import fit, pick_pixels, resample
-from advimg.record import Guess, Record, Seen, percent
-from advimg.report.page import INK, Page, Type, cut_end, cut_middle
+from advimg.record import Guess, Record, Seen
+from advimg.report.page import (
+    GREY,
+    INK,
+    OTHER_COLOUR,
+    TARGET_COLOUR,
+    TRACK_COLOUR,
+    Page,
+    Type,
+    cut_end,
+    cut_middle,
+    thin_percent,
+)
 
 # All lengths are pixels of the PNG, y grows downwards.
 _WIDTH = 2048
@@ -38,25 +49,17 @@ _TALLEST_STACKED = 240
 _BETWEEN_STACKED = 116
 _BARS_HEADING = 66
 
-# Okabe and Ito's colours, told apart by colour-blind people too; the target also has a mark and bold type.
-_TARGET_COLOUR = "#D55E00"
-_OTHER_COLOUR = "#56B4E9"
-_TRACK_COLOUR = "#EDEDED"
-_GREY = "#5F5F5F"
-
 _MARK = "◆"
 _MARK_ROOM = 32
-_THIN_SPACE = "\N{NARROW NO-BREAK SPACE}"
-
 
 _TITLE = Type(10, bold=True)
-_SUBTITLE = Type(7.5, colour=_GREY)
+_SUBTITLE = Type(7.5, colour=GREY)
 _VERDICT = Type(9, bold=True)
 _BARS_TITLE = Type(9, bold=True)
 _NAME = Type(8)
 _TARGET_NAME = Type(8, bold=True)
-_TARGET_MARK = Type(8, colour=_TARGET_COLOUR)
-_FACT = Type(7.5, colour=_GREY)
+_TARGET_MARK = Type(8, colour=TARGET_COLOUR)
+_FACT = Type(7.5, colour=GREY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +187,15 @@ def _draw_guesses(page: Page, guesses: Sequence[Guess], target: int, x: int, y: 
         top = y + row * _ROW
         is_target = guess.index == target
         _draw_class(page, guess, is_target, x, top + _FIRST_BASELINE)
-        page.box(x, top + _BAR_DOWN, _COLUMN, _BAR, _TRACK_COLOUR)
+        page.box(x, top + _BAR_DOWN, _COLUMN, _BAR, TRACK_COLOUR)
         length = round(_COLUMN * guess.confidence)
-        page.box(x, top + _BAR_DOWN, length, _BAR, _TARGET_COLOUR if is_target else _OTHER_COLOUR)
+        page.box(x, top + _BAR_DOWN, length, _BAR, TARGET_COLOUR if is_target else OTHER_COLOUR)
 
 
 def _draw_class(page: Page, guess: Guess, is_target: bool, x: int, baseline: int) -> None:
     """Write a class name on the left, shortened if need be, and its confidence on the right; mark the target."""
     type_ = _TARGET_NAME if is_target else _NAME
-    confidence = _percent(guess.confidence)
+    confidence = thin_percent(guess.confidence)
     page.text(x + _COLUMN, baseline, confidence, type_, "right")
     room = _COLUMN - page.text_width(confidence, type_) - 24
     if is_target:
@@ -218,7 +221,7 @@ def _draw_verdict(page: Page, record: Record, y: int) -> None:
     baseline += _LINE
     room = _COLUMN - _MARK_ROOM
     seen = _least(record)
-    target = _cut_name(page, "", seen.target.name, f": {_percent(seen.confidence)}", room)
+    target = _cut_name(page, "", seen.target.name, f": {thin_percent(seen.confidence)}", room)
     _draw_marked(page, centre - (_MARK_ROOM + page.text_width(target, _NAME)) / 2, baseline, target, _NAME)
     if not record.fooled:
         baseline += _LINE
@@ -250,10 +253,6 @@ def _height_below(record: Record) -> int:
     bars = (rows - 1) * _ROW + _BAR_DOWN + _BAR
     lines = 3 if record.fooled else 4
     return max(bars, _FIRST_BASELINE + lines * _LINE + _LINE // 2 + 10)
-
-
-def _percent(confidence: float) -> str:
-    return percent(confidence).replace(" ", _THIN_SPACE)
 
 
 def _base_name(source: str) -> str:

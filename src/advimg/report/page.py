@@ -1,7 +1,7 @@
 """A page to draw on: text set literally, boxes and pictures, in pixels; and text cut to the room there is."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,15 +10,21 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
 from advimg.images.photo import Levels
-from advimg.record import printable
+from advimg.record import percent, printable
 
 # A power of two keeps pixels -> inches -> pixels exact.
 _DPI = 256
 INK = "#1A1A1A"
+GREY = "#5F5F5F"
+# Okabe and Ito's colours, told apart by colour-blind people too; the target also has a mark and bold type.
+TARGET_COLOUR = "#D55E00"
+OTHER_COLOUR = "#56B4E9"
+TRACK_COLOUR = "#EDEDED"
 _FRAME_COLOUR = "#BFBFBF"
 
 # DejaVu Sans comes with matplotlib. The others, where installed, lend the letters it lacks.
@@ -76,13 +82,32 @@ class Page:
         self._figure.figimage(levels, x, self._height - y - height, origin="upper")
         self.box(x, y, width, height, _FRAME_COLOUR, filled=False)
 
+    def line(self, points: Sequence[tuple[float, float]], colour: str, width: float) -> None:
+        """Draw a line through points, ``width`` pixels wide."""
+        xs, ys = zip(*points, strict=True)
+        thickness = width * 72 / _DPI
+        self._axes.add_line(Line2D(xs, ys, color=colour, linewidth=thickness, solid_joinstyle="round"))
+
+    def dot(self, x: float, y: float, colour: str, width: float) -> None:
+        """Draw a dot, ``width`` pixels across."""
+        size = width * 72 / _DPI
+        self._axes.add_line(Line2D([x], [y], color=colour, marker="o", markersize=size, markeredgewidth=0))
+
+    def levels(self) -> Levels:
+        """Return the page's pixels, [height, width, 3]."""
+        self._canvas.draw()
+        return np.ascontiguousarray(np.asarray(self._canvas.buffer_rgba())[..., :3])
+
     def png(self) -> bytes:
         """Return the page as a PNG that tells nothing of the time or the software."""
-        self._canvas.draw()
-        opaque = np.asarray(self._canvas.buffer_rgba())[..., :3]
         buffer = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(opaque)).save(buffer, "PNG", dpi=(_DPI, _DPI))
+        Image.fromarray(self.levels()).save(buffer, "PNG", dpi=(_DPI, _DPI))
         return buffer.getvalue()
+
+
+def thin_percent(confidence: float) -> str:
+    """Write a confidence as :func:`advimg.record.percent` does, with a narrow space."""
+    return percent(confidence).replace(" ", "\N{NARROW NO-BREAK SPACE}")
 
 
 def cut_end(page: Page, text: str, type_: Type, room: float) -> str:

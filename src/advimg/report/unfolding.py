@@ -1,0 +1,122 @@
+"""An attack as it unfolds: a point for every step, and small pictures of some of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from advimg.images.perturbation import amplified
+from advimg.images.photo import Levels
+from advimg.images.scaling import fit, pick_pixels, resample
+
+Probabilities = Sequence[npt.NDArray[np.float64]]
+"""What each network sees in one picture: softmax of its logits, [classes]."""
+
+WIDEST, TALLEST = 448, 336
+"""Room for each picture, beside the other."""
+WIDEST_STACKED, TALLEST_STACKED = 944, 236
+"""Room for each picture, where one stands above the other."""
+
+# A picture this many times wider than high would be a ribbon beside another.
+_STACKED_FROM = 4
+
+# Every early step has a frame, for most happens there; when there are too many, later ones go.
+_EARLY = 24
+_MOST = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where each network stood at one step.
+
+    Attributes:
+        step: how many steps led there, from its own start.
+        eps: that was tried.
+        confidences: of what is wanted, 0..1.
+        losses: what the attack went down.
+    """
+
+    step: int
+    eps: float
+    confidences: tuple[float, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Frame:
+    """One step to be shown.
+
+    Attributes:
+        number: of its point.
+        step, eps: as of a point.
+        picture: at the size it is shown at.
+        perturbation: amplified, of the same size.
+        probabilities: what each network sees.
+    """
+
+    number: int
+    step: int
+    eps: float
+    picture: Levels
+    perturbation: Levels
+    probabilities: tuple[npt.NDArray[np.float32], ...]
+
+
+class Unfolding:
+    """Keeps what is needed to show one attack: for every step a few numbers, and at most 60 frames.
+
+    Args:
+        photo: [height, width, 3].
+        names: of each network's classes.
+        amplify: how many times larger than it is the perturbation is shown.
+
+    Attributes:
+        points: one for each step, of all starts and eps, in order.
+        frames: rising; the file itself is the last, once the attack has ended.
+    """
+
+    def __init__(self, photo: Levels, names: Sequence[Sequence[str]], *, amplify: float = 10) -> None:
+        self._photo = photo
+        self.names = names
+        self.amplify = amplify
+        height, width, _ = photo.shape
+        self.stacked = width > _STACKED_FROM * height
+        room = (WIDEST_STACKED, TALLEST_STACKED) if self.stacked else (WIDEST, TALLEST)
+        # Even, so that each pixel that is picked is two by two: lossy formats blur colours over squares of that size.
+        self._coarse = fit(width, height, room[0] // 2, room[1] // 2)
+        self.size = (2 * self._coarse[0], 2 * self._coarse[1])
+        self.points: list[Point] = []
+        self.frames: list[Frame] = []
+        self._stride = 1
+
+    def add(self, point: Point, levels: Levels, probabilities: Probabilities) -> None:
+        """Add the next step: where it stands, its picture [height, width, 3], and what is seen in that."""
+        number = len(self.points)
+        self.points.append(point)
+        if number >= _EARLY and number % self._stride:
+            return
+        self.frames.append(self._frame(number, point.step, point.eps, levels, probabilities))
+        # One place is the file's.
+        while len(self.frames) >= _MOST:
+            self._stride *= 2
+            self.frames = [frame for frame in self.frames if frame.number < _EARLY or frame.number % self._stride == 0]
+
+    def end(self, levels: Levels, probabilities: Probabilities, *, step: int, eps: float) -> None:
+        """Add the file: its picture, what is seen in it, how many steps led to it, and its eps."""
+        # Of several starts, the last that came so far: rarely another than the one that gave the file.
+        number = max(number for number, point in enumerate(self.points) if (point.step, point.eps) == (step, eps))
+        if self.frames[-1].number == number:  # the same picture
+            self.frames.pop()
+        self.frames.append(self._frame(number, step, eps, levels, probabilities))
+
+    def _frame(self, number: int, step: int, eps: float, levels: Levels, probabilities: Probabilities) -> Frame:
+        before, after = (pick_pixels(picture, self._coarse) for picture in (self._photo, levels))
+        return Frame(
+            number=number,
+            step=step,
+            eps=eps,
+            picture=resample(levels, self.size),
+            perturbation=amplified(before, after, self.amplify).repeat(2, axis=0).repeat(2, axis=1),
+            probabilities=tuple(each.astype(np.float32) for each in probabilities),
+        )

@@ -1,0 +1,43 @@
+"""The keeping of an attack's steps, for its trace: from the engine's reports to what a report can draw."""
+
+from collections.abc import Sequence
+
+from advimg.classifiers.classifier import Classifier
+from advimg.engine.engine import StepReport, Watcher
+from advimg.engine.slot import Result
+from advimg.images.photo import Photo
+from advimg.report.unfolding import Point, Unfolding
+
+
+class Tracer:
+    """Watches one attack.
+
+    Args:
+        photo: that is attacked.
+        classifiers: that are attacked.
+        amplify: how many times larger than it is the perturbation is shown.
+    """
+
+    def __init__(self, photo: Photo, classifiers: Sequence[Classifier], *, amplify: float = 10) -> None:
+        names = [classifier.labels.names for classifier in classifiers]
+        self.unfolding = Unfolding(photo.levels, names, amplify=amplify)
+
+    def beside(self, other: Watcher | None) -> Watcher:
+        """Return a watcher that keeps each step, and passes it on to another."""
+
+        def watch(report: StepReport) -> None:
+            self._keep(report)
+            if other is not None:
+                other(report)
+
+        return watch
+
+    def end(self, result: Result) -> None:
+        """Keep the file: what came of the attack, as the untouched classifiers see it."""
+        seen = [sight.after.probabilities.numpy() for sight in result.sights]
+        self.unfolding.end(result.levels, seen, step=result.steps, eps=result.eps)
+
+    def _keep(self, report: StepReport) -> None:
+        candidate = report.candidate()
+        point = Point(report.step, report.eps, candidate.confidences, candidate.losses)
+        self.unfolding.add(point, candidate.levels, candidate.probabilities)
