@@ -3,7 +3,7 @@
 import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,7 +59,7 @@ _TARGET_NAME = Type(4.8, bold=True)
 _TARGET_MARK = Type(4.8, colour=TARGET_COLOUR)
 _FACT = Type(4.4, colour=GREY)
 
-# Seconds a thousand: a photo is looked at before it changes, and the file for long.
+# Milliseconds: a photo is looked at before it changes, and the file for long.
 _FIRST_LASTS, _LAST_LASTS = 1000, 3500
 _ALL_LAST, _LEAST, _MOST = 12_000, 150, 500
 
@@ -83,7 +83,7 @@ class _Story:
         rows: the indices of the classes that have bars.
         names: of all its classes.
         ends: the lowest and the highest loss.
-        several_eps, several_starts: whether steps are counted from one start and eps only.
+        several_eps, several_starts: whether it takes these to say which step a frame shows.
     """
 
     record: Record
@@ -95,6 +95,17 @@ class _Story:
     ends: tuple[float, float]
     several_eps: bool
     several_starts: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Curve:
+    """What is plotted: a value for each step, the ends of the scale, and how values are written."""
+
+    title: str
+    values: Sequence[float]
+    ends: tuple[float, float]
+    write: Callable[[float], str]
+    colour: str
 
 
 def draw_trace(record: Record, unfolding: Unfolding, kind: Animation) -> bytes:
@@ -264,33 +275,16 @@ def _draw_plots(page: Page, story: _Story, frame: Frame, y: int) -> None:
     points = story.unfolding.points
     if frame is not story.unfolding.frames[-1]:
         points = points[: frame.number + 1]
-    confidences = [point.confidences[story.number] for point in points]
-    losses = [point.losses[story.number] for point in points]
     untargeted = story.record.target_rule == "untargeted"
     wanted = f"not {story.seen.before[0].name}" if untargeted else story.seen.target.name
-    _draw_plot(
-        page,
-        story,
-        y,
-        frame.number,
-        (f"Confidence: {wanted}", thin_percent(confidences[frame.number])),
-        confidences,
-        (0.0, 1.0),
-        ("0\N{NARROW NO-BREAK SPACE}%", "100\N{NARROW NO-BREAK SPACE}%"),
-        TARGET_COLOUR,
+    confidences = [point.confidences[story.number] for point in points]
+    losses = [point.losses[story.number] for point in points]
+    curves = (
+        _Curve(f"Confidence: {wanted}", confidences, (0.0, 1.0), thin_percent, TARGET_COLOUR),
+        _Curve(f"Loss ({story.record.loss})", losses, story.ends, _number, INK),
     )
-    low, high = story.ends
-    _draw_plot(
-        page,
-        story,
-        y + _NEXT_PLOT,
-        frame.number,
-        (f"Loss ({story.record.loss})", _number(losses[frame.number])),
-        losses,
-        story.ends,
-        (_number(low), _number(high)),
-        INK,
-    )
+    for place, curve in enumerate(curves):
+        _draw_curve(page, story, curve, frame.number, y + place * _NEXT_PLOT)
     last = len(story.unfolding.points) - 1
     baseline = y + _NEXT_PLOT + _PLOT_DOWN + _PLOT + 20
     page.text(_RIGHT + _SCALE, baseline, "0", _FACT)
@@ -298,39 +292,29 @@ def _draw_plots(page: Page, story: _Story, frame: Frame, y: int) -> None:
     page.text(_RIGHT + _COLUMN, baseline, f"1 {what}" if last == 1 else f"{last} {what}s", _FACT, "right")
 
 
-def _draw_plot(
-    page: Page,
-    story: _Story,
-    y: int,
-    dot: int,
-    heading: tuple[str, str],
-    values: Sequence[float],
-    ends: tuple[float, float],
-    scale: tuple[str, str],
-    colour: str,
-) -> None:
-    """Draw one curve: heading, present value, scale, a dot at one step, thin lines where steps are counted anew."""
-    title, value = heading
+def _draw_curve(page: Page, story: _Story, curve: _Curve, dot: int, y: int) -> None:
+    """Draw a curve with its scale, a dot at one step with its value, thin lines where steps are counted anew."""
     left, right, top, bottom = _RIGHT + _SCALE, _RIGHT + _COLUMN, y + _PLOT_DOWN, y + _PLOT_DOWN + _PLOT
+    low, high = curve.ends
+    value = curve.write(curve.values[dot])
     page.text(right, y + _NAME_BASELINE, value, _TARGET_NAME, "right")
     room = right - left - page.text_width(value, _TARGET_NAME) - 16
-    page.text(left, y + _NAME_BASELINE, cut_end(page, title, _NAME, room), _NAME)
+    page.text(left, y + _NAME_BASELINE, cut_end(page, curve.title, _NAME, room), _NAME)
     page.box(left, top, right - left, _PLOT, TRACK_COLOUR)
-    page.text(left - 8, bottom, scale[0], _FACT, "right")
-    page.text(left - 8, top + 12, scale[1], _FACT, "right")
+    page.text(left - 8, bottom, curve.write(low), _FACT, "right")
+    page.text(left - 8, top + 12, curve.write(high), _FACT, "right")
     across = (right - left) / max(1, len(story.unfolding.points) - 1)
     for number in _starts(story.unfolding.points)[1:]:
         page.line([(left + number * across, top), (left + number * across, bottom)], GREY, 1)
-    low, high = ends
     places = {
         number: (left + number * across, bottom - _PLOT * min(1.0, max(0.0, (value - low) / (high - low))))
-        for number, value in enumerate(values)
+        for number, value in enumerate(curve.values)
         if math.isfinite(value)
     }
     if len(places) > 1:
-        page.line([*places.values()], colour, 2.5)
+        page.line([*places.values()], curve.colour, 2.5)
     if dot in places:
-        page.dot(*places[dot], colour, 10)
+        page.dot(*places[dot], curve.colour, 10)
 
 
 def _number(value: float) -> str:
