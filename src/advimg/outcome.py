@@ -140,7 +140,7 @@ def asked_of(
         "eps_tried": [],
         "seed": settings.seed,
         "min_confidence": settings.min_confidence,
-        "max_steps": settings.steps,
+        "max_steps": settings.max_steps,
         "step_size": settings.step_size if settings.eps == "auto" else settings.alpha(settings.eps),
         "momentum": settings.momentum,
         "loss": settings.loss,

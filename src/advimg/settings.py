@@ -40,8 +40,8 @@ class Settings:
 
     None is 0.9, or 0.5 where the least eps is looked for.
     """
-    steps: int = 100
-    """The most PGD steps from each start, at each eps."""
+    steps: int | None = None
+    """The most PGD steps from each start, at each eps; None is 100, or 250 where the least eps is looked for."""
     step_size: float | None = None
     """Step length in the unit of eps; None is half of eps, or a fifth with ``transfer``."""
     momentum: float = 0.75
@@ -61,11 +61,11 @@ class Settings:
         object.__setattr__(self, "max_eps", whole_eps(self.max_eps))
         if self.eps != "auto":
             object.__setattr__(self, "eps", checked_eps(self.eps, self.norm))
-        for name in ("steps", "restarts", "seed"):
-            _require(isinstance(getattr(self, name), int), f"{name} {getattr(self, name)!r}: give a whole number")
+        for name, value in (("steps", self.max_steps), ("restarts", self.restarts), ("seed", self.seed)):
+            _require(isinstance(value, int), f"{name} {value!r}: give a whole number")
         wanted = self.min_confidence
         _require(0 <= wanted < 1, f"confidence {wanted:g}: give a value from 0 to below 1, like 0.9")
-        _require(self.steps >= 1, f"steps {self.steps}: at least 1 is needed")
+        _require(self.max_steps >= 1, f"steps {self.max_steps}: at least 1 is needed")
         _require(
             self.step_size is None or 0 < self.step_size <= _LONGEST,
             f"step size {self.step_size}: give a value above 0, in the unit of eps",
@@ -85,6 +85,13 @@ class Settings:
         if self.confidence is not None:
             return self.confidence
         return 0.5 if self.eps == "auto" else 0.9
+
+    @property
+    def max_steps(self) -> int:
+        """The most steps from each start, with the default filled in."""
+        if self.steps is not None:
+            return self.steps
+        return 250 if self.eps == "auto" else 100
 
     def alpha(self, eps: float) -> float:
         """Return the step length at an eps, in its unit, with the default filled in."""

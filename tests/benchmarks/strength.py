@@ -114,7 +114,7 @@ def _print_ours(targets: Targets, budgets: Sequence[int], judge: Judge, engine: 
     print_table(
         f"advimg, {classifier.name}, {len(targets)} photos, {engine.slots} slots, {classifier.device.type}, "
         f"{engine.precision}, confidence asked "
-        f"for {asked.min_confidence}, at most {asked.steps} steps; files on disk, judged independently",
+        f"for {asked.min_confidence}, at most {asked.max_steps} steps; files on disk, judged independently",
         (
             "eps",
             "files kept",

@@ -38,7 +38,7 @@ _WITNESS = 2
 @device_option
 @click.option("--count", default=48, show_default=True, type=click.IntRange(1), help="Photos.")
 @click.option("-e", "--eps", "budgets", multiple=True, default=(10, 16), show_default=True, type=int)
-@click.option("--steps", default=Settings().steps, show_default=True, type=int)
+@click.option("--steps", default=Settings().max_steps, show_default=True, type=int)
 @click.option("--loss", "losses", multiple=True, default=("ce",), show_default=True, help="Of --transfer.")
 @click.option("--seed", default=0, show_default=True, help="Of the targets.")
 def benchmark(

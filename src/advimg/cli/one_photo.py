@@ -46,7 +46,7 @@ def perform(
     for classifier in classifiers:
         console.detail(f"{classifier.name} on {classifier.device}")
     wanted = classifiers[0].labels[target] if isinstance(target, int) else target
-    with console.watching(wanted, settings.steps) as watch:
+    with console.watching(wanted, settings.max_steps) as watch:
         job = Job(photo=photo, target=target, settings=settings, mask=mask)
         result = engine.attack(job, watch=tracer.beside(watch) if tracer else watch)
     if tracer:

@@ -297,7 +297,12 @@ def attack_options() -> Decorator[Any]:
             show_default="0.9; 0.5 with --eps auto",
             help="Stop once the file shows the target with this confidence.",
         ),
-        click.option("--steps", default=DEFAULTS.steps, help="The most steps from each start, at each eps."),
+        click.option(
+            "--steps",
+            type=int,
+            show_default="100; 250 with --eps auto",
+            help="The most steps from each start, at each eps.",
+        ),
         click.option(
             "--step-size",
             type=float,

@@ -178,7 +178,7 @@ class Slot:
         The last steps look straight, until the classifiers that are attacked are fooled themselves.
         """
         settings = self.job.settings
-        return settings.transfer and self.steps < math.floor(_DIVERSE * settings.steps)
+        return settings.transfer and self.steps < math.floor(_DIVERSE * settings.max_steps)
 
     def diversified(self, seen: Tensor, number: int) -> Tensor:
         """Return what the classifier of this number saw, [3, crop, crop], in another way at every pass."""
@@ -232,7 +232,7 @@ class Slot:
 
         Once true it stays so, unless there is a restart.
         """
-        return len(self._refusals) >= _REFUSALS or self.steps > max(_PATIENCE, self.job.settings.steps // 2)
+        return len(self._refusals) >= _REFUSALS or self.steps > max(_PATIENCE, self.job.settings.max_steps // 2)
 
     def restart(self) -> None:
         """Begin again at a random point of the ε-ball; the best so far is kept."""
@@ -273,7 +273,7 @@ class Slot:
     @property
     def out_of_steps(self) -> bool:
         """Whether this start has taken all the steps it may."""
-        return self.steps >= self.job.settings.steps
+        return self.steps >= self.job.settings.max_steps
 
     @property
     def out_of_starts(self) -> bool:
