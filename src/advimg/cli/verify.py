@@ -137,16 +137,6 @@ def _told_target(told: dict[str, Any]) -> Target | None:
         return None
 
 
-def _told_models(told: dict[str, Any], given: dict[str, Any]) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Return the models that the record says are fooled, each with its view; the default one if it says nothing."""
-    others = told.get("ensemble")
-    networks = [told, *(each for each in (others if isinstance(others, list) else ()) if isinstance(each, dict))]
-    return [
-        ((network["model"] if isinstance(network.get("model"), str) else DEFAULT_MODEL,), _told_view(network, given))
-        for network in networks
-    ]
-
-
 def _told_view(told: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Return the options that mean the view of the record, where no options say otherwise."""
     try:
