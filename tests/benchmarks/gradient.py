@@ -129,7 +129,7 @@ def _contenders(
     if quicker.precision == "bf16":
         low = copy.deepcopy(bare).to(torch.bfloat16)
         loops["advimg, bf16"] = partial(_ours, quicker, slots, gradients)
-        loops[f"{_BARE}, bf16"] = partial(_bare, low, fed.to(torch.bfloat16), targets, gradients)
+        loops["bare network, bf16"] = partial(_bare, low, fed.to(torch.bfloat16), targets, gradients)
     view = subject.classifier.view
     model = Normalised(subject.published, view.mean, view.std).eval()
     levels = _levels(fed, view.mean, view.std)

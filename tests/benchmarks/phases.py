@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,6 +68,9 @@ class _TimedView(View):
         twin = super().twin(width, height, device)
         return _TimedTwin(twin.columns, twin.rows, twin.rows_first, self.watch)
 
+    def to_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().to_dict().items() if name != "watch"}
+
 
 def print_phases(photos: Sequence[Path], weights: Path, device: str) -> None:
     """Measure the phases of an attack on each photo, and print them as one table."""
@@ -99,7 +103,7 @@ def _phases(path: Path, weights: Path, device: str) -> dict[str, float]:
     slot = watch.time("set up the slot", lambda: Slot(job, panel), _REPEATS)
     for _ in range(STEPS):
         _step(slot, network, watch)
-    _save(slot, classifier, network.precision, watch)
+    _save(slot, classifier, watch)
     return _medians(watch.seconds)
 
 
@@ -116,7 +120,7 @@ def _step(slot: Slot, network: GradientNetwork, watch: Stopwatch) -> None:
     watch.time("step", lambda: slot.step([slopes[0]]))
 
 
-def _save(slot: Slot, classifier: Classifier, precision: str, watch: Stopwatch) -> None:
+def _save(slot: Slot, classifier: Classifier, watch: Stopwatch) -> None:
     levels = slot.best_levels()
     outcome = outcome_of(slot.result(slot.attempt(levels, [classifier.judge(levels)], steps=slot.best_steps)))
     watch.time("encode the PNG", outcome.png, _REPEATS)

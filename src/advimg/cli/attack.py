@@ -10,7 +10,6 @@ from advimg.cli import options
 from advimg.cli.grouped import GroupedCommand
 from advimg.cli.inputs import read_input
 from advimg.errors import UsageError
-from advimg.outputs import trace_path
 
 if TYPE_CHECKING:
     from advimg.images.mask import Mask
@@ -61,6 +60,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     """
     from advimg.cli.console import Console
     from advimg.cli.one_photo import NOT_REACHED, perform, tell
+    from advimg.outputs import default_name, plan_outputs, trace_path
 
     if len(images) > 1:
         raise UsageError(f"attack takes one photo and {len(images)} were given; `advimg batch` takes many, and folders")
@@ -76,7 +76,6 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     mask = _mask(given["mask"], photo, max_pixels=given["max_pixels"])
     # Only now the slow part: importing torch.
     from advimg.cli.networks import networks_of
-    from advimg.outputs import default_name, plan_outputs
     from advimg.targets import read_target, target_slug
     from advimg.tracing import Tracer
     from advimg.writing import write_outputs
