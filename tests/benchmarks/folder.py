@@ -36,6 +36,9 @@ from tests.referee import Judge, open_upright
 
 _CONFIDENCE = Settings().min_confidence
 
+_MOST_STEPS = 40
+"""Of a peer: with more by default, a folder would take a quarter of an hour."""
+
 
 @click.command()
 @photos_option
@@ -51,7 +54,7 @@ def benchmark(photos: Path | None, device: str, eps: int, rounds: int, few: int,
         raise click.UsageError("--few must be less than --many")
     print_machine()
     place = str(find_device(device))
-    others = find_peers() if peers else []
+    others = [peer for peer in find_peers() if peers and peer.steps <= _MOST_STEPS]
     contenders = [advimg(eps, place), *(script_over(peer, eps, place) for peer in others)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
