@@ -1,5 +1,6 @@
 """Which files an attack writes, and what they are called."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,14 @@ def png_path(path: str | Path) -> Path:
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path}: the output must be a .png; other formats would change the pixels that were verified")
     return path
+
+
+def is_summary(path: Path) -> bool:
+    """Tell whether a file is the JSON summary of a batch or a sweep."""
+    try:
+        return "advimg" in json.loads(path.read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def is_report(folder: Path) -> bool:

@@ -133,6 +133,11 @@ class Record:
         )
         return (first, *self.ensemble)
 
+    @property
+    def least_fooled(self) -> Seen:
+        """What the network sees that is fooled least."""
+        return min(self.attacked, key=lambda seen: (seen.fooled, seen.confidence))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, in the order of the fields."""
         return asdict(self) | {"size": list(self.size), "view": dict(self.view), "outputs": dict(self.outputs)}

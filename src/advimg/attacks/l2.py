@@ -17,6 +17,8 @@ All lengths are in levels. Tensors are whole pictures, of any shape: length is n
 import torch
 from torch import Tensor
 
+from advimg.attacks.pgd import clip_to_box
+
 # What single precision may be wrong by when it measures a length.
 _SAFE = 1 - 1e-5
 _HALVINGS = 12
@@ -49,9 +51,7 @@ def project(delta: Tensor, photo: Tensor, eps: float) -> Tensor:
     """
     radius = eps * _SAFE
     delta.mul_(torch.clamp(radius / torch.linalg.vector_norm(delta).clamp_min(1e-12), max=1.0))
-    levels = photo.to(delta.dtype)
-    torch.minimum(delta, 255 - levels, out=delta)
-    torch.maximum(delta, -levels, out=delta)
+    clip_to_box(delta, photo)
     if _written_length(delta) <= radius:
         return delta
     fits, too_long = 0.0, 1.0

@@ -53,3 +53,8 @@ AWAY: Mapping[LossName, Loss] = {
     "logit": _negated(logit),
 }
 LOSSES: Mapping[LossName, Loss] = {"ce": cross_entropy, "margin": margin, "logit": logit}
+
+
+def loss_named(name: LossName, *, away: bool) -> Loss:
+    """Return the loss that falls as the target rises or, going away from it, as it falls."""
+    return (AWAY if away else LOSSES)[name]

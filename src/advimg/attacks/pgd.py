@@ -47,7 +47,11 @@ def descend(delta: Tensor, velocity: Tensor, gradient: Tensor, *, step_size: flo
 
 def project(delta: Tensor, photo: Tensor, eps: float) -> Tensor:
     """Clip δ, in place, to the ε-ball and so that x + δ stays in 0..255. ``photo`` is x, in levels."""
-    delta.clamp_(-eps, eps)
+    return clip_to_box(delta.clamp_(-eps, eps), photo)
+
+
+def clip_to_box(delta: Tensor, photo: Tensor) -> Tensor:
+    """Clip δ, in place, so that x + δ stays in 0..255. ``photo`` is x, in levels."""
     levels = photo.to(delta.dtype)
     torch.minimum(delta, 255 - levels, out=delta)
     return torch.maximum(delta, -levels, out=delta)

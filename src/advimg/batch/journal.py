@@ -119,7 +119,12 @@ def changed(one: tuple[Any, ...], other: tuple[Any, ...]) -> list[str]:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Return what a folder's journal holds now, each attack once, with the paths of today.
+    """Return what a folder's journal holds now, as :func:`read_attacks` does, each attack once."""
+    return list(read_attacks(folder).values())
+
+
+def read_attacks(folder: Path) -> dict[Key, dict[str, Any]]:
+    """Return what a folder's journal holds now, by attack, with the paths of today.
 
     Nothing is locked and nothing changed, so a batch may be writing there; a last line that is not whole is passed
     over.
@@ -144,7 +149,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
         lines = [_parsed(line, folder) for line in whole.splitlines()]
     except OutputError:
         raise OutputError(f"{path} is no journal of advimg batch; give a folder that it wrote to") from None
-    return list({line.entry.key: line.record for line in lines if line is not None}.values())
+    return {line.entry.key: line.record for line in lines if line is not None}
 
 
 class Journal:
@@ -230,12 +235,6 @@ class Journal:
         with self._lock:
             _write_line(self._file, json.dumps(record, allow_nan=False))
             self._claimed.difference_update(map(Path, record["outputs"].values()))
-
-    def records(self, keys: Collection[Key]) -> list[dict[str, Any]]:
-        """Return what the journal holds of these attacks now, as it is written there."""
-        wanted = set(keys)
-        lines = (_parsed(line, self.folder) for line in self._path.read_bytes().splitlines(keepends=True))
-        return [line.record for line in lines if line is not None and line.entry.key in wanted]
 
     def drop(self, keys: Collection[Key]) -> None:
         """Take records out, whose attacks shall be made anew; their files are owned until then."""

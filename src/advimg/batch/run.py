@@ -17,6 +17,7 @@ from advimg.classifiers.classifier import Classifier
 from advimg.errors import OutputError
 from advimg.images.files import write_whole
 from advimg.outcome import asked_of
+from advimg.outputs import is_summary
 from advimg.settings import Eps
 
 SUMMARY = "summary.json"
@@ -118,13 +119,7 @@ class Batch:
 
     def _check_summary(self) -> None:
         path = self._files.folder / SUMMARY
-        if self._options.force or not os.path.lexists(path):
-            return
-        try:
-            ours = "advimg" in json.loads(path.read_bytes())
-        except (OSError, ValueError, TypeError):
-            ours = False
-        if not ours:
+        if os.path.lexists(path) and not self._options.force and not is_summary(path):
             raise OutputError(f"{path} exists and is no summary of a batch; choose another -O, or --force")
 
     def _summarise(self) -> None:

@@ -8,12 +8,10 @@ import click
 
 from advimg.cli import options
 from advimg.cli.grouped import GroupedCommand
-from advimg.cli.inputs import read_input
+from advimg.cli.inputs import read_input, read_mask
 from advimg.errors import UsageError
 
 if TYPE_CHECKING:
-    from advimg.images.mask import Mask
-    from advimg.images.photo import Photo
     from advimg.outcome import Outcome
 
 
@@ -73,7 +71,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     settings = options.settings_of(given)
     photo = read_input(images[0], max_pixels=given["max_pixels"])
-    mask = _mask(given["mask"], photo, max_pixels=given["max_pixels"])
+    mask = read_mask(given["mask"], photo, max_pixels=given["max_pixels"])
     # Only now the slow part: importing torch.
     from advimg.cli.networks import networks_of
     from advimg.targets import read_target, target_slug
@@ -124,13 +122,6 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     if given["as_json"]:
         click.echo(record.to_json())
     ctx.exit(0 if record.fooled else NOT_REACHED)
-
-
-def _mask(path: Path | None, photo: "Photo", *, max_pixels: int) -> "Mask | None":
-    from advimg.images.decode import read_photo
-    from advimg.images.mask import mask_for
-
-    return None if path is None else mask_for(photo, read_photo(path, max_pixels=max_pixels))
 
 
 def _wants_stdout(output: str | None, out_dir: Path | None, *, as_json: bool) -> bool:

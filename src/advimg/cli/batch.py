@@ -82,17 +82,14 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
 
     # Only now the slow part: importing torch.
     from advimg.batch.journal import Journal
-    from advimg.batch.options import Options
     from advimg.batch.photos import absolute, common_root
     from advimg.batch.plan import Files
     from advimg.batch.run import Batch
     from advimg.cli.following import sum_up
-    from advimg.cli.many_photos import perform, tell_interrupted
+    from advimg.cli.many_photos import options_of, perform, tell_interrupted
     from advimg.cli.networks import networks_of
-    from advimg.cli.report import write_report
     from advimg.cli.stopping import INTERRUPTED
     from advimg.engine.allocator import keep_freed_memory
-    from advimg.report.gallery import check_gallery
 
     keep_freed_memory()
 
@@ -107,16 +104,10 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     )
     files.named(Path("any.png"))  # is the factor in range?
     if given["report"]:
+        from advimg.report.gallery import check_gallery
+
         check_gallery(files.folder, force=given["force"])
-    how = Options(
-        settings=settings,
-        precision=given["precision"],
-        batch_size=given["batch_size"],
-        metadata=given["metadata"],
-        max_pixels=given["max_pixels"],
-        force=given["force"],
-        retry_failed=given["retry_failed"],
-    )
+    how = options_of(given, settings)
     with Journal.opened(files.folder) as journal:
         attacked, watching = networks.load(given)
         for classifier in attacked:
@@ -128,6 +119,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
         tell_interrupted(batch, console)
         ctx.exit(INTERRUPTED)
     if given["report"]:
+        from advimg.cli.report import write_report
+
         write_report(files.folder, console, force=given["force"])
     ctx.exit(batch.tally.exit_code)
 

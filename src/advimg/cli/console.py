@@ -3,9 +3,11 @@
 Rich decides about colour and movement: ``NO_COLOR``, ``TERM=dumb`` and whether stderr is a terminal.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console as RichConsole
@@ -101,6 +103,12 @@ class Console:
         """Return a bar between two texts, which goes away at the end."""
         columns = (TextColumn(left), BarColumn(bar_width=30), TextColumn(right))
         return Progress(*columns, console=self._rich, transient=True)
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as a person wants it: from the current folder, if it is below that."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
 
 
 def _table(*, header: bool) -> Table:

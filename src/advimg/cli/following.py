@@ -1,6 +1,5 @@
 """A batch under the eyes of a person: one moving line on a terminal, plain lines elsewhere, a table at the end."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from advimg.batch.tally import Tally
-from advimg.cli.console import Console
+from advimg.cli.console import Console, shown_path
 from advimg.record import percent
 
 _PLAIN_EVERY = 10
@@ -50,8 +49,7 @@ def following(tally: Tally, console: Console, *, silent: bool) -> Iterator[Follo
 
 def sum_up(tally: Tally, folder: Path, console: Console) -> None:
     """Say what became of a batch."""
-    shown = os.path.relpath(folder)
-    console.say(f"{tally.done} of {tally.total} attacks, in {shown if not shown.startswith('..') else folder}", "bold")
+    console.say(f"{tally.done} of {tally.total} attacks, in {shown_path(folder)}", "bold")
     rows = [("verified", tally.verified), ("not reached", tally.not_reached), ("failed", len(tally.failures))]
     rows += [(f"fool {name}", count) for name, count in tally.checked.items()]
     wide = max(12, *(len(name) + 1 for name, _ in rows))

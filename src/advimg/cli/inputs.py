@@ -6,7 +6,22 @@ from typing import TYPE_CHECKING
 from advimg.errors import PhotoError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from advimg.images.mask import Mask
     from advimg.images.photo import Photo
+
+
+def read_mask(path: "Path | None", photo: "Photo", *, max_pixels: int) -> "Mask | None":
+    """Read the mask of a photo, if there is one.
+
+    Raises:
+        PhotoError: it cannot be read, is not of the photo's size, or has nothing white.
+    """
+    from advimg.images.decode import read_photo
+    from advimg.images.mask import mask_for
+
+    return None if path is None else mask_for(photo, read_photo(path, max_pixels=max_pixels))
 
 
 def read_input(image: str, *, max_pixels: int) -> "Photo":

@@ -3,15 +3,31 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from advimg.batch.options import Options
 from advimg.batch.run import Batch
 from advimg.cli.console import Console
 from advimg.cli.following import following
 from advimg.cli.stopping import stop_on_signals
 from advimg.errors import DiskError, OutputError
+from advimg.settings import Settings
+
+
+def options_of(given: Mapping[str, Any], settings: Settings) -> Options:
+    """Return how a batch goes about its attacks, as the command line says; PNGs hold their record if it does not."""
+    return Options(
+        settings=settings,
+        precision=given["precision"],
+        batch_size=given["batch_size"],
+        metadata=given.get("metadata", True),
+        max_pixels=given["max_pixels"],
+        force=given["force"],
+        retry_failed=given["retry_failed"],
+    )
 
 
 def perform(batch: Batch, console: Console, *, as_json: bool) -> bool:

@@ -80,7 +80,7 @@ def tell(record: Record, console: Console) -> None:
     for key, path in record.outputs.items():
         console.say(f"  {key:<13}{path}")
     untargeted = record.target_rule == "untargeted"
-    least = min(attacked, key=lambda seen: (seen.fooled, seen.confidence))
+    least = record.least_fooled
     by = f" by {least.model}" if others else ""
     if not record.fooled:
         missed = "no other class was reached" if untargeted else f"{least.target.name} was not reached"

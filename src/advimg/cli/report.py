@@ -1,7 +1,6 @@
 """``advimg report``: a folder of results as a gallery for the browser."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +50,7 @@ def write_report(folder: Path, console: "Console", *, force: bool) -> "Gallery":
         OutputError: there is no journal, or the gallery cannot be written.
     """
     from advimg.batch.journal import read_records
+    from advimg.cli.console import shown_path
     from advimg.report.gallery import write_gallery
 
     records = read_records(folder)
@@ -58,6 +58,5 @@ def write_report(folder: Path, console: "Console", *, force: bool) -> "Gallery":
         written = write_gallery(
             records, folder, force=force, made=lambda done: move(done, "thumbnails") if move else None
         )
-    shown = os.path.relpath(written.page)
-    console.say(f"written: {shown if not shown.startswith('..') else written.page}", style="bold")
+    console.say(f"written: {shown_path(written.page)}", style="bold")
     return written

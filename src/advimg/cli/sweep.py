@@ -72,11 +72,10 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     found = find_photos(list(paths), out_dir=given["out_dir"], recursive=given["recursive"])
 
     # Only now the slow part: importing torch.
-    from advimg.batch.journal import Journal
-    from advimg.batch.options import Options
+    from advimg.batch.journal import Journal, read_attacks
     from advimg.batch.photos import absolute
     from advimg.classifiers.load import labels_of
-    from advimg.cli.many_photos import perform, tell_interrupted
+    from advimg.cli.many_photos import options_of, perform, tell_interrupted
     from advimg.cli.stopping import INTERRUPTED
     from advimg.engine.allocator import keep_freed_memory
     from advimg.report.robustness import points_of
@@ -86,21 +85,15 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     _check_own(folder, force=given["force"])
     specs = options.specs_of(given["models"], given)
     work = [(spec, folder / _slug(spec), _keys(found, targets, budgets, spec, labels_of)) for spec in specs]
-    how = Options(
-        settings=settings,
-        precision=given["precision"],
-        batch_size=given["batch_size"],
-        max_pixels=given["max_pixels"],
-        force=given["force"],
-        retry_failed=given["retry_failed"],
-    )
+    how = options_of(given, settings)
     records: list[dict[str, Any]] = []
     failed = False
     for spec, own, keys in work:
         with Journal.opened(own) as journal:
             batch = _batch(spec, own, keys, found, journal, how, given, console)
             ended = perform(batch, console, as_json=False)
-            records += journal.records(keys)
+            found_there = read_attacks(own)
+            records += [found_there[key] for key in keys if key in found_there]
         failed = failed or bool(batch.tally.failures)
         if not ended:
             tell_interrupted(batch, console)
@@ -149,14 +142,10 @@ def _slug(spec: "ModelSpec") -> str:
 
 def _check_own(folder: Path, *, force: bool) -> None:
     """Refuse a folder that has files of these names from elsewhere."""
+    from advimg.outputs import is_summary
+
     there = [folder / name for name in _NAMES if os.path.lexists(folder / name)]
-    if force or not there:
-        return
-    try:
-        ours = "advimg" in json.loads((folder / _NAMES[0]).read_bytes())
-    except (OSError, ValueError, TypeError):
-        ours = False
-    if not ours:
+    if there and not force and not is_summary(folder / _NAMES[0]):
         raise OutputError(f"{there[0]} exists and is not of a sweep; choose another -O, or --force")
 
 
@@ -183,8 +172,9 @@ def _write(folder: Path, points: "Sequence[Point]", caption: str, *, norm: str) 
 def _tell(points: "Sequence[Point]", folder: Path, console: "Console") -> None:
     for line in _lines(points):
         console.say(line)
-    shown = os.path.relpath(folder)
-    console.say(f"written: {', '.join(_NAMES)} in {shown if not shown.startswith('..') else folder}", style="bold")
+    from advimg.cli.console import shown_path
+
+    console.say(f"written: {', '.join(_NAMES)} in {shown_path(folder)}", style="bold")
 
 
 def _lines(points: "Sequence[Point]") -> Iterator[str]:

@@ -8,6 +8,7 @@ import click
 
 from advimg.cli import options
 from advimg.cli.grouped import GroupedCommand
+from advimg.cli.inputs import read_mask
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.record import Target, percent, read_chunk
@@ -51,12 +52,11 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     """
     from advimg.cli.console import Console
     from advimg.images.decode import read_photo
-    from advimg.images.mask import mask_for
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     picture = read_photo(adversarial, max_pixels=given["max_pixels"])
     photo = read_photo(original, max_pixels=given["max_pixels"])
-    mask = None if given["mask"] is None else mask_for(photo, read_photo(given["mask"], max_pixels=given["max_pixels"]))
+    mask = read_mask(given["mask"], photo, max_pixels=given["max_pixels"])
     told = read_chunk(picture.chunk)
     norm: Norm = given["norm"] or ("l2" if told.get("norm") == "l2" and not given["eps"] else "linf")
     asked, eps = _asked(adversarial, told, given, norm)

@@ -85,7 +85,7 @@ class Engine:
     @property
     def precision(self) -> str:
         """What gradients are computed in; of several networks, each."""
-        return " and ".join(dict.fromkeys(network.precision for network in self._networks))
+        return _precision_of(self._networks)
 
     @property
     def slots(self) -> int:
@@ -166,7 +166,7 @@ class Engine:
         ended: dict[Slot, Result | Failed] = {}
         size = self.slots
         exact, others = ([slot for slot in live if slot.exact == wanted] for wanted in (True, False))
-        for slots in (exact, others) if "bf16" in self.precision else (live,):
+        for slots in (exact, others) if any(network.precision == "bf16" for network in self._networks) else (live,):
             for begin in range(0, len(slots), size):
                 ended |= self._pass_in_memory(slots[begin : begin + size], watch)
         return ended
@@ -199,7 +199,7 @@ class Engine:
         if "step" in turns:
             gradients = [look.gradient([slot.job.settings.loss for slot in slots]) for look in looks]
         ended: dict[Slot, Result | Failed] = {}
-        precision = " and ".join(dict.fromkeys(network.precision for network in networks))
+        precision = _precision_of(networks)
         for position, (slot, standing, turn) in enumerate(zip(slots, standings, turns, strict=True)):
             slot.passed(precision)
             if watch is not None:
@@ -284,6 +284,10 @@ class _Queue:
 
     def put_back(self, job: Job) -> None:
         self._held = job
+
+
+def _precision_of(networks: Iterable[GradientNetwork]) -> str:
+    return " and ".join(dict.fromkeys(network.precision for network in networks))
 
 
 def _diversified(slots: Sequence[Slot], number: int, seen: Tensor) -> Tensor:

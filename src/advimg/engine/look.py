@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from advimg.attacks.losses import AWAY, LOSSES
+from advimg.attacks.losses import loss_named
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.engine.goal import Goal
 from advimg.settings import LossName
@@ -57,14 +57,14 @@ class Look:
         total = torch.zeros((), device=self.logits.device)
         for name, away in set(kinds):
             chosen = [position for position, kind in enumerate(kinds) if kind == (name, away)]
-            loss = (AWAY if away else LOSSES)[name]
+            loss = loss_named(name, away=away)
             total = total + loss(self.logits[chosen], self.targets[chosen]).sum()
         (gradient,) = torch.autograd.grad(total, self.seen)
         return gradient
 
     def loss(self, position: int, name: LossName) -> float:
         """Return the loss of one candidate."""
-        loss = (AWAY if self.goals[position].away else LOSSES)[name]
+        loss = loss_named(name, away=self.goals[position].away)
         one = slice(position, position + 1)
         return loss(self.logits.detach()[one], self.targets[one]).item()
 

@@ -239,9 +239,7 @@ class Slot:
         self._restarts_left -= 1
         self._ball.random_start(self._delta, self._photo, self._search.eps * self._unit, self._generator)
         self._keep_to_mask(self._delta)
-        self._velocity.zero_()
-        self.steps = 0
-        self._refusals.clear()
+        self._count_anew()
 
     def attempt(self, levels: Levels, verdicts: Sequence[Verdict], *, steps: int) -> "Attempt":
         """Sum up what came of the present eps: ``levels``, in which the classifiers see ``verdicts``."""
@@ -263,11 +261,10 @@ class Slot:
         eps = self._search.eps
         for delta, photo in self._portions(self._delta, self._photo):
             self._ball.project(delta.mul_(min(1.0, eps / before)), photo, eps * self._unit)
-        self._velocity.zero_()
+        self._count_anew()
         self._best_rank = _WORST
         self._restarts_left = self.job.settings.restarts
-        self.best_steps = self.steps = 0
-        self._refusals.clear()
+        self.best_steps = 0
         return None
 
     @property
@@ -305,6 +302,12 @@ class Slot:
             seconds=time.perf_counter() - self._began,
             precision=", then ".join(self._precisions),
         )
+
+    def _count_anew(self) -> None:
+        """Begin another start: nothing of the last steps goes on but where they led."""
+        self._velocity.zero_()
+        self.steps = 0
+        self._refusals.clear()
 
     def _least(self, verdicts: Sequence[Verdict]) -> float:
         """Return the confidence of the classifier that is least sure of what it shall see."""

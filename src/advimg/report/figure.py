@@ -13,7 +13,7 @@ import matplotlib.style
 from advimg.images.perturbation import amplified
 from advimg.images.photo import Levels
 from advimg.images.scaling import fit, pick_pixels, resample
-from advimg.record import Guess, Record, Seen
+from advimg.record import Guess, Record
 from advimg.report.page import (
     GREY,
     INK,
@@ -105,7 +105,7 @@ def draw_figure(record: Record, before: Levels, after: Levels, *, amplify: float
         _draw_headings(page, record, amplify, arrangement)
         if stacked:
             _draw_bars_headings(page, below + _FIRST_BASELINE)
-        seen = _least(record)
+        seen = record.least_fooled
         _draw_guesses(page, seen.before, seen.target.index, _LEFT, bars)
         _draw_verdict(page, record, below)
         _draw_guesses(page, seen.after, seen.target.index, _RIGHT, bars)
@@ -220,7 +220,7 @@ def _draw_verdict(page: Page, record: Record, y: int) -> None:
     page.text(centre, baseline, "✓ target reached" if record.fooled else "✗ target not reached", _VERDICT, "center")
     baseline += _LINE
     room = _COLUMN - _MARK_ROOM
-    seen = _least(record)
+    seen = record.least_fooled
     target = _cut_name(page, "", seen.target.name, f": {thin_percent(seen.confidence)}", room)
     _draw_marked(page, centre - (_MARK_ROOM + page.text_width(target, _NAME)) / 2, baseline, target, _NAME)
     if not record.fooled:
@@ -233,22 +233,17 @@ def _draw_verdict(page: Page, record: Record, y: int) -> None:
         page.text(centre, baseline, cut_middle(page, fact, _FACT, _COLUMN), _FACT, "center")
 
 
-def _least(record: Record) -> Seen:
-    """Return what the classifier sees that is fooled least."""
-    return min(record.attacked, key=lambda seen: (seen.fooled, seen.confidence))
-
-
 def _facts(record: Record) -> tuple[str, str]:
     """Return the lines that say what was done, and to which model."""
     steps = "1 step" if record.steps == 1 else f"{record.steps} steps"
     among = f", the least sure of {1 + len(record.ensemble)}" if record.ensemble else ""
     eps = f"{record.eps} of 255 levels" if record.norm == "linf" else f"{record.eps:g} in L2"
-    return f"ε = {eps} · {steps}", f"{_least(record).model}{among}"
+    return f"ε = {eps} · {steps}", f"{record.least_fooled.model}{among}"
 
 
 def _height_below(record: Record) -> int:
     """Return how tall the part below the pictures is: bars left and right, the verdict between them."""
-    seen = _least(record)
+    seen = record.least_fooled
     rows = max(len(seen.before), len(seen.after))
     bars = (rows - 1) * _ROW + _BAR_DOWN + _BAR
     lines = 3 if record.fooled else 4

@@ -141,7 +141,7 @@ def _of_one_attack(record: Mapping[str, Any], photo: _File, folder: Path) -> Pic
     notes: list[str] = []
     before, after = _shown(photo, folder, notes), _shown(adversarial, folder, notes)
     perturbation, factor = _perturbation(record, photo, adversarial, folder)
-    size = fit(width, height, *_within(width, height, _LONGEST))
+    size = _small(width, height, _LONGEST)
     return Pictures(before, after, perturbation, size, factor, tuple(notes))
 
 
@@ -158,7 +158,7 @@ def _shown(file: _File, folder: Path, notes: list[str]) -> str | None:
         notes.append(str(error))
         return None
     width, height = photo.size
-    small = resample(photo.levels, fit(width, height, *_within(width, height, _LONGEST)))
+    small = resample(photo.levels, _small(width, height, _LONGEST))
     _save(folder / name, small, icc_profile=photo.icc_profile)
     return name
 
@@ -195,12 +195,12 @@ def _perturbation(record: Mapping[str, Any], photo: _File, adversarial: _File, f
 
 def _picked(levels: Levels) -> tuple[int, int]:
     height, width, _ = levels.shape
-    return fit(width, height, *_within(width, height, _LONGEST_PERTURBATION))
+    return _small(width, height, _LONGEST_PERTURBATION)
 
 
-def _within(width: int, height: int, longest: int) -> tuple[int, int]:
-    """Return limits that make nothing larger than it is."""
-    return min(width, longest), min(height, longest)
+def _small(width: int, height: int, longest: int) -> tuple[int, int]:
+    """Return the size of a thumbnail, never larger than the picture is."""
+    return fit(width, height, min(width, longest), min(height, longest))
 
 
 def _name(*parts: str) -> str:

@@ -176,9 +176,8 @@ def _colours(levels: Levels, count: int) -> list[int]:
 
 
 def _story(record: Record, unfolding: Unfolding) -> _Story:
-    attacked = record.attacked
-    number = min(range(len(attacked)), key=lambda each: (attacked[each].fooled, attacked[each].confidence))
-    seen = attacked[number]
+    seen = record.least_fooled
+    number = record.attacked.index(seen)
     losses = [point.losses[number] for point in unfolding.points if math.isfinite(point.losses[number])] or [0.0]
     # A cross-entropy is never below 0, which is where the target is certain.
     lowest = 0.0 if record.loss == "ce" else min(losses)
