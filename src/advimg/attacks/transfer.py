@@ -1,7 +1,7 @@
 """What helps a picture fool networks that took no part in making it: to look at it in many ways while it is made.
 
 Input diversity (Xie et al. 2019, arXiv:1803.06978): each gradient is taken through a view of its own. There the picture
-is shrunk and padded at random. Here it may be enlarged and cropped, and mirrored, as well, which helps far more.
+is shrunk and padded at random. Here it may be enlarged and cropped, and mirrored, as well.
 """
 
 from random import Random
