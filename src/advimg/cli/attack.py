@@ -6,9 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli import options
 from advimg.cli.grouped import GroupedCommand
 from advimg.cli.inputs import read_input, read_mask
+from advimg.cli.options.attack import attack_options, settings_of
+from advimg.cli.options.eps import eps_options
+from advimg.cli.options.models import check_option, model_options
+from advimg.cli.options.pictures import mask_option, photo_options, picture_options
+from advimg.cli.options.streams import stream_options
+from advimg.cli.options.targets import target_option, untargeted_option
 from advimg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,24 +24,24 @@ if TYPE_CHECKING:
     cls=GroupedCommand, no_args_is_help=True, short_help="Make a photo look like another class to a classifier."
 )
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE")
-@options.target_option()
-@options.untargeted_option()
-@options.eps_options()
-@options.model_options(several="Given several times: one file fools them all.")
-@options.check_option()
-@options.mask_option("Change the photo only where this picture, of the same size, is white.")
-@options.attack_options()
+@target_option()
+@untargeted_option()
+@eps_options()
+@model_options(several="Given several times: one file fools them all.")
+@check_option()
+@mask_option("Change the photo only where this picture, of the same size, is white.")
+@attack_options()
 @click.option(
     "-o", "--output", metavar="FILE", help="Name of the adversarial PNG; - writes it, and no other file, to stdout."
 )
 @click.option(
     "-O", "--out-dir", type=click.Path(path_type=Path), show_default="this folder", help="Folder for the outputs."
 )
-@options.picture_options(figure=True)
+@picture_options(figure=True)
 @click.option("--trace", metavar="FILE", help="Write the attack as it unfolds, too: an animated .webp or .gif.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite files that are there.")
-@options.photo_options()
-@options.stream_options()
+@photo_options()
+@stream_options()
 @click.pass_context
 def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, **given: Any) -> None:
     """Make a photo look like another class to a classifier.
@@ -69,7 +74,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     if to_stdout and trace is not None:
         raise UsageError("-o - writes no file besides; leave out --trace, or name the output")
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
-    settings = options.settings_of(given)
+    settings = settings_of(given)
     photo = read_input(images[0], max_pixels=given["max_pixels"])
     mask = read_mask(given["mask"], photo, max_pixels=given["max_pixels"])
     # Only now the slow part: importing torch.

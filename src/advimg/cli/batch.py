@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli import options
 from advimg.cli.grouped import GroupedCommand
+from advimg.cli.options.attack import attack_options, batch_size_option, settings_of
+from advimg.cli.options.eps import eps_options
+from advimg.cli.options.models import check_option, model_options
+from advimg.cli.options.pictures import photo_options, picture_options
+from advimg.cli.options.streams import stream_options
+from advimg.cli.options.targets import targets_option, untargeted_option
 from advimg.errors import PhotoError, UsageError
 from advimg.settings import Settings
 
@@ -23,8 +28,8 @@ if TYPE_CHECKING:
     cls=GroupedCommand, no_args_is_help=True, short_help="Attack folders of photos; can be stopped and started again."
 )
 @click.argument("paths", nargs=-1, metavar="PATH...")
-@options.targets_option()
-@options.untargeted_option()
+@targets_option()
+@untargeted_option()
 @click.option(
     "-O", "--out-dir", type=click.Path(path_type=Path), required=True, help="Folder for the outputs and the journal."
 )
@@ -36,17 +41,17 @@ if TYPE_CHECKING:
     metavar="CSV",
     help="Read photos and targets from a table with the header path,target or path,target,eps.",
 )
-@options.eps_options()
-@options.model_options(several="Given several times: one file fools them all.")
-@options.check_option()
-@options.batch_size_option()
-@options.attack_options()
-@options.picture_options(figure=False)
+@eps_options()
+@model_options(several="Given several times: one file fools them all.")
+@check_option()
+@batch_size_option()
+@attack_options()
+@picture_options(figure=False)
 @click.option("--report", is_flag=True, help="At the end write a gallery for the browser, OUT/report/index.html.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite files that are there, and results of other settings.")
-@options.photo_options()
-@options.stream_options()
+@photo_options()
+@stream_options()
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, ...], **given: Any) -> None:
     """Attack many photos on one loaded network, several at a time.
@@ -72,7 +77,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     from advimg.cli.console import Console
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
-    settings = options.settings_of(given)
+    settings = settings_of(given)
     targets += ("untargeted",) * given["untargeted"]
     if given["table"] and (paths or given["from_file"] or targets):
         raise UsageError("--targets names photos and targets; leave out PATH, --from-file, -t and --untargeted")

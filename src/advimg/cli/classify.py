@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli import options
 from advimg.cli.grouped import GroupedCommand
 from advimg.cli.inputs import read_input
+from advimg.cli.options.models import model_options, specs_of
+from advimg.cli.options.pictures import photo_options
+from advimg.cli.options.streams import stream_options
 from advimg.record import Guess
 
 if TYPE_CHECKING:
@@ -19,9 +21,9 @@ if TYPE_CHECKING:
 
 @click.command(cls=GroupedCommand, no_args_is_help=True, short_help="Say what a classifier sees in pictures.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@options.model_options(several="Given several times: side by side.")
-@options.photo_options()
-@options.stream_options()
+@model_options(several="Given several times: side by side.")
+@photo_options()
+@stream_options()
 @click.pass_context
 def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> None:
     """Say what the classifier sees: the five most likely classes of each picture.
@@ -64,7 +66,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
 def _load(given: dict[str, Any], console: "Console") -> "list[Classifier]":
     from advimg.classifiers.load import load_classifier
 
-    specs = options.specs_of(given["models"], given)
+    specs = specs_of(given["models"], given)
     classifiers = [load_classifier(spec, device=given["device"], progress=not given["quiet"]) for spec in specs]
     for classifier in classifiers:
         console.detail(f"{classifier.name} on {classifier.device}")

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from advimg.cli import options
 from advimg.cli.grouped import GroupedCommand
+from advimg.cli.options.streams import stream_options
 from advimg.errors import PhotoError
 from advimg.settings import Settings
 
@@ -26,7 +26,7 @@ _TARGET = "pelican"
     default=Path("advimg-demo"),
     help="Folder for the pictures; made if need be.",
 )
-@options.stream_options()
+@stream_options()
 @click.pass_context
 def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     """Turn a cup of coffee into a pelican: a photo and a network that need no download.

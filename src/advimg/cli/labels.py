@@ -5,15 +5,15 @@ from typing import Any
 
 import click
 
-from advimg.cli import options
 from advimg.cli.grouped import GroupedCommand
+from advimg.cli.options.streams import stream_options
 from advimg.errors import UsageError
 from advimg.labels import imagenet_labels
 
 
 @click.command(cls=GroupedCommand, short_help="Search the class names.")
 @click.argument("query", nargs=-1)
-@options.stream_options()
+@stream_options()
 def command(query: tuple[str, ...], **given: Any) -> None:
     """List the class names that contain every word of QUERY, with their indices; all names without QUERY.
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli import options
 from advimg.cli.grouped import GroupedCommand
+from advimg.cli.options.streams import stream_options
 from advimg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=GroupedCommand, short_help="List or search the classifiers.")
 @click.argument("query", nargs=-1)
-@options.stream_options()
+@stream_options()
 def command(query: tuple[str, ...], **given: Any) -> None:
     """List the classifiers whose names contain every word of QUERY.
 

@@ -7,7 +7,7 @@ from typing import Any
 from advimg.classifiers import load
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.spec import ModelSpec
-from advimg.cli import options
+from advimg.cli.options.models import specs_of
 from advimg.errors import UsageError
 from advimg.labels import Labels
 
@@ -52,7 +52,7 @@ def networks_of(given: Mapping[str, Any]) -> Networks:
         UsageError: no such model, or one is both attacked and to look on.
         ClassifierError: a TOML file, labels or weights cannot be read.
     """
-    attacked = tuple(options.specs_of(given["models"], given))
+    attacked = tuple(specs_of(given["models"], given))
     watching = tuple(ModelSpec.of(name) for name in dict.fromkeys(given["check_on"]))
     for spec in watching:
         if spec in attacked:

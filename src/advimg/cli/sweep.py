@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli import options
 from advimg.cli.grouped import GroupedCommand
+from advimg.cli.options.attack import attack_options, batch_size_option, settings_of
+from advimg.cli.options.eps import budgets_of, budgets_options
+from advimg.cli.options.models import model_options, specs_of
+from advimg.cli.options.pictures import photo_options
+from advimg.cli.options.streams import stream_options
+from advimg.cli.options.targets import targets_option, untargeted_option
 from advimg.errors import OutputError, UsageError
 from advimg.record import percent
 
@@ -29,18 +34,18 @@ _NAMES = ("sweep.json", "sweep.csv", "sweep.png")
 
 @click.command(cls=GroupedCommand, no_args_is_help=True, short_help="Draw how robust models are: success against eps.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@options.targets_option()
-@options.untargeted_option()
+@targets_option()
+@untargeted_option()
 @click.option("-O", "--out-dir", type=click.Path(path_type=Path), required=True, help="Folder for all that is written.")
 @click.option("-r", "--recursive", is_flag=True, help="Look into the folders of folders.")
-@options.budgets_option()
-@options.model_options(several="Given several times: a curve for each.")
-@options.batch_size_option()
-@options.attack_options()
+@budgets_options()
+@model_options(several="Given several times: a curve for each.")
+@batch_size_option()
+@attack_options()
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
 @click.option("-f", "--force", is_flag=True, help="Overwrite files that are there, and results of other settings.")
-@options.photo_options()
-@options.stream_options()
+@photo_options()
+@stream_options()
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, ...], **given: Any) -> None:
     """Attack photos at several eps and draw how many files show their target, and how surely.
@@ -62,8 +67,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     from advimg.cli.console import Console
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
-    budgets = options.budgets_of(given)
-    settings = options.settings_of(given | {"eps": budgets[0], "max_eps": options.DEFAULTS.max_eps})
+    budgets = budgets_of(given)
+    settings = settings_of(given | {"eps": budgets[0]})
     targets += ("untargeted",) * given["untargeted"]
     if not targets:
         raise UsageError("towards what? give -t NAME, -t random, or --untargeted")
@@ -83,7 +88,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     keep_freed_memory()
     folder = absolute(given["out_dir"])
     _check_own(folder, force=given["force"])
-    specs = options.specs_of(given["models"], given)
+    specs = specs_of(given["models"], given)
     work = [(spec, folder / _slug(spec), _keys(found, targets, budgets, spec, labels_of)) for spec in specs]
     how = options_of(given, settings)
     records: list[dict[str, Any]] = []

@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from advimg.cli import options
 from advimg.cli.grouped import GroupedCommand
 from advimg.cli.inputs import read_mask
+from advimg.cli.options.eps import recorded_eps_options
+from advimg.cli.options.models import model_options, specs_of
+from advimg.cli.options.pictures import mask_option, photo_options
+from advimg.cli.options.streams import stream_options
+from advimg.cli.options.targets import target_option
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.record import Target, percent, read_chunk
@@ -29,12 +33,12 @@ BROKEN = 3
 @click.option(
     "--original", type=click.Path(path_type=Path), required=True, metavar="PHOTO", help="The photo it was made from."
 )
-@options.target_option(recorded=True)
-@options.recorded_eps_option()
-@options.mask_option("Check that nothing is changed where this picture is not white.")
-@options.model_options(default=None, several="Given several times: the promise is for all.")
-@options.photo_options()
-@options.stream_options()
+@target_option(recorded=True)
+@recorded_eps_options()
+@mask_option("Check that nothing is changed where this picture is not white.")
+@model_options(several="Given several times: the promise is for all.", default=None)
+@photo_options()
+@stream_options()
 @click.pass_context
 def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: Any) -> None:
     """Check the promise on a file, whoever made it.
@@ -64,7 +68,7 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     from advimg.classifiers.load import labels_of, load_classifier
     from advimg.verification import verify_photo
 
-    specs = [(spec, each.target) for each in asked for spec in options.specs_of(each.models, given | each.view)]
+    specs = [(spec, each.target) for each in asked for spec in specs_of(each.models, given | each.view)]
     aims = [(spec, _index(target, labels_of(spec))) for spec, target in specs]  # before a download
     if told.get("source_sha256") not in (None, photo.sha256):
         console.warn(f"{original} is not the file that the PNG's record names ({told.get('source')})")
