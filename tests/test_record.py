@@ -2,6 +2,9 @@
 
 import json
 from dataclasses import fields, replace
+from typing import Any
+
+import pytest
 
 import advimg
 from advimg.record import Record, read_chunk
@@ -46,6 +49,26 @@ def test_the_chunk_leaves_out_what_differs_from_run_to_run() -> None:
     assert set(full.to_dict()) - set(chunk) == {"outputs", "seconds", "checked"}
     assert "/home" not in full.to_chunk()
     assert full.to_chunk() == replace(full, seconds=99.0).to_chunk()
+
+
+def test_a_record_is_read_from_its_json() -> None:
+    networks = [linear_classifier(classes=6, seed=seed) for seed in (0, 1)]
+    watching = [linear_classifier(classes=6, seed=2)]
+    for changes in ({"eps": "auto"}, {"eps": 1.5, "norm": "l2"}):
+        outcome = advimg.attack(random_photo(9, 7), 1, model=networks, check_on=watching, **changes)
+        made = replace(outcome.record, outputs={"adversarial": "x.png"})
+        read = Record.from_dict(json.loads(made.to_json()) | {"adversarial_sha256": "0"})
+        assert read == made
+        assert read.to_json() == made.to_json()
+        assert read.least_fooled == made.least_fooled
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"size": [1]}, {"target": None}, {"before": [{"index": 1}]}, {"ensemble": [{}]}, {"steps": "many"}]
+)
+def test_what_is_no_record_is_not_read_as_one(wrong: dict[str, Any]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Record.from_dict(record().to_dict() | wrong)
 
 
 def test_reading_a_chunk_takes_what_it_can() -> None:

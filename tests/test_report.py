@@ -174,6 +174,7 @@ def test_the_page_shows_each_attack(folder: Path) -> None:
     assert all(found["alt"] and found["loading"] == "lazy" for found in page.all("img"))
     assert "broken.jpg" in page.words
     assert any(text.startswith("broken.jpg is not a picture") for text in page.words)
+    assert page.words.count("ε 10 of 255 levels") == 3
 
 
 def test_the_page_asks_nothing_of_the_network_and_tells_nothing_of_the_disk(folder: Path, made: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Self
 
 CHUNK_KEY = "advimg"
 """The key of the PNG text chunk that holds the record."""
@@ -17,6 +17,15 @@ class Target:
     index: int
     name: str
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read its JSON values.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are no class.
+        """
+        return cls(int(values["index"]), str(values["name"]))
+
 
 @dataclass(frozen=True, slots=True)
 class Guess:
@@ -25,6 +34,15 @@ class Guess:
     index: int
     name: str
     confidence: float
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read its JSON values.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are no class with a confidence.
+        """
+        return cls(int(values["index"]), str(values["name"]), float(values["confidence"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +68,26 @@ class Seen:
     after: tuple[Guess, ...]
     fooled: bool
     confidence: float
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the JSON values of a network in a record that tells of no error; other keys are passed over.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
+        own = {field.name: values[field.name] for field in fields(cls)}
+        return cls(
+            **own
+            | {"target": Target.from_dict(own["target"]), "confidence": float(own["confidence"])}
+            | {name: tuple(map(Guess.from_dict, own[name])) for name in ("before", "after")}
+        )
+
+    @property
+    def change(self) -> str:
+        """What is seen in the photo and then in the file, for people."""
+        was, now = self.before[0], self.after[0]
+        return f"{was.name} {percent(was.confidence)} → {now.name} {percent(now.confidence)}"
 
 
 UNSEEN: dict[str, Any] = {"target": None, "before": [], "after": [], "fooled": False, "confidence": None}
@@ -117,6 +155,25 @@ class Record:
     outputs: Mapping[str, str]
     error: str | None = None
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the JSON values of a record that tells of no error; other keys are passed over.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
+        own = {field.name: values[field.name] for field in fields(cls)}
+        first = Seen.from_dict(values)
+        width, height = own["size"]
+        return cls(
+            **own
+            | {"size": (int(width), int(height)), "target": first.target, "before": first.before, "after": first.after}
+            | {name: tuple(map(Seen.from_dict, own[name])) for name in ("ensemble", "checked")}
+            | {"eps_tried": tuple(Trial(**trial) for trial in own["eps_tried"])}
+            | {name: int(own[name]) for name in ("linf", "steps", "gradients")}
+            | {name: float(own[name]) for name in ("confidence", "l2")}
+        )
+
     @property
     def attacked(self) -> tuple[Seen, ...]:
         """What each network that was attacked sees."""
@@ -137,6 +194,17 @@ class Record:
     def least_fooled(self) -> Seen:
         """What the network sees that is fooled least."""
         return min(self.attacked, key=lambda seen: (seen.fooled, seen.confidence))
+
+    @property
+    def least_fooled_model(self) -> str:
+        """Which network is fooled least, and among how many, for people."""
+        among = f", the least sure of {1 + len(self.ensemble)}" if self.ensemble else ""
+        return f"{self.least_fooled.model}{among}"
+
+    @property
+    def budget(self) -> str:
+        """Eps, for people."""
+        return f"{self.eps:g} of 255 levels" if self.norm == "linf" else f"{self.eps:g} in L2"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, in the order of the fields."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from advimg.batch.tally import Tally
 from advimg.cli.console import Console, shown_path
-from advimg.record import percent
+from advimg.record import Record
 
 _PLAIN_EVERY = 10
 """Seconds between two plain lines."""
@@ -34,8 +34,8 @@ def following(tally: Tally, console: Console, *, silent: bool) -> Iterator[Follo
             nonlocal last
             if record["error"]:
                 console.error(record["error"])
-            else:
-                console.detail(_change(record))
+            elif console.verbose:
+                console.detail(_changes(Record.from_dict(record)))
             if move is not None:
                 move(tally.done, _standing(tally))
             elif not silent and time.monotonic() - last >= _PLAIN_EVERY:
@@ -82,14 +82,10 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _change(record: dict[str, Any]) -> str:
-    networks = [record, *record["ensemble"], *record["checked"]]
-    changes = []
-    for seen in networks:
-        was, now = seen["before"][0], seen["after"][0]
-        by = f", by {seen['model']}" if len(networks) > 1 else ""
-        changes.append(f"{was['name']} {percent(was['confidence'])} → {now['name']} {percent(now['confidence'])}{by}")
-    return f"{record['source']}: {'; '.join(changes)}; {record['gradients']} gradients"
+def _changes(record: Record) -> str:
+    networks = (*record.attacked, *record.checked)
+    changes = [f"{seen.change}, by {seen.model}" if len(networks) > 1 else seen.change for seen in networks]
+    return f"{record.source}: {'; '.join(changes)}; {record.gradients} gradients"
 
 
 def _standing(tally: Tally) -> str:

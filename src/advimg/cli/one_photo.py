@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from advimg.cli.console import Console
-from advimg.record import Record, Seen, percent
+from advimg.record import Record, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,9 +60,9 @@ def perform(
 def tell(record: Record, console: Console) -> None:
     """Say what came of an attack."""
     first, *others = attacked = record.attacked
-    console.say(f"{record.source}: {change(first)}{f', by {first.model}' if others else ''}", style="bold")
+    console.say(f"{record.source}: {first.change}{f', by {first.model}' if others else ''}", style="bold")
     for seen in others:
-        console.say(f"  {change(seen)}, by {seen.model}", style="bold")
+        console.say(f"  {seen.change}, by {seen.model}", style="bold")
     console.say(
         f"  ε = {record.eps:g}: {_largest(record)}; {_count(record.steps, 'step')}, "
         f"{_count(record.gradients, 'gradient')}, {record.seconds:.1f} s"
@@ -72,7 +72,7 @@ def tell(record: Record, console: Console) -> None:
         console.say(f"  tried ε = {', '.join(tried)}")
     for seen in record.checked:
         at = "" if seen.fooled else f" ({seen.target.name} is at {percent(seen.confidence)})"
-        console.say(f"  {change(seen)}{at}, by {seen.model}, which took no part")
+        console.say(f"  {seen.change}{at}, by {seen.model}, which took no part")
     if console.verbose:
         for seen in (*attacked, *record.checked):
             by = f", {seen.model}" if len(attacked) + len(record.checked) > 1 else ""
@@ -104,9 +104,3 @@ def _largest(record: Record) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def change(seen: Seen) -> str:
-    """Say what a network sees in a photo and then in the file."""
-    was, now = seen.before[0], seen.after[0]
-    return f"{was.name} {percent(was.confidence)} → {now.name} {percent(now.confidence)}"

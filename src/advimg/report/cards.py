@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
-from advimg.record import percent, printable
+from advimg.record import Guess, Record, Seen, Target, percent, printable
 from advimg.report.thumbnails import Pictures
 
 VERIFIED, NOT_REACHED, FAILED = "verified", "not reached", "failed"
@@ -37,7 +37,7 @@ class Card:
         confidence: of the target, in the file.
         model: which network saw that.
         models: all that were attacked.
-        norm: what eps bounds.
+        budget: eps as text.
         change: how large it is, in words.
         others: what networks that took no part see in the file, in sentences.
         links: what the files are called, and where they are, as seen from the report.
@@ -54,7 +54,7 @@ class Card:
     model: str
     models: tuple[str, ...]
     eps: float
-    norm: str
+    budget: str
     change: str
     steps: int
     gradients: int
@@ -62,11 +62,6 @@ class Card:
     others: tuple[str, ...]
     pictures: Pictures
     links: tuple[tuple[str, str], ...]
-
-    @property
-    def budget(self) -> str:
-        """Eps as text."""
-        return f"{self.eps:g}" if self.norm == "linf" else f"{self.eps:g} in L2"
 
     @property
     def percent(self) -> str:
@@ -84,41 +79,39 @@ class Failed:
     reason: str
 
 
-def card_of(record: Mapping[str, Any], pictures: Pictures, *, root: Path | None, report: Path) -> Card:
+def card_of(record: Record, pictures: Pictures, *, root: Path | None, report: Path) -> Card:
     """Return the card of a record that tells of no error.
 
     Args:
-        record: plain JSON values.
+        record: of the attack.
         pictures: its thumbnails.
         root: the folder that holds all photos, if there is one.
         report: the folder that the page will be in.
 
     Raises:
-        KeyError, TypeError, ValueError, IndexError: it is no record.
+        KeyError, TypeError, ValueError, IndexError: it holds what no attack does.
     """
-    least = _least(record)
-    target = least["target"]
-    width, height = record["size"]
+    least = record.least_fooled
     return Card(
-        name=_shown_name(record["source"], root),
-        status=VERIFIED if record["fooled"] else NOT_REACHED,
-        target=_class(target),
-        rule=printable(record["target_rule"]) if record["target_rule"] else None,
-        seen=_class(least["before"][0]),
-        before=_rows(least["before"], target["index"]),
-        after=_rows(least["after"], target["index"]),
-        confidence=float(least["confidence"]),
-        model=_model(least["model"], among=1 + len(record["ensemble"])),
-        models=tuple(printable(each["model"]) for each in (record, *record["ensemble"])),
-        eps=float(record["eps"]),
-        norm=str(record["norm"]),
+        name=_shown_name(record.source, root),
+        status=VERIFIED if record.fooled else NOT_REACHED,
+        target=_class(least.target),
+        rule=printable(record.target_rule) if record.target_rule else None,
+        seen=_class(least.before[0]),
+        before=_rows(least.before, least.target),
+        after=_rows(least.after, least.target),
+        confidence=least.confidence,
+        model=printable(record.least_fooled_model),
+        models=tuple(printable(each.model) for each in record.attacked),
+        eps=float(record.eps),
+        budget=record.budget,
         change=_change(record),
-        steps=int(record["steps"]),
-        gradients=int(record["gradients"]),
-        size=(int(width), int(height)),
-        others=tuple(map(_other, record["checked"])),
+        steps=record.steps,
+        gradients=record.gradients,
+        size=record.size,
+        others=tuple(map(_other, record.checked)),
         pictures=pictures,
-        links=tuple(_links(record["outputs"], report)),
+        links=tuple(_links(record.outputs, report)),
     )
 
 
@@ -128,7 +121,7 @@ def failed_of(record: Mapping[str, Any], *, root: Path | None) -> Failed:
     Raises:
         KeyError, TypeError, ValueError: it is no record.
     """
-    target = _class(record["target"]) if record["target"] else None
+    target = _class(Target.from_dict(record["target"])) if record["target"] else None
     name = _shown_name(record["source"], root)
     # Where the photo lies is nobody's business who is sent the page.
     reason = printable(record["error"].replace(record["source"], name))
@@ -149,44 +142,31 @@ def _shown_name(source: str, root: Path | None) -> str:
     return printable(inner.as_posix())
 
 
-def _least(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what the network sees that is fooled least."""
-    first = {**record, "fooled": record["after"][0]["index"] == record["target"]["index"]}
-    least: Mapping[str, Any] = min(
-        (first, *record["ensemble"]), key=lambda seen: (bool(seen["fooled"]), float(seen["confidence"]))
-    )
-    return least
+def _class(found: Target | Guess) -> tuple[int, str]:
+    return found.index, printable(found.name)
 
 
-def _class(found: Mapping[str, Any]) -> tuple[int, str]:
-    return int(found["index"]), printable(found["name"])
-
-
-def _rows(guesses: Sequence[Mapping[str, Any]], target: int) -> tuple[Row, ...]:
+def _rows(guesses: Sequence[Guess], target: Target) -> tuple[Row, ...]:
     return tuple(
         Row(
-            printable(guess["name"]),
-            min(1.0, max(0.0, float(guess["confidence"]))),
-            percent(float(guess["confidence"])),
-            guess["index"] == target,
+            printable(guess.name),
+            min(1.0, max(0.0, guess.confidence)),
+            percent(guess.confidence),
+            guess.index == target.index,
         )
         for guess in guesses
     )
 
 
-def _model(name: str, *, among: int) -> str:
-    return printable(name) + (f", the least sure of {among}" if among > 1 else "")
+def _change(record: Record) -> str:
+    largest = f"largest change {record.linf} of 255"
+    return largest if record.norm == "linf" else f"{largest}, {record.l2:.3g} in L2"
 
 
-def _change(record: Mapping[str, Any]) -> str:
-    largest = f"largest change {int(record['linf'])} of 255"
-    return largest if record["norm"] == "linf" else f"{largest}, {float(record['l2']):.3g} in L2"
-
-
-def _other(seen: Mapping[str, Any]) -> str:
-    top = seen["after"][0]
-    fooled = "is fooled, too" if seen["fooled"] else "is not fooled"
-    return printable(f"{seen['model']} {fooled}: it sees {top['name']}, {percent(float(top['confidence']))}")
+def _other(seen: Seen) -> str:
+    top = seen.after[0]
+    fooled = "is fooled, too" if seen.fooled else "is not fooled"
+    return printable(f"{seen.model} {fooled}: it sees {top.name}, {percent(top.confidence)}")
 
 
 _LINKS = {"adversarial": "Adversarial PNG", "perturbation": "Perturbation PNG", "figure": "Figure"}

@@ -236,9 +236,7 @@ def _draw_verdict(page: Page, record: Record, y: int) -> None:
 def _facts(record: Record) -> tuple[str, str]:
     """Return the lines that say what was done, and to which model."""
     steps = "1 step" if record.steps == 1 else f"{record.steps} steps"
-    among = f", the least sure of {1 + len(record.ensemble)}" if record.ensemble else ""
-    eps = f"{record.eps} of 255 levels" if record.norm == "linf" else f"{record.eps:g} in L2"
-    return f"ε = {eps} · {steps}", f"{record.least_fooled.model}{among}"
+    return f"ε = {record.budget} · {steps}", record.least_fooled_model
 
 
 def _height_below(record: Record) -> int:

@@ -15,7 +15,7 @@ from advimg import __version__
 from advimg.errors import OutputError
 from advimg.images.files import make_folder, write_whole
 from advimg.outputs import REPORT_MARK, is_report
-from advimg.record import percent, printable
+from advimg.record import Record, percent, printable
 from advimg.report.cards import FAILED, NOT_REACHED, VERIFIED, Card, Failed, card_of, failed_of, root_of
 from advimg.report.histogram import Histogram, of_confidences, of_numbers
 from advimg.report.thumbnails import Pictures, make_thumbnails, remove_others
@@ -99,7 +99,10 @@ def _read(
     ended = [record for record in records if record["error"] is None]
     root = root_of(record["source"] for record in records)
     pictures = make_thumbnails(ended, thumbnails, made)
-    cards = [card_of(record, each, root=root, report=report) for record, each in zip(ended, pictures, strict=True)]
+    cards = [
+        card_of(Record.from_dict(record), each, root=root, report=report)
+        for record, each in zip(ended, pictures, strict=True)
+    ]
     failures = [failed_of(record, root=root) for record in records if record["error"] is not None]
     return sorted(cards, key=lambda card: (card.name, card.target)), failures, pictures
 

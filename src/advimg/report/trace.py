@@ -230,9 +230,7 @@ def _draw(story: _Story, frame: Frame) -> Levels:
 def _draw_title(page: Page, story: _Story) -> None:
     """Write what the network saw and what it shall see; who it is; and what of the photo may change."""
     record, seen = story.record, story.seen
-    among = f", the least sure of {1 + len(record.ensemble)}" if record.ensemble else ""
-    eps = f"{record.eps} of 255" if record.norm == "linf" else f"{record.eps:g} in L2"
-    facts = cut_middle(page, f"{seen.model}{among} · ε = {eps}", _FACT, WIDEST_STACKED / 2)
+    facts = cut_middle(page, f"{record.least_fooled_model} · ε = {record.budget}", _FACT, WIDEST_STACKED / 2)
     page.text(_WIDTH - _MARGIN, _FIRST_BASELINE, facts, _FACT, "right")
     untargeted = record.target_rule == "untargeted"
     wanted = f"{seen.before[0].name} → {'any other class' if untargeted else seen.target.name}"
