@@ -198,7 +198,7 @@ def test_batch_takes_l2_and_goes_on(cli: Cli) -> None:
     assert "3 of 3 were done" in cli(*command).err
     refused = cli(*command[:4], "-e", "1", "-O", "out")
     assert refused.code == 1
-    assert "norm l2 there, linf here" in refused.err
+    assert "(eps 1.5 there, 1 here; norm l2 there, linf here)" in refused.err
     Path("pairs.csv").write_text(f"path,target,eps\n{photos[0]},1,0.5\n")
     assert cli("batch", "--targets", "pairs.csv", "--norm", "l2", "-O", "other").code in (0, 3)
     assert records_of(Path("other"))[0]["eps"] == 0.5

@@ -48,6 +48,8 @@ _ASKED = (
     "seed",
 )
 """The fields of a record that have to be the same in a whole folder."""
+_BY_EPS = frozenset({"max_eps", "min_confidence", "max_steps", "step_size"})
+"""Those of them that go by eps, where they are not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +115,13 @@ def checked_in(record: Mapping[str, Any]) -> dict[str, bool]:
     return {seen["model"]: seen["fooled"] for seen in record["checked"]}
 
 
-def changed(one: tuple[Any, ...], other: tuple[Any, ...]) -> list[str]:
-    """Say in which settings two records differ, for a person."""
-    return [f"{name} {was} there, {now} here" for name, was, now in zip(_ASKED, one, other, strict=True) if was != now]
+def changed(one: tuple[Any, ...], other: tuple[Any, ...], *, same_eps: bool = True) -> list[str]:
+    """Say in which settings two records differ, for a person; those that go by eps only where it is the same."""
+    return [
+        f"{name} {was} there, {now} here"
+        for name, was, now in zip(_ASKED, one, other, strict=True)
+        if was != now and (same_eps or name not in _BY_EPS)
+    ]
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

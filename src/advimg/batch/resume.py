@@ -9,7 +9,7 @@ from typing import Any
 
 from advimg.batch.journal import Entry, Journal, changed
 from advimg.batch.plan import Files, Item, Key, plan_items
-from advimg.errors import OutputError, UsageError
+from advimg.errors import OutputError
 from advimg.labels import Labels
 from advimg.settings import Eps
 
@@ -42,11 +42,11 @@ def sort_out(
     An attack stands if its photo is the same, its files are there, and the PNG has the recorded hash.
 
     Args:
-        keys: each once.
+        keys: at least one, each once.
         files: which are wanted.
         labels: the classes' names.
         journal: of the output folder.
-        asked: the settings that a record with an eps has in this run.
+        asked: the settings that a record has in this run, by its eps.
         force: whether other settings, and files that are not the journal's, are no obstacle.
         retry_failed: whether attacks that failed are to do again.
 
@@ -85,17 +85,19 @@ def _superseded(
     keys: Sequence[Key], journal: Journal, asked: Callable[[Eps], tuple[Any, ...]], *, force: bool
 ) -> set[Key]:
     """Refuse a folder that was begun with other settings; with ``force``, return what will be made anew."""
-    budgets = {key.eps for key in keys}
+    # Of this run's eps only: that of an earlier one may be none in this run's norm.
+    here = {eps: asked(eps) for eps in {key.eps for key in keys}}
+    any_of_them = here[keys[0].eps]
     wanted = {(key.source, key.target) for key in keys}
     superseded = set()
     for key, entry in journal.entries.items():
-        try:
-            here = asked(key.eps)
-        except UsageError:  # an eps that another norm has
-            here = asked(keys[0].eps)
-        differing = changed(entry.asked, here)
-        if key.eps not in budgets:
-            differing.insert(0, f"eps {key.eps} there, {' and '.join(sorted(map(str, budgets)))} here")
+        if key.eps in here:
+            differing = changed(entry.asked, here[key.eps])
+        else:
+            differing = [
+                f"eps {key.eps} there, {' and '.join(sorted(map(str, here)))} here",
+                *changed(entry.asked, any_of_them, same_eps=False),
+            ]
         if differing and not force:
             raise OutputError(
                 f"{journal.folder} was begun with other settings ({'; '.join(differing)}); choose another -O, or "
