@@ -18,6 +18,7 @@ from PIL import Image
 
 import advimg
 from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.spec import ModelSpec
 from advimg.cli import run
 from advimg.engine.engine import Engine, Watcher
 from advimg.engine.slot import Job, Result
@@ -77,6 +78,26 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return Ran(code, captured.out, captured.err)
 
     return call
+
+
+EveryModel = Callable[..., None]
+
+
+@pytest.fixture
+def every_model(monkeypatch: pytest.MonkeyPatch) -> EveryModel:
+    """Let every model that commands name be one classifier: ``every_model(quick)``.
+
+    But for those that are named here: ``every_model(quick, efficientnet_lite0=lite0)``.
+    """
+
+    def become(classifier: Classifier, **others: Classifier) -> None:
+        def load(model: str | ModelSpec, **options: object) -> Classifier:
+            return others.get(model if isinstance(model, str) else model.model, classifier)
+
+        monkeypatch.setattr("advimg.classifiers.load.load_classifier", load)
+        monkeypatch.setattr("advimg.classifiers.load.labels_of", lambda model: load(model).labels)
+
+    return become
 
 
 def run_all(engine: Engine, jobs: Iterable[Job], watch: Watcher | None = None) -> list[Result]:

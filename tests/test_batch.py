@@ -23,7 +23,6 @@ from advimg.errors import DiskError
 from advimg.images.decode import read_photo
 from advimg.images.encode import encode_png
 from advimg.images.photo import Photo
-from advimg.labels import Labels
 from tests import referee
 from tests.batches import (
     CLASSES,
@@ -36,7 +35,7 @@ from tests.batches import (
     save_photos,
     sha256,
 )
-from tests.conftest import Cli, Ran, random_photo, sample
+from tests.conftest import Cli, EveryModel, Ran, random_photo, sample
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +44,8 @@ def quick() -> Classifier:
 
 
 @pytest.fixture(autouse=True)
-def _load(monkeypatch: pytest.MonkeyPatch, quick: Classifier, lite0: Classifier) -> None:
-    """Let every model be the quick linear one but for efficientnet_lite0, which is loaded once."""
-
-    def load(model: Any, **options: Any) -> Classifier:
-        return lite0 if getattr(model, "model", model) == "efficientnet_lite0" else quick
-
-    def labels_of(model: Any) -> Labels:
-        return load(model).labels
-
-    monkeypatch.setattr("advimg.classifiers.load.load_classifier", load)
-    monkeypatch.setattr("advimg.classifiers.load.labels_of", labels_of)
+def _load(every_model: EveryModel, quick: Classifier, lite0: Classifier) -> None:
+    every_model(quick, efficientnet_lite0=lite0)
 
 
 @pytest.fixture
@@ -647,13 +637,12 @@ def test_a_disk_that_takes_no_more_is_not_worked_for(cli: Cli, tmp_path: Path, m
 
 
 def test_a_network_that_is_no_classifier_is_one_reason_for_each_photo(
-    cli: Cli, photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, photos: list[Path], out: Path, every_model: EveryModel
 ) -> None:
     odd = Classifier.wrap(
         torch.nn.Flatten(), labels=["a"], mean=(0, 0, 0), std=(1, 1, 1), resize=8, crop=8, device="cpu"
     )
-    monkeypatch.setattr("advimg.classifiers.load.load_classifier", lambda *_, **__: odd)
-    monkeypatch.setattr("advimg.classifiers.load.labels_of", lambda _: odd.labels)
+    every_model(odd)
     ran = cli("batch", "photos", "-t", "a", "-O", "out")
     assert ran.code == 1
     assert "one logit for each of 1 labels" in ran.err
@@ -829,13 +818,13 @@ def test_another_network_in_one_folder_is_refused(
 
 
 def test_another_view_of_the_photo_in_one_folder_is_refused(
-    cli: Cli, photos: list[Path], out: Path, quick: Classifier, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, photos: list[Path], out: Path, quick: Classifier, every_model: EveryModel
 ) -> None:
     """As with --mean or --resize: what the network is fed is as much of a setting as the network."""
     assert cli(*COMMAND).code == 0
     before = contents(out)
     other = replace(quick, view=replace(quick.view, mean=(0.4, 0.4, 0.4)))
-    monkeypatch.setattr("advimg.classifiers.load.load_classifier", lambda *_, **__: other)
+    every_model(other)
     assert_one_line(cli(*COMMAND), 1, "begun with other settings")
     assert contents(out) == before
 

@@ -14,7 +14,7 @@ from advimg.errors import UsageError
 from advimg.images.photo import Levels
 from advimg.settings import Settings
 from tests.batches import records_of, save_photos
-from tests.conftest import Cli, linear_classifier, random_photo, run_all, weight_of
+from tests.conftest import Cli, EveryModel, linear_classifier, random_photo, run_all, weight_of
 from tests.referee import judge, linf
 
 LITE0 = ("-m", "efficientnet_lite0")
@@ -144,10 +144,8 @@ def test_what_is_out_of_reach_ends_with_3(cli: Cli, photo: Path) -> None:
     assert "Try a larger --max-eps" in ran.err
 
 
-def test_batch_looks_for_the_least_eps_and_goes_on(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = linear_classifier(classes=4, size=8, scale=0.02)
-    monkeypatch.setattr("advimg.classifiers.load.load_classifier", lambda *_, **__: quick)
-    monkeypatch.setattr("advimg.classifiers.load.labels_of", lambda _: quick.labels)
+def test_batch_looks_for_the_least_eps_and_goes_on(cli: Cli, every_model: EveryModel) -> None:
+    every_model(linear_classifier(classes=4, size=8, scale=0.02))
     save_photos(Path("photos"), 4)
     Path("photos/broken.jpg").write_bytes(b"no picture")
     command = ("batch", "photos", "-t", "2", "-e", "auto", "-O", "out")
@@ -171,10 +169,8 @@ def test_batch_looks_for_the_least_eps_and_goes_on(cli: Cli, monkeypatch: pytest
     assert "max_eps 32 there, 8 here" in refused.err
 
 
-def test_a_table_may_say_auto(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = linear_classifier(classes=4, size=8, scale=0.02)
-    monkeypatch.setattr("advimg.classifiers.load.load_classifier", lambda *_, **__: quick)
-    monkeypatch.setattr("advimg.classifiers.load.labels_of", lambda _: quick.labels)
+def test_a_table_may_say_auto(cli: Cli, every_model: EveryModel) -> None:
+    every_model(linear_classifier(classes=4, size=8, scale=0.02))
     save_photos(Path("photos"), 2)
     Path("pairs.csv").write_text("path,target,eps\nphotos/p00.jpg,1,auto\nphotos/p01.jpg,2,20\n")
     assert cli("batch", "--targets", "pairs.csv", "-O", "out").code == 0

@@ -19,7 +19,7 @@ from advimg.images.decode import photo_from_pixels
 from advimg.images.mask import mask_for
 from advimg.settings import Settings, parse_eps
 from tests.batches import records_of, save_photos
-from tests.conftest import Cli, linear_classifier, random_photo, run_all, weight_of
+from tests.conftest import Cli, EveryModel, linear_classifier, random_photo, run_all, weight_of
 from tests.referee import judge, pixels
 
 LITE0 = ("-m", "efficientnet_lite0")
@@ -180,10 +180,8 @@ def test_eps_is_read_by_its_norm() -> None:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    classifier = linear_classifier(classes=4, size=8, scale=0.05)
-    monkeypatch.setattr("advimg.classifiers.load.load_classifier", lambda *_, **__: classifier)
-    monkeypatch.setattr("advimg.classifiers.load.labels_of", lambda _: classifier.labels)
+def quick(every_model: EveryModel) -> None:
+    every_model(linear_classifier(classes=4, size=8, scale=0.05))
 
 
 @pytest.mark.usefixtures("quick")

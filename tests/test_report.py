@@ -21,7 +21,7 @@ from advimg.errors import OutputError
 from advimg.report.gallery import Gallery, write_gallery
 from advimg.report.histogram import of_confidences, of_numbers
 from tests.batches import attack_all, contents, quick_classifier, records_of, save_photo, save_photos
-from tests.conftest import Cli
+from tests.conftest import Cli, EveryModel
 
 
 class Page(HTMLParser):
@@ -374,10 +374,9 @@ def test_torch_and_matplotlib_are_not_imported(folder: Path) -> None:
 
 
 def test_a_batch_writes_its_report_at_the_end(
-    cli: Cli, tmp_path: Path, quick: Classifier, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, tmp_path: Path, quick: Classifier, every_model: EveryModel
 ) -> None:
-    monkeypatch.setattr("advimg.classifiers.load.load_classifier", lambda *_, **__: quick)
-    monkeypatch.setattr("advimg.classifiers.load.labels_of", lambda _: quick.labels)
+    every_model(quick)
     save_photos(tmp_path / "photos", 2)
     command = ("batch", "photos", "-t", "3", "-O", "out")
     page = tmp_path / "out" / "report" / "index.html"

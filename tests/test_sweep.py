@@ -14,18 +14,17 @@ from advimg.classifiers.classifier import Classifier
 from advimg.report.curves import draw_curves
 from advimg.report.robustness import Point, points_of, to_csv
 from tests.batches import quick_classifier, records_of, save_photos
-from tests.conftest import Cli
+from tests.conftest import Cli, EveryModel
 from tests.referee import judge
 
 COMMAND = ("sweep", "photos", "-t", "3", "-e", "4,1,2", "-O", "out")
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Classifier:
+def quick(every_model: EveryModel) -> Classifier:
     """Let every model be a quick linear one."""
     classifier = quick_classifier()
-    monkeypatch.setattr("advimg.classifiers.load.load_classifier", lambda *_, **__: classifier)
-    monkeypatch.setattr("advimg.classifiers.load.labels_of", lambda _: classifier.labels)
+    every_model(classifier)
     return classifier
 
 

@@ -22,7 +22,7 @@ from advimg.report.trace import Animation, draw_frames, draw_trace
 from advimg.report.unfolding import Point, Unfolding
 from advimg.settings import Settings, TargetRule
 from advimg.tracing import Tracer
-from tests.conftest import Cli, linear_classifier, random_photo
+from tests.conftest import Cli, EveryModel, linear_classifier, random_photo
 
 if TYPE_CHECKING:
     from advimg.engine.candidate import Candidate
@@ -244,8 +244,8 @@ def test_a_file_that_would_be_too_large_has_fewer_frames(kind: Animation, monkey
 
 
 @pytest.fixture
-def _loaded(monkeypatch: pytest.MonkeyPatch, lite0: Classifier) -> None:
-    monkeypatch.setattr("advimg.classifiers.load.load_classifier", lambda *_, **__: lite0)
+def _loaded(every_model: EveryModel, lite0: Classifier) -> None:
+    every_model(lite0)
 
 
 def run(cli: Cli, photo: Path, *more: object, code: int = 0) -> dict[str, object]:
