@@ -24,7 +24,9 @@ def test_attack_and_save(coffee: Path, lite0: Classifier, tmp_path: Path) -> Non
     assert outcome.record.fooled
     assert outcome.record.target.name == "pelican"
     assert outcome.picture.size == (600, 400)
+    before = outcome.record
     path = outcome.save(tmp_path / "pelican.png")
+    assert outcome.record == replace(before, outputs={"adversarial": str(path)})
     assert referee.judge(path)[0] == 144
     assert referee.linf(path, coffee) <= 10
     found = advimg.verify(path, coffee, "pelican", eps=10, model=lite0)
@@ -61,6 +63,7 @@ def test_save_refuses_what_would_change_the_pixels(tmp_path: Path) -> None:
     outcome = advimg.attack(random_photo(8, 8), 1, model=linear_classifier())
     with pytest.raises(UsageError, match=r"must be a \.png"):
         outcome.save(tmp_path / "x.jpg")
+    assert outcome.record.outputs == {}
     outcome.save(tmp_path / "x.png")
     with pytest.raises(OutputError):
         outcome.save(tmp_path / "x.png")

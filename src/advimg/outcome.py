@@ -1,7 +1,7 @@
 """The outcome of one attack: its record, its picture, and the saving that keeps the promise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from advimg.record import UNSEEN, Record, Seen, Target
 from advimg.settings import Settings
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Outcome:
     """What an attack made of a photo.
 
     Attributes:
-        record: what was asked, done and seen.
+        record: what was asked, done and seen, and the file that was saved last, if one was.
         photo: the photo that was attacked.
         levels: the adversarial picture, [height, width, 3], uint8: exactly what the record's verdict judged.
     """
@@ -66,6 +66,8 @@ class Outcome:
     def save(self, path: str | Path, *, metadata: bool = True, overwrite: bool = False) -> Path:
         """Write the adversarial PNG, whole or not at all, and check what is on disk before it appears.
 
+        The record's ``outputs`` name it from then on.
+
         Args:
             path: the file; its name must end in ``.png``.
             metadata: whether the PNG's text chunk holds the record.
@@ -80,6 +82,7 @@ class Outcome:
         """
         path = png_path(path)
         write_whole(path, self.png(metadata=metadata), overwrite=overwrite, check=self.holds)
+        self.record = replace(self.record, outputs={"adversarial": str(path)})
         return path
 
 
