@@ -19,7 +19,7 @@ from PIL import Image
 
 from advimg.batch.journal import Journal
 from advimg.classifiers.classifier import Classifier, Verdict
-from advimg.errors import DiskError
+from advimg.errors import ClassifierError, DiskError
 from advimg.images.decode import read_photo
 from advimg.images.encode import encode_png
 from advimg.images.photo import Photo
@@ -647,6 +647,18 @@ def test_a_network_that_is_no_classifier_is_one_reason_for_each_photo(
     assert ran.code == 1
     assert "one logit for each of 1 labels" in ran.err
     assert all("one logit" in record["error"] for record in records_of(out))
+
+
+def test_a_run_that_cannot_begin_leaves_no_folder_that_it_made(
+    cli: Cli, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> Any:
+        raise ClassifierError("device cuda: torch finds no GPU here")
+
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr("advimg.classifiers.load.load_classifier", refuse)
+    assert_one_line(cli(*COMMAND[:-1], "mine/a/b"), 1, "no GPU")
+    assert list((tmp_path / "mine").iterdir()) == []
 
 
 # Going on.

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from advimg.errors import OutputError, PhotoError
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.encode import encode_png
-from advimg.images.files import check_output, write_whole
+from advimg.images.files import check_output, made_folder, make_folder, write_whole
 from advimg.images.perturbation import amplified, measure_change
 from tests.conftest import random_photo
 
@@ -260,6 +260,31 @@ def test_outputs_are_checked_before_the_work(tmp_path: Path) -> None:
         check_output(file, overwrite=False)
     check_output(file, overwrite=True)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_folders_that_were_made_and_hold_nothing_go_again(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    with made_folder(tmp_path / "own" / "a" / "b" / "c"):
+        assert (tmp_path / "own" / "a" / "b" / "c").is_dir()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "own"]
+    with made_folder(tmp_path / "own"):
+        pass
+    assert list(tmp_path.rglob("*")) == [tmp_path / "own"]
+    with made_folder(tmp_path / "own" / "a" / "b"):
+        (tmp_path / "own" / "a" / "file").touch()
+    assert {path.name for path in tmp_path.rglob("*")} == {"own", "a", "file"}
+
+
+def test_a_folder_that_cannot_be_made_leaves_none_above_it(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="cannot make the folder"):
+        make_folder(tmp_path / "a" / "b" / ("x" * 300))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "a"):
+        with pytest.raises(OutputError, match="cannot make the folder"):
+            make_folder(path)
+    assert make_folder(tmp_path / "a" / "b") == [tmp_path / "a", tmp_path / "a" / "b"]
+    assert make_folder(tmp_path / "a" / "b") == []
 
 
 def test_the_longest_file_name_works(tmp_path: Path) -> None:

@@ -153,6 +153,13 @@ def test_a_record_that_was_tampered_with_is_one_line(cli: Cli, folder: Path, fie
     assert "what advimg did not write" in line
 
 
+def test_a_page_that_cannot_be_made_leaves_no_empty_folder(folder: Path) -> None:
+    change(folder, before=[{"index": "x"}])
+    with pytest.raises(OutputError, match="what advimg did not write"):
+        write(folder)
+    assert not (folder / "report").exists()
+
+
 # The page.
 
 

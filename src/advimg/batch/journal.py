@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from advimg.batch.plan import Key
 from advimg.errors import DiskError, OutputError
-from advimg.images.files import make_folder, sweep, write_whole
+from advimg.images.files import made_folder, sweep, write_whole
 
 NAME = "results.jsonl"
 _LOCK = ".advimg.lock"
@@ -188,33 +188,17 @@ class Journal:
     def opened(cls, folder: Path) -> Iterator[Self]:
         """Make the folder if it is not there, lock it, and mend what a killed process left.
 
+        If nothing comes of it, the folders that were made go again.
+
         Raises:
             OutputError: another process writes there, the folder cannot be written, or the file is another's.
         """
-        new = not folder.exists()
-        make_folder(folder)
-        lock = FileLock(folder / _LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise OutputError(
-                f"another advimg batch is writing to {folder}; wait for it, or choose another -O"
-            ) from None
-        except OSError as error:
-            raise DiskError(f"cannot write to {folder}: {error.strerror or error}") from error
-        try:
+        with made_folder(folder), _locked(folder):
             journal = cls(folder)
             try:
                 yield journal
             finally:
                 journal._close()
-        finally:
-            with contextlib.suppress(OSError):  # Windows does not remove files that are open
-                (folder / _LOCK).unlink(missing_ok=True)
-            lock.release()
-            if new:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()  # if nothing came of it
 
     def owns(self, path: Path) -> bool:
         """Tell whether a file is of an attack of this folder that the journal does not hold, or no longer."""
@@ -319,6 +303,28 @@ class Journal:
         with contextlib.suppress(OSError):
             if not self._path.stat().st_size:
                 self._path.unlink()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder while the context lasts.
+
+    Raises:
+        OutputError: another process writes there, or the folder cannot be written.
+    """
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise OutputError(f"another advimg batch is writing to {folder}; wait for it, or choose another -O") from None
+    except OSError as error:
+        raise DiskError(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows does not remove files that are open
+            (folder / _LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 class _State(NamedTuple):

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from advimg.errors import DiskError, OutputError
@@ -64,17 +64,54 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool, check: Callable[[by
             temporary.unlink(missing_ok=True)
 
 
-def make_folder(path: Path) -> None:
+def make_folder(path: Path) -> list[Path]:
     """Make a folder, and those above it, if they are not there.
+
+    Returns:
+        Those that were made, the outermost first.
 
     Raises:
         DiskError: the disk takes no more.
         OutputError: its name is impossible.
     """
+    made: list[Path] = []
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        for folder in (*reversed(path.parents), path):
+            if folder.is_dir():
+                continue
+            try:
+                folder.mkdir()
+            except FileExistsError:  # another process was quicker, or it is a file
+                if not folder.is_dir():
+                    raise
+            else:
+                made.append(folder)
     except OSError as error:
+        _remove_empty(made)
         raise _refused(f"cannot make the folder {path}", error) from error
+    return made
+
+
+@contextlib.contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Make a folder as :func:`make_folder` does; at the end of the context remove what was made and is still empty.
+
+    Raises:
+        DiskError: the disk takes no more.
+        OutputError: its name is impossible.
+    """
+    made = make_folder(path)
+    try:
+        yield
+    finally:
+        _remove_empty(made)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, each within the one before, from the innermost to the first that is not empty."""
+    with contextlib.suppress(OSError):
+        for folder in reversed(folders):
+            folder.rmdir()
 
 
 _OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EEXIST, errno.ENOTDIR, errno.EISDIR})

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from advimg import __version__
 from advimg.errors import OutputError
-from advimg.images.files import make_folder, write_whole
+from advimg.images.files import made_folder, write_whole
 from advimg.outputs import REPORT_MARK, is_report
 from advimg.record import Record, percent, printable
 from advimg.report.cards import FAILED, NOT_REACHED, VERIFIED, Card, Failed, card_of, failed_of, root_of
@@ -82,14 +82,14 @@ def write_gallery(
     """
     page = check_gallery(folder, force=force)
     thumbnails = page.parent / _THUMBNAILS
-    make_folder(thumbnails)
-    try:
-        cards, failures, pictures = _read(records, page.parent, thumbnails, made)
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise OutputError(f"the journal of {folder} holds what advimg did not write there: {error!r}") from error
-    summary = _summary(folder, cards, failures)
-    write_whole(page, _rendered(summary, cards, failures).encode(), overwrite=True)
-    remove_others(thumbnails, pictures)
+    with made_folder(thumbnails):
+        try:
+            cards, failures, pictures = _read(records, page.parent, thumbnails, made)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            raise OutputError(f"the journal of {folder} holds what advimg did not write there: {error!r}") from error
+        summary = _summary(folder, cards, failures)
+        write_whole(page, _rendered(summary, cards, failures).encode(), overwrite=True)
+        remove_others(thumbnails, pictures)
     return Gallery(page, *(summary.counts[status] for status in (VERIFIED, NOT_REACHED, FAILED)))
 
 
@@ -97,12 +97,10 @@ def _read(
     records: Sequence[Mapping[str, Any]], report: Path, thumbnails: Path, made: Callable[[int], None]
 ) -> tuple[list[Card], list[Failed], list[Pictures]]:
     ended = [record for record in records if record["error"] is None]
+    read = [Record.from_dict(record) for record in ended]
     root = root_of(record["source"] for record in records)
     pictures = make_thumbnails(ended, thumbnails, made)
-    cards = [
-        card_of(Record.from_dict(record), each, root=root, report=report)
-        for record, each in zip(ended, pictures, strict=True)
-    ]
+    cards = [card_of(record, each, root=root, report=report) for record, each in zip(read, pictures, strict=True)]
     failures = [failed_of(record, root=root) for record in records if record["error"] is not None]
     return sorted(cards, key=lambda card: (card.name, card.target)), failures, pictures
 
