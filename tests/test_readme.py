@@ -125,22 +125,30 @@ def test_the_folder_script_goes_on_after_failures_and_where_it_stopped(folder: P
 
 
 @bash
-def test_the_script_for_several_budgets_prints_a_table_and_goes_on(folder: Path) -> None:
-    line = f"{ROOT}/examples/batch_budgets.sh holiday out pelican -m efficientnet_lite0"
-    ran = shell(f"EPS='1 10' {line} --steps 3", folder)
-    assert ran.returncode == 3, ran.stderr
-    assert [row.split() for row in ran.stdout.splitlines()] == [
-        ["eps", "verified", "of"],
-        ["1", "0", "1"],
-        ["10", "1", "1"],
-    ]
-    assert referee.judge(folder / "out" / "eps10" / "cat_pelican.png")[0] == 144
+def test_the_script_for_several_models_verifies_all_files_and_goes_on(folder: Path) -> None:
+    line = f"{ROOT}/examples/attack_and_verify.sh holiday out pelican"
+    ran = shell(f"{line} efficientnet_lite0,efficientnet_lite1", folder)
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stderr
+    assert ran.stderr.splitlines() == [f"efficientnet_lite{number}: 1 of 1 files hold" for number in (0, 1)]
+    assert referee.judge(folder / "out" / "efficientnet_lite0" / "cat_pelican.png")[0] == 144
     (folder / "holiday" / "broken.jpg").write_bytes(b"not a picture")
-    journal = (folder / "out" / "eps10" / "results.jsonl").read_text()
-    assert shell(f"EPS=10 {line} --steps 3", folder).returncode == 1
-    assert (folder / "out" / "eps10" / "results.jsonl").read_text().startswith(journal)
-    assert shell(f"EPS='2 4' {line} --steps none", folder).returncode == 2
-    assert not (folder / "out" / "eps4").exists()
+    journal = (folder / "out" / "efficientnet_lite0" / "results.jsonl").read_text()
+    ran = shell(f"{line} no_such.toml,efficientnet_lite0", folder)
+    assert ran.returncode == 1
+    assert "no_such.toml cannot be read" in ran.stderr
+    assert ran.stderr.endswith("efficientnet_lite0: 1 of 1 files hold\n")
+    assert (folder / "out" / "efficientnet_lite0" / "results.jsonl").read_text().startswith(journal)
+
+
+@bash
+def test_the_script_for_several_models_names_the_files_that_do_not_hold(folder: Path) -> None:
+    (folder / "holiday" / "cat.jpg").rename(folder / "holiday" / "a cat\n.jpg")
+    line = f"{ROOT}/examples/attack_and_verify.sh holiday out pelican efficientnet_lite0"
+    ran = shell(f"{line} --eps 1 --steps 1", folder)
+    assert ran.returncode == 3
+    assert ran.stdout == f"{folder / 'out' / 'efficientnet_lite0' / 'a cat'}\n_pelican.png\n"
+    assert ran.stderr.endswith("efficientnet_lite0: 0 of 1 files hold\n")
+    assert shell(f"{line} --steps none", folder).returncode == 2
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
