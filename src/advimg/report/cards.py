@@ -89,7 +89,7 @@ def card_of(record: Record, pictures: Pictures, *, root: Path | None, report: Pa
         report: the folder that the page will be in.
 
     Raises:
-        KeyError, TypeError, ValueError, IndexError: it holds what no attack does.
+        TypeError, ValueError, IndexError: it holds what no record of an attack does.
     """
     least = record.least_fooled
     return Card(
