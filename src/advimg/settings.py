@@ -1,5 +1,6 @@
 """What an attack is asked to do: a plain frozen record of numbers, checked once, used everywhere."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -43,8 +44,8 @@ class Settings:
     steps: int | None = None
     """The most PGD steps from each start, at each eps; None is 100, or 250 where the least eps is looked for."""
     step_size: float | None = None
-    """Step length in the unit of eps; None is half of eps, or a fifth with ``transfer``."""
-    momentum: float = 0.75
+    """Step length in the unit of eps; None is what :meth:`alpha` says."""
+    momentum: float = 0.85
     """The share of the last velocity that stays (arXiv:1710.06081); 0 is plain PGD."""
     loss: LossName = "ce"
     """"ce" (cross-entropy), "margin" (best other logit less the target's) or "logit" (the target's alone)."""
@@ -94,10 +95,16 @@ class Settings:
         return 250 if self.eps == "auto" else 100
 
     def alpha(self, eps: float) -> float:
-        """Return the step length at an eps, in its unit, with the default filled in."""
+        """Return the step length at an eps, in its unit, with the default filled in.
+
+        The default is half of eps; for L∞ from 5 levels on less, its square root, which is enough there, but never so
+        little that the border is more than 8 steps away. With ``transfer`` it is a fifth.
+        """
         if self.step_size is not None:
             return self.step_size
-        return eps / 5 if self.transfer else eps / 2
+        if self.transfer:
+            return eps / 5
+        return eps / 2 if self.norm == "l2" else min(eps / 2, max(math.sqrt(eps), eps / 8))
 
 
 def parse_eps_or_auto(text: str, norm: Norm = "linf") -> Eps:

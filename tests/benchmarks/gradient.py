@@ -146,7 +146,8 @@ def _ours(network: GradientNetwork, slots: Sequence[Slot], gradients: int) -> No
         look = look_at([picture for slot in slots for picture in slot.see()], network, goals)
         for slot, standing in zip(slots, look.standings, strict=True):
             slot.keep_if_best(fooled=0, log_confidence=standing.log_confidence)
-        for slot, slope in zip(slots, look.gradient(losses), strict=True):
+        temperatures = [slot.temperature for slot in slots]
+        for slot, slope in zip(slots, look.gradient(losses, temperatures), strict=True):
             slot.step([slope])
 
 

@@ -113,7 +113,7 @@ def _step(slot: Slot, network: GradientNetwork, watch: Stopwatch) -> None:
 
     def gradient() -> tuple[Tensor, Standing]:
         look = look_at(seen, network, slot.goals)
-        return look.gradient([slot.job.settings.loss]), look.standings[0]
+        return look.gradient([slot.job.settings.loss], [slot.temperature]), look.standings[0]
 
     slopes, standing = watch.time(_NETWORK, gradient)
     watch.time("keep", lambda: slot.keep_if_best(fooled=0, log_confidence=standing.log_confidence))

@@ -76,6 +76,7 @@ class _Tally:
 @click.option("--slots", default=8, show_default=True, type=click.IntRange(1), help="Photos that share a pass.")
 @click.option("--seed", default=0, show_default=True, help="Of the targets.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(get_args(Precision)))
+@click.option("--confidence", default=None, type=float, help="At which to stop; the default of `attack` if not given.")
 @click.option("--peers/--no-peers", default=True, help="Whether to compare other libraries.")
 def benchmark(
     photos: Path | None,
@@ -85,6 +86,7 @@ def benchmark(
     slots: int,
     seed: int,
     precision: Precision,
+    confidence: float | None,
     peers: bool,
 ) -> None:
     """Count the files that keep the promise, at several eps."""
@@ -93,7 +95,8 @@ def benchmark(
     judge = Judge()
     chosen = {path: random_targets(path, judge, targets, seed) for path in find_photos(photos)}
     classifier = load_classifier("efficientnet_lite0", device=device)
-    _print_ours(chosen, budgets, judge, Engine(classifier, precision=precision, batch_size=slots), classifier)
+    engine = Engine(classifier, precision=precision, batch_size=slots)
+    _print_ours(chosen, budgets, judge, engine, classifier, confidence)
     if others:
         _print_peers(others, chosen, budgets, judge)
 
@@ -105,16 +108,23 @@ def random_targets(path: Path, judge: Judge, count: int, seed: int) -> list[int]
     return random.Random(f"{seed} {path.name}").sample(others, count)
 
 
-def _print_ours(targets: Targets, budgets: Sequence[int], judge: Judge, engine: Engine, classifier: Classifier) -> None:
+def _print_ours(
+    targets: Targets,
+    budgets: Sequence[int],
+    judge: Judge,
+    engine: Engine,
+    classifier: Classifier,
+    confidence: float | None,
+) -> None:
     rows = []
     for eps in budgets:
         progress(f"advimg at eps {eps} ...")
-        rows.append(_attack_all(targets, Settings(eps=eps), judge, engine).row(eps))
-    asked = Settings()
+        rows.append(_attack_all(targets, Settings(eps=eps, confidence=confidence), judge, engine).row(eps))
+    asked = Settings(confidence=confidence)
     print_table(
         f"advimg, {classifier.name}, {len(targets)} photos, {engine.slots} slots, {classifier.device.type}, "
         f"{engine.precision}, confidence asked "
-        f"for {asked.min_confidence}, at most {asked.max_steps} steps; files on disk, judged independently",
+        f"for {asked.min_confidence:g}, at most {asked.max_steps} steps; files on disk, judged independently",
         (
             "eps",
             "files kept",

@@ -197,7 +197,8 @@ class Engine:
         standings = [together(each) for each in zip(*(look.standings for look in looks), strict=True)]
         turns = [self._turn(slot, standing) for slot, standing in zip(slots, standings, strict=True)]
         if "step" in turns:
-            gradients = [look.gradient([slot.job.settings.loss for slot in slots]) for look in looks]
+            losses, temperatures = zip(*((slot.job.settings.loss, slot.temperature) for slot in slots), strict=True)
+            gradients = [look.gradient(losses, temperatures) for look in looks]
         ended: dict[Slot, Result | Failed] = {}
         precision = _precision_of(networks)
         for position, (slot, standing, turn) in enumerate(zip(slots, standings, turns, strict=True)):

@@ -51,19 +51,25 @@ class Look:
     targets: Tensor
     standings: list[Standing]
 
-    def gradient(self, losses: Sequence[LossName]) -> Tensor:
-        """Return the gradient of each candidate's own loss with respect to what was seen, [n, 3, crop, crop]."""
+    def gradient(self, losses: Sequence[LossName], temperatures: Sequence[float]) -> Tensor:
+        """Return the gradient of each candidate's own loss with respect to what was seen, [n, 3, crop, crop].
+
+        Args:
+            losses: one a candidate.
+            temperatures: what each candidate's logits are divided by before.
+        """
         kinds = [(loss, goal.away) for loss, goal in zip(losses, self.goals, strict=True)]
         total = torch.zeros((), device=self.logits.device)
+        logits = self.logits / self.logits.new_tensor(temperatures)[:, None]
         for name, away in set(kinds):
             chosen = [position for position, kind in enumerate(kinds) if kind == (name, away)]
             loss = loss_named(name, away=away)
-            total = total + loss(self.logits[chosen], self.targets[chosen]).sum()
+            total = total + loss(logits[chosen], self.targets[chosen]).sum()
         (gradient,) = torch.autograd.grad(total, self.seen)
         return gradient
 
     def loss(self, position: int, name: LossName) -> float:
-        """Return the loss of one candidate."""
+        """Return the loss of one candidate, at temperature 1."""
         loss = loss_named(name, away=self.goals[position].away)
         one = slice(position, position + 1)
         return loss(self.logits.detach()[one], self.targets[one]).item()

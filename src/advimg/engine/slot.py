@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from advimg.attacks import l2, pgd
+from advimg.attacks.schedule import temperature
 from advimg.attacks.targets import choose_target
 from advimg.attacks.transfer import diversify
 from advimg.classifiers.classifier import Verdict
@@ -179,6 +180,11 @@ class Slot:
         """
         settings = self.job.settings
         return settings.transfer and self.steps < math.floor(_DIVERSE * settings.max_steps)
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by in the loss of the next step."""
+        return 1.0 if self.job.settings.transfer else temperature(self.steps)
 
     def diversified(self, seen: Tensor, number: int) -> Tensor:
         """Return what the classifier of this number saw, [3, crop, crop], in another way at every pass."""

@@ -31,7 +31,7 @@ def attack_options() -> Decorator[Any]:
         click.option(
             "--step-size",
             type=float,
-            show_default="half of eps; a fifth with --transfer",
+            show_default="half of eps, less of eps above 4; a fifth with --transfer",
             help="Length of a step, in the unit of eps.",
         ),
         click.option(
