@@ -1,10 +1,9 @@
 """Photos decoded ahead, in threads, so that the network does not wait for files."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 
 from advimg.batch.plan import Item
@@ -17,10 +16,10 @@ _THREADS = 2
 
 
 class PhotoFeed:
-    """The jobs of a batch, in about the order of its items; a photo with several targets is decoded once.
+    """The jobs of a batch, in about the order of its photos; a photo with several targets is decoded once.
 
     Args:
-        items: those of one photo stand together.
+        photos: the items of each photo.
         settings: of all attacks; each item has its own eps.
         read: decodes a photo, in any thread.
         refuse: called for each item whose photo cannot be read.
@@ -29,20 +28,20 @@ class PhotoFeed:
 
     def __init__(
         self,
-        items: Iterable[Item],
+        photos: Iterable[Sequence[Item]],
         settings: Settings,
         *,
         read: Callable[[Path], Photo],
         refuse: Callable[[Item, PhotoError], None],
         ahead: int,
     ) -> None:
-        self._groups = groupby(items, key=lambda item: item.key.source)
+        self._photos = iter(photos)
         self._settings = settings
         self._read = read
         self._refuse = refuse
         self._ahead = ahead
         self._pool = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
-        self._reading: dict[futures.Future[Photo], list[Item]] = {}
+        self._reading: dict[futures.Future[Photo], Sequence[Item]] = {}
         self._ready: deque[Job] = deque()
         self.items: dict[Job, Item] = {}
 
@@ -61,10 +60,10 @@ class PhotoFeed:
 
     def _read_ahead(self) -> None:
         while len(self._reading) + bool(self._ready) < self._ahead:
-            source, items = next(self._groups, (None, ()))
-            if source is None:
+            items = next(self._photos, None)
+            if items is None:
                 return
-            self._reading[self._pool.submit(self._read, source)] = list(items)
+            self._reading[self._pool.submit(self._read, items[0].key.source)] = items
 
     def _collect(self, *, wait_for_one: bool) -> bool:
         """Turn photos that have been read into jobs; return whether any was read."""

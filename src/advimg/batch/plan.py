@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,6 +92,12 @@ def plan_items(keys: Sequence[Key], files: Files, labels: Labels, *, recorded: M
     taken = (path for adversarial in recorded.values() for _, path in files.named(adversarial))
     names = dict(_names([key for key in keys if key not in recorded], files, labels, taken=taken))
     return [Item(key, files.named(recorded.get(key) or names[key])) for key in keys]
+
+
+def by_photo(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield the items of each photo, where those of one photo stand together."""
+    for _, group in groupby(items, key=lambda item: item.key.source):
+        yield list(group)
 
 
 def _names(keys: Iterable[Key], files: Files, labels: Labels, *, taken: Iterable[Path]) -> Iterator[tuple[Key, Path]]:

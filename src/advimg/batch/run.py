@@ -9,7 +9,7 @@ from typing import Any
 
 from advimg.batch.journal import Journal, asked_in, checked_in
 from advimg.batch.options import Options
-from advimg.batch.plan import Files, Key
+from advimg.batch.plan import Files, Key, by_photo
 from advimg.batch.resume import sort_out
 from advimg.batch.stream import Stream
 from advimg.batch.tally import Tally
@@ -112,7 +112,7 @@ class Batch:
                     stop=stop,
                 )
                 self.tally.start()
-                stream.run(self._pending)
+                stream.run(by_photo(self._pending))
         finally:
             self.tally.end()
             self._summarise()

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -61,8 +61,8 @@ class Stream:
         self._lock = threading.Lock()
         self._engine = Engine(*classifiers, precision=options.precision, batch_size=options.batch_size)
 
-    def run(self, items: Sequence[Item]) -> None:
-        """Attack all items.
+    def run(self, photos: Iterable[Sequence[Item]]) -> None:
+        """Attack the items of each photo, which are asked for as there is room.
 
         Raises:
             DiskError: the disk takes no more.
@@ -72,7 +72,7 @@ class Stream:
         # As many as can end in one pass are rarely more than half.
         ahead = 2 + self._engine.slots // 2
         read = partial(read_photo, max_pixels=self._options.max_pixels)
-        feed = PhotoFeed(items, settings, read=read, refuse=self._fail, ahead=ahead)
+        feed = PhotoFeed(photos, settings, read=read, refuse=self._fail, ahead=ahead)
         writer = Writer(_writers(), failed=self._stop.set)
         try:
             for end in self._engine.run(feed, stop=self._stop.is_set):
