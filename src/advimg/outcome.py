@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from advimg import __version__
-from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.identity import Identity
 from advimg.engine.goal import Sight
 from advimg.engine.slot import Result
 from advimg.images.decode import decode_photo
@@ -101,7 +101,8 @@ def outcome_of(result: Result, *, checked: Sequence[Sight] = ()) -> Outcome:
     if not change.within(result.eps, settings.norm):
         raise AssertionError(f"the perturbation ({change}) is larger than eps = {result.eps} in {settings.norm}")
     first, *others = result.sights
-    asked = asked_of(settings, [sight.classifier for sight in result.sights], result.precision)
+    classifiers = [sight.classifier for sight in result.sights]
+    asked = asked_of(settings, classifiers, classifiers[0].device.type, result.precision)
     done = Record(
         **asked
         | {"eps": result.eps, "eps_tried": result.tried}
@@ -128,7 +129,12 @@ def outcome_of(result: Result, *, checked: Sequence[Sight] = ()) -> Outcome:
 
 
 def asked_of(
-    settings: Settings, classifiers: Sequence[Classifier], precision: str, *, check_on: Sequence[Classifier] = ()
+    settings: Settings,
+    classifiers: Sequence[Identity],
+    device: str,
+    precision: str,
+    *,
+    check_on: Sequence[Identity] = (),
 ) -> dict[str, Any]:
     """Return the fields of the record that say what was asked, of whom, and with what, as plain JSON values."""
     first, *others = classifiers
@@ -149,12 +155,12 @@ def asked_of(
         "loss": settings.loss,
         "restarts": settings.restarts,
         "transfer": settings.transfer,
-        "device": first.device.type,
+        "device": device,
         "precision": precision,
     }
 
 
-def _network(classifier: Classifier) -> dict[str, Any]:
+def _network(classifier: Identity) -> dict[str, Any]:
     return {
         "model": classifier.name,
         "weights": classifier.weights,

@@ -133,4 +133,10 @@ class Batch:
 
     def _asked(self, eps: Eps) -> dict[str, Any]:
         settings = replace(self._options.settings, eps=eps)
-        return asked_of(settings, self._classifiers, self._options.precision, check_on=self._check_on)
+        return asked_of(
+            settings,
+            self._classifiers,
+            self._classifiers[0].device.type,
+            self._options.precision,
+            check_on=self._check_on,
+        )

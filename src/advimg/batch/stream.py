@@ -123,7 +123,9 @@ class Stream:
         source, target, eps = item.key
         settings = replace(self._options.settings, eps=eps)
         check_on = self._watching.classifiers if self._watching else ()
-        asked = asked_of(settings, self._classifiers, self._engine.precision, check_on=check_on)
+        asked = asked_of(
+            settings, self._classifiers, self._classifiers[0].device.type, self._engine.precision, check_on=check_on
+        )
         known: dict[str, Any] = {"source_sha256": file_sha256(source)}
         if isinstance(target, int):
             known["target"] = {"index": target, "name": self._classifiers[0].labels[target]}

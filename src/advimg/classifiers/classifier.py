@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from advimg.classifiers.device import find_device, repeatable
+from advimg.classifiers.identity import Identity
 from advimg.classifiers.resample import Interpolation
 from advimg.classifiers.view import View
 from advimg.errors import ClassifierError
@@ -46,26 +47,18 @@ class Verdict:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Classifier:
+class Classifier(Identity):
     """An image classifier as its authors meant it to be used; every verdict on a file comes from here.
 
+    Besides what it is known by, it has a network.
+
     Attributes:
-        name: what the record calls it, such as ``resnet50:IMAGENET1K_V1``.
         network: in eval mode, 32-bit, on ``device``: pictures [n, 3, crop, crop] to logits [n, classes].
-        view: its official preprocessing.
-        labels: one name for each logit.
         device: where the network is.
-        weights: the name of the file that was loaded instead of the published weights, if any.
-        weights_sha256: of the weights' file; None where there is none.
     """
 
-    name: str
     network: nn.Module
-    view: View
-    labels: Labels
     device: torch.device
-    weights: str | None = None
-    weights_sha256: str | None = None
 
     @classmethod
     def wrap(

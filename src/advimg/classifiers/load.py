@@ -6,8 +6,9 @@ from pathlib import Path
 from advimg.classifiers import bundled
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import find_device
+from advimg.classifiers.identity import Identity
 from advimg.classifiers.listing import Listed
-from advimg.classifiers.published import Published, assemble, labels_in
+from advimg.classifiers.published import Published, assemble, identify, labels_in
 from advimg.classifiers.spec import ModelSpec
 from advimg.labels import Labels
 from advimg.settings import DEFAULT_MODEL
@@ -60,6 +61,20 @@ def load_classifier(
     )
     place = find_device(device)
     return assemble(_find(spec.model), spec, place, progress=progress)
+
+
+def identity_of(spec: ModelSpec, *, progress: bool = True) -> Identity:
+    """Return what the classifier that a spec means is known by, without loading it; its weights are there afterwards.
+
+    Args:
+        spec: what is meant.
+        progress: whether a download shows a progress bar on stderr.
+
+    Raises:
+        UsageError: no such model.
+        ClassifierError: the weights cannot be had or are damaged, or the labels cannot be read.
+    """
+    return identify(_find(spec.model), spec, progress=progress)
 
 
 def labels_of(spec: ModelSpec) -> Labels:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.identity import Identity
 from advimg.classifiers.spec import ModelSpec
 from advimg.classifiers.state_dict import file_sha256, fill, read_state_dict
 from advimg.classifiers.view import View
@@ -55,12 +56,7 @@ def assemble(published: Published, spec: ModelSpec, device: torch.device, *, pro
         ClassifierError: the weights cannot be had, are damaged or do not fit, or the labels are of another number.
     """
     view = _view(published.view, spec)
-    path = spec.weights or published.fetch(progress)
-    sha256 = file_sha256(path)
-    if spec.weights is None and not sha256.startswith(hash_digits(path.name)):
-        raise ClassifierError(
-            f"the weights {path} are damaged (their hash is not {hash_digits(path.name)}…); delete that file"
-        )
+    path, sha256 = _fetched(published, spec, progress=progress)
     if spec.weights is None and published.load is not None:
         network, classes = published.load(path, view.crop), len(published.labels)
     else:
@@ -71,6 +67,22 @@ def assemble(published: Published, spec: ModelSpec, device: torch.device, *, pro
         view=view,
         labels=_labels(spec, published.labels, classes),
         device=device,
+        weights=spec.weights.name if spec.weights else None,
+        weights_sha256=sha256,
+    )
+
+
+def identify(published: Published, spec: ModelSpec, *, progress: bool) -> Identity:
+    """Return what the classifier that a spec means is known by, without making it; its weights are there afterwards.
+
+    Raises:
+        ClassifierError: the weights cannot be had or are damaged, or the labels cannot be read.
+    """
+    _, sha256 = _fetched(published, spec, progress=progress)
+    return Identity(
+        name=spec.title or published.name,
+        view=_view(published.view, spec),
+        labels=labels_in(published, spec),
         weights=spec.weights.name if spec.weights else None,
         weights_sha256=sha256,
     )
@@ -95,6 +107,17 @@ def hash_digits(file_name: str) -> str:
     """Return the first digits of the SHA-256 that the names of weights may end in (``resnet50-0676ba61.pth``)."""
     match = re.search(r"-([0-9a-f]{8,})\.", file_name)
     return match.group(1) if match else ""
+
+
+def _fetched(published: Published, spec: ModelSpec, *, progress: bool) -> tuple[Path, str]:
+    """Return the path of the weights, after a download if need be, and their hash."""
+    path = spec.weights or published.fetch(progress)
+    sha256 = file_sha256(path)
+    if spec.weights is None and not sha256.startswith(hash_digits(path.name)):
+        raise ClassifierError(
+            f"the weights {path} are damaged (their hash is not {hash_digits(path.name)}…); delete that file"
+        )
+    return path, sha256
 
 
 def _filled(published: Published, path: Path, size: int) -> tuple[nn.Module, int]:
