@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from advimg.batch.attacker import OneDevice
 from advimg.batch.journal import Journal
 from advimg.batch.options import Options
 from advimg.batch.plan import Files, each_towards
@@ -108,7 +109,8 @@ def attack_all(
     """
     files = Files(folder=folder, root=photos[0].parent)
     with Journal.opened(folder) as journal:
-        batch = Batch(each_towards(photos, [target], EPS), files, [classifier], journal, Options(settings=Settings()))
+        keys = each_towards(photos, [target], EPS)
+        batch = Batch(keys, files, OneDevice([classifier]), journal, Options(settings=Settings()))
         batch.run(stop=threading.Event(), ended=lambda _: ended(batch.tally) if ended else None)
         return batch.tally
 

@@ -3,17 +3,16 @@
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from advimg.batch.attacker import Attacker, Ended
 from advimg.batch.journal import Journal, asked_in, checked_in
 from advimg.batch.options import Options
-from advimg.batch.plan import Files, Key, by_photo
+from advimg.batch.plan import Files, Key
 from advimg.batch.resume import sort_out
-from advimg.batch.stream import Stream
 from advimg.batch.tally import Tally
-from advimg.classifiers.classifier import Classifier
 from advimg.errors import OutputError
 from advimg.images.files import write_whole
 from advimg.outcome import asked_of
@@ -29,10 +28,9 @@ class Batch:
     Args:
         keys: what to attack, each once, those of one photo together.
         files: which files to write.
-        classifiers: what to attack: one, or several at once.
+        attacker: who makes the attacks, and what is attacked.
         journal: of the output folder.
         options: how to go about it.
-        check_on: classifiers that take no part, whose opinion is recorded.
 
     Attributes:
         tally: what became of it so far.
@@ -45,22 +43,19 @@ class Batch:
         self,
         keys: Sequence[Key],
         files: Files,
-        classifiers: Sequence[Classifier],
+        attacker: Attacker,
         journal: Journal,
         options: Options,
-        *,
-        check_on: Sequence[Classifier] = (),
     ) -> None:
         self._files = files
-        self._classifiers = classifiers
-        self._check_on = check_on
+        self._attacker = attacker
         self._journal = journal
         self._options = options
         self._check_summary()
         work = sort_out(
             keys,
             files,
-            classifiers[0].labels,
+            attacker.classifiers[0].labels,
             journal,
             asked=lambda eps: asked_in(self._asked(eps)),
             force=options.force,
@@ -78,12 +73,12 @@ class Batch:
                 earlier=True,
             )
 
-    def run(self, *, stop: threading.Event, ended: Callable[[dict[str, Any]], None]) -> None:
+    def run(self, *, stop: threading.Event, ended: Ended) -> None:
         """Attack what is to do, and write the summary.
 
         Args:
             stop: once it is set, what is complete is written and the rest is left for another run.
-            ended: called with each record after it is in the journal, in any thread, one at a time.
+            ended: called with each record.
 
         Raises:
             DiskError: the disk takes no more.
@@ -102,17 +97,15 @@ class Batch:
 
         try:
             if self._pending:
-                stream = Stream(
-                    self._classifiers,
+                self._attacker.attack(
+                    self._pending,
                     self._files,
                     self._journal,
                     self._options,
-                    check_on=self._check_on,
+                    began=self.tally.start,
                     ended=count,
                     stop=stop,
                 )
-                self.tally.start()
-                stream.run(by_photo(self._pending))
         finally:
             self.tally.end()
             self._summarise()
@@ -132,11 +125,6 @@ class Batch:
                 raise
 
     def _asked(self, eps: Eps) -> dict[str, Any]:
-        settings = replace(self._options.settings, eps=eps)
-        return asked_of(
-            settings,
-            self._classifiers,
-            self._classifiers[0].device.type,
-            self._options.precision,
-            check_on=self._check_on,
-        )
+        settings, attacker = replace(self._options.settings, eps=eps), self._attacker
+        device = " and ".join(dict.fromkeys(device.type for device in attacker.devices))
+        return asked_of(settings, attacker.classifiers, device, self._options.precision, check_on=attacker.check_on)

@@ -2,13 +2,13 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from advimg.batch.feed import PhotoFeed
-from advimg.batch.journal import Journal
 from advimg.batch.options import Options
 from advimg.batch.plan import Files, Item
 from advimg.batch.resume import file_sha256
@@ -25,6 +25,19 @@ from advimg.images.files import make_folder
 from advimg.outcome import asked_of, outcome_of
 from advimg.record import Failure, Record
 from advimg.writing import write_outputs
+
+
+class Ledger(Protocol):
+    """What a stream writes down: :class:`advimg.batch.journal.Journal`, or whoever asks it for another process."""
+
+    def claim(self, paths: Iterable[Path]) -> None:
+        """Note that files are about to be written."""
+
+    def owns(self, path: Path) -> bool:
+        """Tell whether a file is of an attack that has no record."""
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a record, after its files are in place."""
 
 
 class Stream:
@@ -44,7 +57,7 @@ class Stream:
         self,
         classifiers: Sequence[Classifier],
         files: Files,
-        journal: Journal,
+        journal: Ledger,
         options: Options,
         *,
         check_on: Sequence[Classifier],

@@ -86,6 +86,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     found = None if given["table"] else _find(paths, given, console)
 
     # Only now the slow part: importing torch.
+    from advimg.batch.attacker import OneDevice
     from advimg.batch.journal import Journal
     from advimg.batch.photos import absolute, common_root
     from advimg.batch.plan import Files
@@ -117,7 +118,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
         attacked, watching = networks.load(given)
         for classifier in attacked:
             console.detail(f"{classifier.name} on {classifier.device}")
-        batch = Batch(keys, files, attacked, journal, how, check_on=watching)
+        batch = Batch(keys, files, OneDevice(attacked, watching), journal, how)
         ended = perform(batch, console, as_json=given["as_json"])
     sum_up(batch.tally, files.folder, console)
     if not ended:

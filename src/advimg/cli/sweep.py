@@ -132,13 +132,15 @@ def _batch(
     given: dict[str, Any],
     console: "Console",
 ) -> "Batch":
+    from advimg.batch.attacker import OneDevice
     from advimg.batch.plan import Files
     from advimg.batch.run import Batch
     from advimg.classifiers.load import load_classifier
 
     classifier = load_classifier(spec, device=given["device"], progress=not given["quiet"])
     console.say(f"{classifier.name} on {classifier.device}", style="bold")
-    return Batch(keys, Files(folder=folder, root=found.root, perturbation=False), [classifier], journal, how)
+    files = Files(folder=folder, root=found.root, perturbation=False)
+    return Batch(keys, files, OneDevice([classifier]), journal, how)
 
 
 def _slug(spec: "ModelSpec") -> str:
