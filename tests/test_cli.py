@@ -409,7 +409,8 @@ def test_options_of_one_name_are_the_same_everywhere() -> None:
     for _, command in _commands():
         for param in command.params:
             if isinstance(param, click.Option):
-                kind = type(param.type).__name__.replace("BudgetsType", "EpsType")  # one eps or several
+                kind = type(param.type).__name__
+                kind = {"BudgetsType": "EpsType", "DevicesType": "DeviceType"}.get(kind, kind)  # one of them or several
                 shape = (tuple(param.opts), tuple(param.secondary_opts), kind)
                 for spelling in param.opts:
                     assert seen.setdefault(spelling, shape) == shape

@@ -28,5 +28,9 @@ class DiskError(OutputError):
     """The disk takes no more files: it is full, over quota, read-only or gone."""
 
 
+class DeviceError(AdvimgError):
+    """A device gave up, or the process that used it, and there is no other."""
+
+
 class ClassifierError(AdvimgError):
     """The classifier cannot be loaded, or does not behave like one."""

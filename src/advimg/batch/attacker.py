@@ -58,6 +58,7 @@ class Attacker(Protocol):
         Raises:
             DiskError: the disk takes no more.
             ClassifierError: the network does not behave like a classifier.
+            DeviceError: a device cannot be used, or none is left.
         """
 
 

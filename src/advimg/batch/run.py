@@ -74,7 +74,7 @@ class Batch:
             )
 
     def run(self, *, stop: threading.Event, ended: Ended) -> None:
-        """Attack what is to do, and write the summary.
+        """Attack what is to do, and write the summary; a run that ends before it has begun leaves none.
 
         Args:
             stop: once it is set, what is complete is written and the rest is left for another run.
@@ -83,7 +83,9 @@ class Batch:
         Raises:
             DiskError: the disk takes no more.
             ClassifierError: the network does not behave like a classifier.
+            DeviceError: a device cannot be used, or none is left.
         """
+        begun = not self._pending
 
         def count(record: dict[str, Any]) -> None:
             self.tally.add(
@@ -95,6 +97,11 @@ class Batch:
             )
             ended(record)
 
+        def begin() -> None:
+            nonlocal begun
+            begun = True
+            self.tally.start()
+
         try:
             if self._pending:
                 self._attacker.attack(
@@ -102,13 +109,14 @@ class Batch:
                     self._files,
                     self._journal,
                     self._options,
-                    began=self.tally.start,
+                    began=begin,
                     ended=count,
                     stop=stop,
                 )
         finally:
             self.tally.end()
-            self._summarise()
+            if begun:
+                self._summarise()
 
     def _check_summary(self) -> None:
         path = self._files.folder / SUMMARY

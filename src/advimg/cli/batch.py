@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     help="Read photos and targets from a table with the header path,target or path,target,eps.",
 )
 @eps_options()
-@model_options(several="Given several times: one file fools them all.")
+@model_options(several="Given several times: one file fools them all.", devices=True)
 @check_option()
 @batch_size_option()
 @attack_options()
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 @stream_options()
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, ...], **given: Any) -> None:
-    """Attack many photos on one loaded network, several at a time.
+    """Attack many photos on one loaded network, several at a time, on one device or on several.
 
     PATH is a photo or a folder of photos. The outputs mirror the tree below the folder that holds all PATHs:
     OUT/sub/dog_pelican.png and OUT/sub/dog_pelican_x10.png for sub/dog.jpg. A photo that fails does not stop the rest.
@@ -86,13 +86,12 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     found = None if given["table"] else _find(paths, given, console)
 
     # Only now the slow part: importing torch.
-    from advimg.batch.attacker import OneDevice
     from advimg.batch.journal import Journal
     from advimg.batch.photos import absolute, common_root
     from advimg.batch.plan import Files
     from advimg.batch.run import Batch
     from advimg.cli.following import sum_up
-    from advimg.cli.many_photos import options_of, perform, tell_interrupted
+    from advimg.cli.many_photos import attacker_of, options_of, perform, places_of, tell_interrupted
     from advimg.cli.networks import networks_of
     from advimg.cli.stopping import INTERRUPTED
     from advimg.engine.allocator import keep_freed_memory
@@ -115,10 +114,10 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
         check_gallery(files.folder, force=given["force"])
     how = options_of(given, settings)
     with Journal.opened(files.folder) as journal:
-        attacked, watching = networks.load(given)
-        for classifier in attacked:
-            console.detail(f"{classifier.name} on {classifier.device}")
-        batch = Batch(keys, files, OneDevice(attacked, watching), journal, how)
+        attacker = attacker_of(networks.attacked, networks.watching, given, console)
+        for place in places_of(attacker):
+            console.detail(place)
+        batch = Batch(keys, files, attacker, journal, how)
         ended = perform(batch, console, as_json=given["as_json"])
     sum_up(batch.tally, files.folder, console)
     if not ended:

@@ -16,6 +16,7 @@ _GROUPS = {
         "mean",
         "std",
         "device",
+        "devices",
         "precision",
         "batch_size",
     ),

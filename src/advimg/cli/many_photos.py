@@ -3,17 +3,21 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
+from advimg.batch.attacker import Attacker, OneDevice
+from advimg.batch.devices import SeveralDevices
 from advimg.batch.options import Options
 from advimg.batch.run import Batch
+from advimg.classifiers.spec import ModelSpec
 from advimg.cli.console import Console
 from advimg.cli.following import following
+from advimg.cli.networks import load_all
 from advimg.cli.stopping import stop_on_signals
-from advimg.errors import DiskError, OutputError
+from advimg.errors import DeviceError, DiskError, OutputError
 from advimg.settings import Settings
 
 
@@ -30,6 +34,28 @@ def options_of(given: Mapping[str, Any], settings: Settings) -> Options:
     )
 
 
+def attacker_of(
+    attacked: Sequence[ModelSpec], watching: Sequence[ModelSpec], given: Mapping[str, Any], console: Console
+) -> Attacker:
+    """Return who makes the attacks: this process on one device, or a process on each of several.
+
+    Raises:
+        UsageError: no such device.
+        ClassifierError: a classifier cannot be loaded, or this machine has no such device.
+    """
+    devices, progress = given["devices"], not given["quiet"]
+    if len(devices) > 1:
+        return SeveralDevices(devices, attacked, watching, progress=progress, warn=console.warn)
+    classifiers, check_on = (load_all(specs, devices[0], progress=progress) for specs in (attacked, watching))
+    return OneDevice(classifiers, check_on)
+
+
+def places_of(attacker: Attacker) -> list[str]:
+    """Say which classifiers are attacked where, a line each."""
+    devices = ", ".join(map(str, attacker.devices))
+    return [f"{classifier.name} on {devices}" for classifier in attacker.classifiers]
+
+
 def perform(batch: Batch, console: Console, *, as_json: bool) -> bool:
     """Run a batch; with ``as_json``, print each record as a line on stdout.
 
@@ -40,6 +66,7 @@ def perform(batch: Batch, console: Console, *, as_json: bool) -> bool:
         DiskError: the disk takes no more.
         OutputError: stdout was closed.
         ClassifierError: the network does not behave like a classifier.
+        DeviceError: a device cannot be used, or none is left.
     """
     tally = batch.tally
     if tally.earlier:
@@ -57,6 +84,10 @@ def perform(batch: Batch, console: Console, *, as_json: bool) -> bool:
             raise DiskError(
                 f"{error}; {tally.done} of {tally.total} are done; once there is room, run the same command again to "
                 "go on"
+            ) from error
+        except DeviceError as error:
+            raise DeviceError(
+                f"{error}; {tally.done} of {tally.total} are done; run the same command again to go on"
             ) from error
     return not stop.interrupted or tally.done == tally.total
 

@@ -1,6 +1,6 @@
 """The classifiers of one command: those that are attacked, and those that look on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +39,19 @@ class Networks:
             ClassifierError: one cannot be loaded here.
         """
         attacked, watching = (
-            [load.load_classifier(spec, device=given["device"], progress=not given["quiet"]) for spec in specs]
-            for specs in (self.attacked, self.watching)
+            load_all(specs, given["device"], progress=not given["quiet"]) for specs in (self.attacked, self.watching)
         )
         return attacked, watching
+
+
+def load_all(specs: Iterable[ModelSpec], device: str, *, progress: bool) -> list[Classifier]:
+    """Load classifiers onto a device.
+
+    Raises:
+        UsageError: no such device.
+        ClassifierError: one cannot be loaded here.
+    """
+    return [load.load_classifier(spec, device=device, progress=progress) for spec in specs]
 
 
 def networks_of(given: Mapping[str, Any]) -> Networks:

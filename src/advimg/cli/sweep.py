@@ -39,7 +39,7 @@ _NAMES = ("sweep.json", "sweep.csv", "sweep.png")
 @click.option("-O", "--out-dir", type=click.Path(path_type=Path), required=True, help="Folder for all that is written.")
 @click.option("-r", "--recursive", is_flag=True, help="Look into the folders of folders.")
 @budgets_options()
-@model_options(several="Given several times: a curve for each.")
+@model_options(several="Given several times: a curve for each.", devices=True)
 @batch_size_option()
 @attack_options()
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
@@ -132,15 +132,14 @@ def _batch(
     given: dict[str, Any],
     console: "Console",
 ) -> "Batch":
-    from advimg.batch.attacker import OneDevice
     from advimg.batch.plan import Files
     from advimg.batch.run import Batch
-    from advimg.classifiers.load import load_classifier
+    from advimg.cli.many_photos import attacker_of, places_of
 
-    classifier = load_classifier(spec, device=given["device"], progress=not given["quiet"])
-    console.say(f"{classifier.name} on {classifier.device}", style="bold")
-    files = Files(folder=folder, root=found.root, perturbation=False)
-    return Batch(keys, files, OneDevice([classifier]), journal, how)
+    attacker = attacker_of([spec], [], given, console)
+    for place in places_of(attacker):
+        console.say(place, style="bold")
+    return Batch(keys, Files(folder=folder, root=found.root, perturbation=False), attacker, journal, how)
 
 
 def _slug(spec: "ModelSpec") -> str:

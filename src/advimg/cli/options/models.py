@@ -8,7 +8,7 @@ import click
 
 from advimg.cli.options.completion import complete_model
 from advimg.cli.options.decorators import Decorator, together
-from advimg.cli.options.param_types import ChannelsType
+from advimg.cli.options.param_types import ChannelsType, DevicesType, DeviceType
 from advimg.errors import UsageError
 from advimg.settings import DEFAULT_MODEL
 
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from advimg.classifiers.spec import ModelSpec
 
 
-def model_options(*, several: str, default: str | None = DEFAULT_MODEL) -> Decorator[Any]:
+def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices: bool = False) -> Decorator[Any]:
     """Add ``-m/--model``, what :func:`specs_of` reads besides, and ``--device``.
 
     Args:
         several: what it means to give several models.
         default: of ``--model``.
+        devices: whether ``--device`` may name several; the parameter is then ``devices``.
     """
     return together(
         click.option(
@@ -48,7 +49,7 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL) -> Decor
         click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Filter of the resize."),
         click.option("--mean", type=ChannelsType(), help="Of red, green and blue in training: 0.485,0.456,0.406."),
         click.option("--std", type=ChannelsType(), help="Of red, green and blue in training: 0.229,0.224,0.225."),
-        click.option("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps."),
+        _devices_option() if devices else _device_option(),
     )
 
 
@@ -82,3 +83,20 @@ def specs_of(models: Sequence[str], given: Mapping[str, Any]) -> "list[ModelSpec
         option = f"--{next(iter(own)).replace('_', '-')}"
         raise UsageError(f"{option} with several models: say in a TOML file which it belongs to, and give -m FILE.toml")
     return [ModelSpec.of(model).changed(**own) for model in dict.fromkeys(models)]
+
+
+_DEVICE = "auto, cpu, cuda, cuda:N or mps"
+
+
+def _device_option() -> Decorator[Any]:
+    return click.option("--device", type=DeviceType(), default="auto", help=f"{_DEVICE}.")
+
+
+def _devices_option() -> Decorator[Any]:
+    return click.option(
+        "--device",
+        "devices",
+        type=DevicesType(),
+        default="auto",
+        help=f"{_DEVICE}; or several, like cuda:0,cuda:1: a process on each, which share the photos.",
+    )

@@ -1,9 +1,10 @@
-"""What the values of options are: ε, several of them, channels, sizes."""
+"""What the values of options are: ε, several of them, channels, sizes, devices."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from advimg.errors import UsageError
 from advimg.settings import Eps, Norm, parse_eps, parse_eps_or_auto
 
 if TYPE_CHECKING:
@@ -11,8 +12,10 @@ if TYPE_CHECKING:
     _Budgets = click.ParamType[tuple[float, ...]]
     _Size = click.ParamType[int | Literal["auto"]]
     _Channels = click.ParamType[tuple[float, float, float]]
+    _Device = click.ParamType[str]
+    _Devices = click.ParamType[tuple[str, ...]]
 else:
-    _Eps = _Budgets = _Size = _Channels = click.ParamType  # cannot be subscripted before click 8.4
+    _Eps = _Budgets = _Size = _Channels = _Device = _Devices = click.ParamType  # cannot be subscripted before click 8.4
 
 
 class EpsType(_Eps):
@@ -76,6 +79,36 @@ class ChannelsType(_Channels):
             self.fail(f"{value!r}: give three values, like 0.485,0.456,0.406", param, ctx)
         red, green, blue = values
         return red, green, blue
+
+
+class DeviceType(_Device):
+    """One device: ``cuda:0``."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return its name; whether there is such a device is for torch to say."""
+        if "," in value:
+            command = ctx.info_name if ctx else "this"
+            raise UsageError(f"--device {value}: {command} uses one device; `advimg batch` and `sweep` use several")
+        return str(value)
+
+
+class DevicesType(_Devices):
+    """One device, or several: ``cuda:0,cuda:1``."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Return their names."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in value.split(","))
+        if not all(names):
+            raise UsageError(f"--device {value!r} has an empty place; write several like cuda:0,cuda:1")
+        if len(names) > 1 and "auto" in names:
+            raise UsageError(f"--device {value!r}: auto is one device; name each of several, like cuda:0,cuda:1")
+        return names
 
 
 def _norm(ctx: click.Context | None) -> Norm:
