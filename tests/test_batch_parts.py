@@ -29,7 +29,8 @@ from advimg.batch.targets import Pair, read_pairs, read_targets
 from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.engine.capacity import Capacity, is_out_of_memory
 from advimg.engine.engine import Engine, StepReport
-from advimg.engine.slot import Failed, Job, Result, Slot
+from advimg.engine.job import Failed, Job, Result
+from advimg.engine.slot import Slot
 from advimg.errors import ClassifierError, DiskError, OutputError, PhotoError, UsageError
 from advimg.images.encode import encode_png
 from advimg.images.photo import Photo

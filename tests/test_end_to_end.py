@@ -9,7 +9,7 @@ from PIL import Image
 
 from advimg.classifiers.classifier import Classifier
 from advimg.engine.engine import Engine
-from advimg.engine.slot import Job
+from advimg.engine.job import Job
 from advimg.images.decode import read_photo
 from advimg.outcome import outcome_of
 from advimg.settings import Settings

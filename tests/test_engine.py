@@ -10,7 +10,7 @@ from torch import nn
 
 from advimg.classifiers.classifier import Classifier
 from advimg.engine.engine import Engine, StepReport
-from advimg.engine.slot import Job, Result
+from advimg.engine.job import Job, Result
 from advimg.errors import ClassifierError, PhotoError
 from advimg.images.photo import Levels
 from advimg.settings import LossName, Settings, TargetRule

@@ -13,7 +13,8 @@ from advimg.attacks import pgd
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.panel import Panel
 from advimg.engine.engine import Engine
-from advimg.engine.slot import Failed, Job, Slot
+from advimg.engine.job import Failed, Job
+from advimg.engine.slot import Slot
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.settings import Settings

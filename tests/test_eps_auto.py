@@ -8,8 +8,8 @@ import pytest
 
 from advimg.classifiers.classifier import Classifier
 from advimg.engine.engine import Engine
+from advimg.engine.job import Job
 from advimg.engine.search import EpsSearch
-from advimg.engine.slot import Job
 from advimg.errors import UsageError
 from advimg.images.photo import Levels
 from advimg.settings import Settings

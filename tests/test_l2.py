@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import advimg
 from advimg.attacks import l2
 from advimg.engine.engine import Engine
-from advimg.engine.slot import Job
+from advimg.engine.job import Job
 from advimg.errors import UsageError
 from advimg.images.decode import photo_from_pixels
 from advimg.images.mask import mask_for

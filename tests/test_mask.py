@@ -11,7 +11,7 @@ from PIL import Image
 
 import advimg
 from advimg.engine.engine import Engine
-from advimg.engine.slot import Job
+from advimg.engine.job import Job
 from advimg.errors import PhotoError
 from advimg.images.decode import photo_from_pixels
 from advimg.images.mask import mask_for

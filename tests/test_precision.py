@@ -13,7 +13,7 @@ from advimg.classifiers import precision
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.engine.engine import Engine
-from advimg.engine.slot import Job
+from advimg.engine.job import Job
 from advimg.images.photo import Photo
 from advimg.settings import Settings
 from tests.conftest import linear_classifier, random_photo, run_all

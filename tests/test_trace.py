@@ -12,7 +12,8 @@ from PIL import Image
 
 from advimg.classifiers.classifier import Classifier
 from advimg.engine.engine import Engine, StepReport
-from advimg.engine.slot import Job, Result, Slot
+from advimg.engine.job import Job, Result
+from advimg.engine.slot import Slot
 from advimg.images.perturbation import amplified
 from advimg.images.photo import Photo
 from advimg.outcome import outcome_of

@@ -12,7 +12,7 @@ import torch
 from advimg.attacks.losses import logit
 from advimg.attacks.transfer import diversify, placing
 from advimg.engine.engine import Engine, StepReport
-from advimg.engine.slot import Job
+from advimg.engine.job import Job
 from advimg.settings import Settings
 from tests.conftest import Cli, linear_classifier, random_photo, run_all
 from tests.referee import judge, linf

@@ -13,7 +13,7 @@ from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.classifiers.load import load_classifier
 from advimg.classifiers.panel import Panel
 from advimg.engine.engine import Engine, Watcher
-from advimg.engine.slot import Job
+from advimg.engine.job import Job
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.mask import mask_for
 from advimg.images.photo import Photo

@@ -2,7 +2,7 @@
 
 from advimg.classifiers.panel import Panel
 from advimg.engine.goal import Sight, goals_for
-from advimg.engine.slot import Result
+from advimg.engine.job import Result
 
 
 def look_on(result: Result, panel: Panel) -> tuple[Sight, ...]:

@@ -11,7 +11,7 @@ from PIL import Image
 from advimg import __version__
 from advimg.classifiers.identity import Identity
 from advimg.engine.goal import Sight
-from advimg.engine.slot import Result
+from advimg.engine.job import Result
 from advimg.images.decode import decode_photo
 from advimg.images.encode import encode_png
 from advimg.images.files import write_whole

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from advimg.classifiers.classifier import Classifier
 from advimg.engine.engine import StepReport, Watcher
-from advimg.engine.slot import Result
+from advimg.engine.job import Result
 from advimg.images.photo import Photo
 from advimg.report.unfolding import Point, Unfolding
 

@@ -23,7 +23,7 @@ from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.classifiers.view import View
 from advimg.engine.engine import Engine
-from advimg.engine.slot import Failed, Result
+from advimg.engine.job import Failed, Result
 from tests.benchmarks.measure import Stopwatch
 
 _P = ParamSpec("_P")

@@ -33,8 +33,9 @@ from advimg.classifiers.gradient import GradientNetwork
 from advimg.classifiers.load import load_classifier
 from advimg.classifiers.panel import Panel
 from advimg.classifiers.precision import chosen
+from advimg.engine.job import Job
 from advimg.engine.look import look_at
-from advimg.engine.slot import Job, Slot
+from advimg.engine.slot import Slot
 from advimg.labels import imagenet_labels
 from advimg.settings import Settings
 from tests.benchmarks.measure import Spread, in_turns, print_machine, print_table, progress, ratios, settle

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from advimg.classifiers.load import load_classifier
 from advimg.engine.engine import Engine
-from advimg.engine.slot import Failed, Job
+from advimg.engine.job import Failed, Job
 from advimg.images.decode import read_photo
 from advimg.outcome import outcome_of
 from advimg.settings import Settings

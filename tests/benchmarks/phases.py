@@ -20,8 +20,9 @@ from advimg.classifiers.gradient import GradientNetwork
 from advimg.classifiers.load import load_classifier
 from advimg.classifiers.panel import Panel
 from advimg.classifiers.view import Twin, View
+from advimg.engine.job import Job
 from advimg.engine.look import Standing, look_at
-from advimg.engine.slot import Job, Slot
+from advimg.engine.slot import Slot
 from advimg.images.decode import read_photo
 from advimg.images.encode import encode_png
 from advimg.outcome import outcome_of

@@ -21,7 +21,7 @@ import click
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.load import load_classifier
 from advimg.engine.engine import Engine
-from advimg.engine.slot import Failed, Job
+from advimg.engine.job import Failed, Job
 from advimg.images.decode import read_photo
 from advimg.outcome import outcome_of
 from advimg.settings import LossName, Settings

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from advimg.batch.plan import Item
-from advimg.engine.slot import Job
+from advimg.engine.job import Job
 from advimg.errors import PhotoError
 from advimg.images.photo import Photo
 from advimg.settings import Settings

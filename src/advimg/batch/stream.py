@@ -18,7 +18,7 @@ from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.panel import Panel
 from advimg.engine.engine import Engine
 from advimg.engine.goal import Sight
-from advimg.engine.slot import Failed, Result
+from advimg.engine.job import Failed, Result
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError, PhotoError
 from advimg.images.decode import read_photo
 from advimg.images.files import make_folder

@@ -36,7 +36,7 @@ def perform(
     from advimg.classifiers.panel import Panel
     from advimg.engine.allocator import keep_freed_memory
     from advimg.engine.engine import Engine
-    from advimg.engine.slot import Job
+    from advimg.engine.job import Job
     from advimg.outcome import outcome_of
 
     for note in photo.notes:

@@ -21,8 +21,9 @@ from advimg.classifiers.panel import Panel
 from advimg.classifiers.precision import chosen
 from advimg.engine.candidate import Candidate, offered
 from advimg.engine.capacity import BatchSize, Capacity, free_cached, is_out_of_memory
+from advimg.engine.job import Attempt, Failed, Job, Result
 from advimg.engine.look import Standing, look_at, together
-from advimg.engine.slot import Attempt, Failed, Job, Result, Slot
+from advimg.engine.slot import Slot
 from advimg.errors import AdvimgError, ClassifierError
 from advimg.settings import Precision
 

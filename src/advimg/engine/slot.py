@@ -3,9 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,12 +16,9 @@ from advimg.classifiers.classifier import Verdict
 from advimg.classifiers.panel import Panel
 from advimg.classifiers.view import Twin
 from advimg.engine.goal import Goal, Sight, goals_for
+from advimg.engine.job import Attempt, Job, Result
 from advimg.engine.search import EpsSearch
-from advimg.errors import AdvimgError
-from advimg.images.mask import Mask
-from advimg.images.photo import Levels, Photo
-from advimg.record import Trial
-from advimg.settings import Settings, TargetRule
+from advimg.images.photo import Levels
 
 # Elementwise work goes in pieces that stay in a core's cache: on a 12-megapixel photo a third of the time of whole
 # tensors, and no temporaries of their size. GPUs take the picture whole.
@@ -38,94 +33,6 @@ _PATIENCE = 20
 
 # The share of a transfer attack's steps whose looks are diversified.
 _DIVERSE = 0.9
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Job:
-    """A photo, the class it shall be taken for, and how to go about it.
-
-    Attributes:
-        target: the index of the class, as the first classifier counts, or the rule that chooses it once that has seen
-            the photo; "untargeted" goes away from the class that is seen, to whichever other.
-        mask: where the photo may be changed; everywhere if None.
-    """
-
-    photo: Photo
-    target: int | TargetRule
-    settings: Settings
-    mask: Mask | None = None
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Result:
-    """What came of a job.
-
-    Attributes:
-        levels: the adversarial picture, [height, width, 3], uint8: the best that was found.
-        eps: within which it is.
-        tried: what came of each eps, where the least was looked for.
-        sights: what each classifier that was attacked sees in the photo and in ``levels``.
-        steps: how many steps led to ``levels`` from its start.
-        gradients: passes through the network, or through each of several, of all starts; the last needs no way back.
-        seconds: from the first look to the verdict.
-        precision: what the gradients were computed in: "fp32", "bf16", or first the one and then the other.
-    """
-
-    job: Job
-    levels: Levels
-    eps: float
-    tried: tuple[Trial, ...]
-    sights: tuple[Sight, ...]
-    steps: int
-    gradients: int
-    seconds: float
-    precision: str
-
-    @property
-    def target(self) -> int:
-        """The class that was aimed at, or reached, as the first classifier counts."""
-        return self.sights[0].target
-
-    @property
-    def before(self) -> Verdict:
-        """What the first classifier sees in the photo."""
-        return self.sights[0].before
-
-    @property
-    def after(self) -> Verdict:
-        """What the first classifier sees in ``levels``."""
-        return self.sights[0].after
-
-    @property
-    def fooled(self) -> bool:
-        """Whether every classifier is fooled."""
-        return all(sight.fooled for sight in self.sights)
-
-
-@dataclass(frozen=True, eq=False)
-class Failed:
-    """A job that ended without a result, and why."""
-
-    job: Job
-    error: AdvimgError
-
-
-class Attempt(NamedTuple):
-    """A picture at one eps.
-
-    Attributes:
-        levels: whole, [height, width, 3], uint8.
-        verdicts: what each classifier sees in it.
-        eps: within which it is.
-        steps: that led to it from its start.
-        reached: whether each sees what it shall, with the confidence asked for.
-    """
-
-    levels: Levels
-    verdicts: tuple[Verdict, ...]
-    eps: float
-    steps: int
-    reached: bool
 
 
 class Slot:
@@ -247,11 +154,11 @@ class Slot:
         self._keep_to_mask(self._delta)
         self._count_anew()
 
-    def attempt(self, levels: Levels, verdicts: Sequence[Verdict], *, steps: int) -> "Attempt":
+    def attempt(self, levels: Levels, verdicts: Sequence[Verdict], *, steps: int) -> Attempt:
         """Sum up what came of the present eps: ``levels``, in which the classifiers see ``verdicts``."""
         return Attempt(levels, tuple(verdicts), self._search.eps, steps, self.reached(verdicts))
 
-    def end_trial(self, attempt: "Attempt") -> "Attempt | None":
+    def end_trial(self, attempt: Attempt) -> Attempt | None:
         """Note what came of the present eps; where the least is looked for, go on to the next with what is there.
 
         Returns:
@@ -295,7 +202,7 @@ class Slot:
         """Return the best picture so far, whole, [height, width, 3], uint8."""
         return self._whole(self._best)
 
-    def result(self, attempt: "Attempt") -> Result:
+    def result(self, attempt: Attempt) -> Result:
         """Sum up what was done to reach an attempt."""
         return Result(
             job=self.job,
