@@ -4,7 +4,7 @@ import importlib
 
 import click
 
-NAMES = ("startup", "strength", "least", "one_photo", "gradient", "folder", "endurance", "transfer")
+NAMES = ("startup", "strength", "stages", "least", "one_photo", "gradient", "folder", "endurance", "transfer")
 
 
 class _Benchmarks(click.Group):

@@ -27,7 +27,7 @@ from torchvision.utils import save_image
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.load import load_classifier
 from advimg.engine.engine import Engine
-from advimg.engine.slot import Failed, Job, Result
+from advimg.engine.job import Failed, Job, Result
 from advimg.images.decode import read_photo
 from advimg.outcome import outcome_of
 from advimg.settings import Precision, Settings
@@ -41,7 +41,7 @@ Targets = Mapping[Path, Sequence[int]]
 
 
 @dataclass
-class _Tally:
+class Tally:
     """What came of the files at one eps."""
 
     kept: list[bool] = field(default_factory=list)
@@ -119,7 +119,7 @@ def _print_ours(
     rows = []
     for eps in budgets:
         progress(f"advimg at eps {eps} ...")
-        rows.append(_attack_all(targets, Settings(eps=eps, confidence=confidence), judge, engine).row(eps))
+        rows.append(attack_all(targets, Settings(eps=eps, confidence=confidence), judge, engine).row(eps))
     asked = Settings(confidence=confidence)
     print_table(
         f"advimg, {classifier.name}, {len(targets)} photos, {engine.slots} slots, {classifier.device.type}, "
@@ -141,8 +141,8 @@ def _print_ours(
     click.echo("A false claim is a file that advimg says is verified and the judge does not.")
 
 
-def _attack_all(targets: Targets, settings: Settings, judge: Judge, engine: Engine) -> _Tally:
-    tally = _Tally()
+def attack_all(targets: Targets, settings: Settings, judge: Judge, engine: Engine) -> Tally:
+    tally = Tally()
     with tempfile.TemporaryDirectory() as folder:
         for seconds, result in _timed(engine.run(_jobs(targets, settings))):
             outcome = outcome_of(result)

@@ -1,0 +1,93 @@
+"""What each part of the attack adds: files that keep the promise, with it and without it, at small eps.
+
+Every row is the attack with one thing changed. The first rows take away what it has; the others give it what it does
+not have, because it added nothing here. Pairs of photo and target are those of "strength", and judged as there.
+
+    python -m tests.benchmarks stages --photos FOLDER
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+from unittest.mock import patch
+
+import click
+
+from advimg.attacks.schedule import temperature
+from advimg.classifiers.load import load_classifier
+from advimg.engine import slot
+from advimg.engine.engine import Engine
+from advimg.settings import Settings
+from tests.benchmarks.measure import print_machine, print_table, progress
+from tests.benchmarks.photos import device_option, find_photos, photos_option
+from tests.benchmarks.strength import attack_all, random_targets
+from tests.referee import Judge
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """The attack with something changed."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    temperature: Callable[[int], float] = temperature
+    step: float = 0.5
+    """α as a share of eps."""
+
+
+_VARIANTS = (
+    _Variant("as it is"),
+    _Variant("without momentum", {"momentum": 0.0}),
+    _Variant("without the warm loss", temperature=lambda step: 1.0),  # noqa: ARG005
+    _Variant("warm throughout, at 2", temperature=lambda step: 2.0),  # noqa: ARG005
+    _Variant("cooled to a half after 40 steps", temperature=lambda step: temperature(step) if step < 40 else 0.5),
+    _Variant("margin loss", {"loss": "margin"}),
+    _Variant("steps half as long", step=0.25),
+    _Variant("another start after half of the steps", {"steps": 50, "restarts": 1}),
+)
+
+
+@click.command()
+@photos_option
+@device_option
+@click.option("--targets", default=4, show_default=True, type=click.IntRange(1, 100), help="Random targets a photo.")
+@click.option("-e", "--eps", "budgets", multiple=True, default=(4, 2, 1), show_default=True, type=int)
+@click.option("--only", "chosen", multiple=True, type=click.Choice([variant.name for variant in _VARIANTS]))
+@click.option("--seed", default=0, show_default=True, help="Of the targets.")
+def benchmark(
+    photos: Path | None, device: str, targets: int, budgets: Sequence[int], chosen: Sequence[str], seed: int
+) -> None:
+    """Show what each part of the attack adds."""
+    print_machine()
+    judge = Judge()
+    pairs = {path: random_targets(path, judge, targets, seed) for path in find_photos(photos)}
+    engine = Engine(load_classifier("efficientnet_lite0", device=device), precision="fp32")
+    rows = []
+    for variant in _VARIANTS:
+        if chosen and variant.name not in chosen:
+            continue
+        cells = []
+        for eps in budgets:
+            progress(f"{variant.name}, eps {eps} ...")
+            settings = Settings(eps=eps, **{"step_size": variant.step * eps} | dict(variant.settings))
+            with _cooling(variant.temperature):
+                tally = attack_all(pairs, settings, judge, engine)
+            cells += [f"{sum(tally.kept)}/{len(tally.kept)}", f"{mean(tally.gradients):.1f}"]
+        rows.append((variant.name, *cells))
+    asked = Settings()
+    print_table(
+        f"The attack with one thing changed, at most {asked.max_steps} steps, confidence asked for "
+        f"{asked.min_confidence:g}",
+        ("", *(column for eps in budgets for column in (f"files at eps {eps}", "gradients"))),
+        rows,
+    )
+
+
+@contextmanager
+def _cooling(schedule: Callable[[int], float]) -> Iterator[None]:
+    """Have the attack's loss cool in another way while the context lasts."""
+    with patch.object(slot, "temperature", schedule):
+        yield
