@@ -22,7 +22,7 @@ class Candidate:
         levels: whole, [height, width, 3], uint8.
         probabilities: softmax of the gradient network's logits, each [classes], float64.
         confidences: how sure each is of what is wanted, 0..1.
-        losses: what the step goes down.
+        losses: what the step goes down, at temperature 1.
     """
 
     levels: Levels

@@ -34,7 +34,7 @@ class Point:
         step: how many steps led there, from its own start.
         eps: that was tried.
         confidences: of what is wanted, 0..1.
-        losses: what the attack went down.
+        losses: what the attack went down, at temperature 1.
     """
 
     step: int
