@@ -58,6 +58,7 @@ def test_settings_out_of_range_are_refused(changes: dict[str, object]) -> None:
 
 def test_the_default_step_is_half_of_eps() -> None:
     assert Settings(eps=3).alpha(3) == 1.5
+    assert Settings().alpha(10) == 3.2
     assert Settings(eps=16).alpha(16) == 4
     assert Settings(eps=80).alpha(80) == 10
     assert Settings(eps=16, norm="l2").alpha(16) == 8

@@ -97,14 +97,14 @@ class Settings:
     def alpha(self, eps: float) -> float:
         """Return the step length at an eps, in its unit, with the default filled in.
 
-        The default is half of eps; for L∞ from 5 levels on less, its square root, which is enough there, but never so
-        little that the border is more than 8 steps away. With ``transfer`` it is a fifth.
+        The default is half of eps. For L∞ it is less from 5 levels on: the square root, in tenths, but from 64 on an
+        eighth, so that the border is in reach. With ``transfer`` it is a fifth.
         """
         if self.step_size is not None:
             return self.step_size
         if self.transfer:
             return eps / 5
-        return eps / 2 if self.norm == "l2" else min(eps / 2, max(math.sqrt(eps), eps / 8))
+        return eps / 2 if self.norm == "l2" else min(eps / 2, round(max(math.sqrt(eps), eps / 8), 1))
 
 
 def parse_eps_or_auto(text: str, norm: Norm = "linf") -> Eps:
