@@ -76,6 +76,7 @@ def benchmark(
             with _cooling(variant.temperature):
                 tally = attack_all(pairs, settings, judge, engine)
             cells += [f"{sum(tally.kept)}/{len(tally.kept)}", f"{mean(tally.gradients):.1f}"]
+            progress(f"  {cells[-2]}, {cells[-1]} gradients")
         rows.append((variant.name, *cells))
     asked = Settings()
     print_table(
