@@ -16,7 +16,7 @@ from advimg.images.photo import Levels
 from advimg.settings import LossName, Settings, TargetRule
 from tests.conftest import linear_classifier, random_photo, run_all, weight_of
 
-NEVER = Settings(confidence=0.999999, steps=12)
+NEVER = Settings(confidence=0.999999, steps=40)
 """Settings that a small linear network never satisfies, so that the attack goes to its optimum."""
 
 

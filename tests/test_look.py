@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from advimg.attacks.schedule import temperature
 from advimg.classifiers.gradient import GradientNetwork
 from advimg.engine.goal import Goal
 from advimg.engine.look import look_at
@@ -12,10 +11,6 @@ from tests.conftest import linear_classifier, weight_of
 
 _SCALE = 255 * 0.5
 """How many levels the network is fed as one."""
-
-
-def test_the_temperature_falls_from_three_to_one() -> None:
-    assert [temperature(step) for step in (0, 4, 8, 16, 17, 1000)] == [3, 2.5, 2, 1, 1, 1]
 
 
 @pytest.mark.parametrize("away", [False, True])

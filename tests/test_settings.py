@@ -54,13 +54,3 @@ def test_other_eps_are_refused_with_a_hint(text: str, message: str) -> None:
 def test_settings_out_of_range_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         Settings(**changes)  # type: ignore[arg-type]
-
-
-def test_the_default_step_is_half_of_eps() -> None:
-    assert Settings(eps=3).alpha(3) == 1.5
-    assert Settings().alpha(10) == 3.2
-    assert Settings(eps=16).alpha(16) == 4
-    assert Settings(eps=80).alpha(80) == 10
-    assert Settings(eps=16, norm="l2").alpha(16) == 8
-    assert Settings(eps=3, step_size=0.5).alpha(3) == 0.5
-    assert Settings(eps=10, transfer=True).alpha(10) == 2

@@ -150,7 +150,7 @@ def asked_of(
         "seed": settings.seed,
         "min_confidence": settings.min_confidence,
         "max_steps": settings.max_steps,
-        "step_size": settings.step_size if settings.eps == "auto" else settings.alpha(settings.eps),
+        "step_size": settings.step_size,
         "momentum": settings.momentum,
         "loss": settings.loss,
         "restarts": settings.restarts,

@@ -109,7 +109,9 @@ class Record:
     ``mask_sha256`` is of the file that says where the photo might be changed, if one did.
 
     Where the least eps was looked for, ``max_eps`` is its bound, ``eps_tried`` tells of each that was tried, in order,
-    and ``eps`` is that of the file; a ``step_size`` of None is then half of each.
+    and ``eps`` is that of the file.
+
+    A ``step_size`` of None means the usual steps, which go by eps and become shorter.
 
     Where several networks are attacked together, these fields are of the first and ``ensemble`` holds the others; only
     ``fooled`` means all of them. ``checked`` holds networks that took no part.

@@ -1,6 +1,5 @@
 """What an attack is asked to do: a plain frozen record of numbers, checked once, used everywhere."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -44,7 +43,7 @@ class Settings:
     steps: int | None = None
     """The most PGD steps from each start, at each eps; None is 100, or 250 where the least eps is looked for."""
     step_size: float | None = None
-    """Step length in the unit of eps; None is what :meth:`alpha` says."""
+    """Step length in the unit of eps; None is the usual, by eps (:mod:`advimg.attacks.schedule`)."""
     momentum: float = 0.85
     """The share of the last velocity that stays (arXiv:1710.06081); 0 is plain PGD."""
     loss: LossName = "ce"
@@ -93,18 +92,6 @@ class Settings:
         if self.steps is not None:
             return self.steps
         return 250 if self.eps == "auto" else 100
-
-    def alpha(self, eps: float) -> float:
-        """Return the step length at an eps, in its unit, with the default filled in.
-
-        The default is half of eps. For L∞ it is less from 5 levels on: the square root, in tenths, but from 64 on an
-        eighth, so that the border is in reach. With ``transfer`` it is a fifth.
-        """
-        if self.step_size is not None:
-            return self.step_size
-        if self.transfer:
-            return eps / 5
-        return eps / 2 if self.norm == "l2" else min(eps / 2, round(max(math.sqrt(eps), eps / 8), 1))
 
 
 def parse_eps_or_auto(text: str, norm: Norm = "linf") -> Eps:

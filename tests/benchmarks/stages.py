@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import click
 
-from advimg.attacks.schedule import temperature
+from advimg.attacks.schedule import step_size, temperature
 from advimg.classifiers.load import load_classifier
 from advimg.engine import slot
 from advimg.engine.engine import Engine
@@ -33,19 +33,18 @@ class _Variant:
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    temperature: Callable[[int], float] = temperature
-    step: float = 0.5
-    """α as a share of eps."""
+    temperature: Callable[[Settings, int], float] = temperature
+    step_size: Callable[[Settings, float, int], float] = step_size
 
 
 _VARIANTS = (
     _Variant("as it is"),
     _Variant("without momentum", {"momentum": 0.0}),
-    _Variant("without the warm loss", temperature=lambda step: 1.0),  # noqa: ARG005
-    _Variant("warm throughout, at 2", temperature=lambda step: 2.0),  # noqa: ARG005
-    _Variant("cooled to a half after 40 steps", temperature=lambda step: temperature(step) if step < 40 else 0.5),
+    _Variant("without the warm loss", temperature=lambda _, __: 1.0),
+    _Variant("all steps half of eps", step_size=lambda _, eps, __: eps / 2),
+    _Variant("warm throughout, at 2", temperature=lambda _, __: 2.0),
     _Variant("margin loss", {"loss": "margin"}),
-    _Variant("steps half as long", step=0.25),
+    _Variant("steps half as long", step_size=lambda *now: step_size(*now) / 2),
     _Variant("another start after half of the steps", {"steps": 50, "restarts": 1}),
 )
 
@@ -72,9 +71,8 @@ def benchmark(
         cells = []
         for eps in budgets:
             progress(f"{variant.name}, eps {eps} ...")
-            settings = Settings(eps=eps, **{"step_size": variant.step * eps} | dict(variant.settings))
-            with _cooling(variant.temperature):
-                tally = attack_all(pairs, settings, judge, engine)
+            with _scheduled(variant):
+                tally = attack_all(pairs, Settings(eps=eps, **variant.settings), judge, engine)
             cells += [f"{sum(tally.kept)}/{len(tally.kept)}", f"{mean(tally.gradients):.1f}"]
             progress(f"  {cells[-2]}, {cells[-1]} gradients")
         rows.append((variant.name, *cells))
@@ -88,7 +86,7 @@ def benchmark(
 
 
 @contextmanager
-def _cooling(schedule: Callable[[int], float]) -> Iterator[None]:
-    """Have the attack's loss cool in another way while the context lasts."""
-    with patch.object(slot, "temperature", schedule):
+def _scheduled(variant: _Variant) -> Iterator[None]:
+    """Have steps and loss change as a variant has it while the context lasts."""
+    with patch.object(slot, "temperature", variant.temperature), patch.object(slot, "step_size", variant.step_size):
         yield

@@ -48,7 +48,7 @@ _ASKED = (
     "seed",
 )
 """The fields of a record that have to be the same in a whole folder."""
-_BY_EPS = frozenset({"max_eps", "min_confidence", "max_steps", "step_size"})
+_BY_EPS = frozenset({"max_eps", "min_confidence", "max_steps"})
 """Those of them that go by eps, where they are not given."""
 
 
@@ -118,10 +118,14 @@ def checked_in(record: Mapping[str, Any]) -> dict[str, bool]:
 def changed(one: tuple[Any, ...], other: tuple[Any, ...], *, same_eps: bool = True) -> list[str]:
     """Say in which settings two records differ, for a person; those that go by eps only where it is the same."""
     return [
-        f"{name} {was} there, {now} here"
+        f"{name} {_told(was)} there, {_told(now)} here"
         for name, was, now in zip(_ASKED, one, other, strict=True)
         if was != now and (same_eps or name not in _BY_EPS)
     ]
+
+
+def _told(value: object) -> str:
+    return "unset" if value is None else str(value)
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

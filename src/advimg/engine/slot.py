@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advimg.attacks import l2, pgd
-from advimg.attacks.schedule import temperature
+from advimg.attacks.schedule import step_size, temperature
 from advimg.attacks.targets import choose_target
 from advimg.attacks.transfer import diversify
 from advimg.classifiers.classifier import Verdict
@@ -91,7 +91,7 @@ class Slot:
     @property
     def temperature(self) -> float:
         """What the logits are divided by in the loss of the next step."""
-        return 1.0 if self.job.settings.transfer else temperature(self.steps)
+        return temperature(self.job.settings, self.steps)
 
     def diversified(self, seen: Tensor, number: int) -> Tensor:
         """Return what the classifier of this number saw, [3, crop, crop], in another way at every pass."""
@@ -111,7 +111,7 @@ class Slot:
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Take one step along the losses' gradients with respect to what each classifier saw, [3, crop, crop]."""
         settings, eps = self.job.settings, self._search.eps
-        alpha = settings.alpha(eps) * self._unit
+        alpha = step_size(settings, eps, self.steps) * self._unit
         self._gather(gradients)
         self._keep_to_mask(self._scratch)
         for delta, velocity, slope, photo in self._portions(self._delta, self._velocity, self._scratch, self._photo):

@@ -31,8 +31,8 @@ def attack_options() -> Decorator[Any]:
         click.option(
             "--step-size",
             type=float,
-            show_default="half of eps, less of eps above 4; a fifth with --transfer",
-            help="Length of a step, in the unit of eps.",
+            show_default="long at first, then shorter, by eps",
+            help="Length of each step, in the unit of eps.",
         ),
         click.option(
             "--momentum",

@@ -1,0 +1,41 @@
+"""How steps and loss change while an attack goes on."""
+
+import pytest
+
+from advimg.attacks.schedule import step_size, temperature
+from advimg.settings import Settings
+
+
+def test_steps_are_long_at_first_and_never_below_a_level() -> None:
+    lengths = [step_size(Settings(), 16, step) for step in range(100)]
+    assert lengths[0] == pytest.approx(5.2)
+    assert lengths[6] == pytest.approx(2.6)
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[-1] == 1
+
+
+def test_a_step_is_never_below_half_of_the_least_eps() -> None:
+    assert step_size(Settings(), 1, 1000) == 0.5
+
+
+@pytest.mark.parametrize("eps", [1, 2, 16, 64, 255])
+def test_the_border_is_in_reach(eps: int) -> None:
+    assert sum(step_size(Settings(), eps, step) for step in range(Settings().max_steps)) >= eps
+
+
+@pytest.mark.parametrize(
+    ("settings", "length"),
+    [
+        (Settings(step_size=0.5), 0.5),
+        (Settings(norm="l2", eps=16), 8),
+        (Settings(transfer=True), 3.2),
+        (Settings(transfer=True, norm="l2", eps=16), 3.2),
+    ],
+)
+def test_other_steps_keep_their_length(settings: Settings, length: float) -> None:
+    assert [step_size(settings, 16, step) for step in (0, 1, 50)] == pytest.approx([length] * 3)
+
+
+def test_the_temperature_falls_from_three_to_one() -> None:
+    assert [temperature(Settings(), step) for step in (0, 4, 8, 16, 17, 1000)] == [3, 2.5, 2, 1, 1, 1]
+    assert temperature(Settings(transfer=True), 0) == 1
