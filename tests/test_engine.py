@@ -198,7 +198,7 @@ def test_the_untouched_network_wins_over_the_gradient_network() -> None:
     liar = torch.tensor([[-9.0, 9.0]])
     (network,) = engine._networks
     honest = network.logits
-    network.logits = lambda seen: honest(seen) * 0.001 + liar  # type: ignore[method-assign]
+    network.logits = lambda seen, *_: honest(seen) * 0.001 + liar  # type: ignore[method-assign]
     result = engine.attack(Job(photo=random_photo(8, 8), target=1, settings=Settings(steps=4, confidence=0.9)))
     assert result.gradients == 5
     assert result.after.confidence(1) < 0.9

@@ -1,7 +1,7 @@
 """What gradients are computed in: measured, not guessed; and left again where it leads nowhere."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,7 @@ def lying(engine: Engine) -> None:
     """Let the gradient networks in bf16 always believe in success."""
     for network in engine._networks:
         honest = network.logits
-        network.logits = lambda seen, honest=honest: honest(seen) * 1e-3 + torch.tensor([-9.0, 9.0])  # type: ignore[method-assign, misc]
+        network.logits = lambda seen, *_, honest=honest: honest(seen) * 1e-3 + torch.tensor([-9.0, 9.0])  # type: ignore[method-assign]
 
 
 def test_a_photo_whose_success_is_refused_again_and_again_goes_on_in_fp32() -> None:
@@ -147,7 +147,7 @@ def test_a_photo_that_is_not_there_after_half_of_its_steps_goes_on_in_fp32() -> 
     target = 1 - classifier.judge(photo.levels).top1
     engine = Engine(classifier, precision="bf16", batch_size=4)
     (network,) = engine._networks
-    network.logits = lambda seen: (seen * 0).sum((1, 2, 3), keepdim=False)[:, None].expand(-1, 2)  # type: ignore[method-assign]
+    network.logits = lambda seen, *_: (seen * 0).sum((1, 2, 3), keepdim=False)[:, None].expand(-1, 2)  # type: ignore[method-assign]
     settings = Settings(eps=16, steps=60)
     slow = Job(photo=photo, target=target, settings=settings)
     others = [Job(photo=random_photo(8, 8, seed), target=target, settings=settings) for seed in range(1, 4)]
@@ -175,7 +175,7 @@ def test_fp32_is_not_split_into_two_groups() -> None:
     (network,) = engine._networks
     honest = network.logits
 
-    def counted(seen: Tensor) -> Tensor:
+    def counted(seen: Tensor, softness: Sequence[float] = ()) -> Tensor:
         sizes.append(len(seen))
         return honest(seen)
 

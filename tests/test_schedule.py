@@ -2,7 +2,7 @@
 
 import pytest
 
-from advimg.attacks.schedule import step_size, temperature
+from advimg.attacks.schedule import softness, step_size, temperature
 from advimg.settings import Settings
 
 
@@ -39,3 +39,12 @@ def test_other_steps_keep_their_length(settings: Settings, length: float) -> Non
 def test_the_temperature_falls_from_three_to_one() -> None:
     assert [temperature(Settings(), step) for step in (0, 4, 8, 16, 17, 1000)] == [3, 2.5, 2, 1, 1, 1]
     assert temperature(Settings(transfer=True), 0) == 1
+
+
+def test_derivatives_are_soft_at_first_and_true_in_the_end() -> None:
+    values = [softness(Settings(), step) for step in range(100)]
+    assert values[:7:6] == pytest.approx([0.3, 0.15])
+    assert values == sorted(values, reverse=True)
+    assert values[29] > 0.05
+    assert values[31] == 0
+    assert softness(Settings(transfer=True), 0) == 0

@@ -144,7 +144,8 @@ def _ours(network: GradientNetwork, slots: Sequence[Slot], gradients: int) -> No
     losses = [slot.job.settings.loss for slot in slots]
     goals = [goal for slot in slots for goal in slot.goals]
     for _ in range(gradients):
-        look = look_at([picture for slot in slots for picture in slot.see()], network, goals)
+        pictures = [picture for slot in slots for picture in slot.see()]
+        look = look_at(pictures, network, goals, [slot.softness for slot in slots])
         for slot, standing in zip(slots, look.standings, strict=True):
             slot.keep_if_best(fooled=0, log_confidence=standing.log_confidence)
         temperatures = [slot.temperature for slot in slots]

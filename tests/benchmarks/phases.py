@@ -113,7 +113,7 @@ def _step(slot: Slot, network: GradientNetwork, watch: Stopwatch) -> None:
     seen = watch.time("see", slot.see)
 
     def gradient() -> tuple[Tensor, Standing]:
-        look = look_at(seen, network, slot.goals)
+        look = look_at(seen, network, slot.goals, [slot.softness])
         return look.gradient([slot.job.settings.loss], [slot.temperature]), look.standings[0]
 
     slopes, standing = watch.time(_NETWORK, gradient)

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import click
 
-from advimg.attacks.schedule import step_size, temperature
+from advimg.attacks.schedule import softness, step_size, temperature
 from advimg.classifiers.load import load_classifier
 from advimg.engine import slot
 from advimg.engine.engine import Engine
@@ -35,11 +35,13 @@ class _Variant:
     settings: Mapping[str, Any] = field(default_factory=dict)
     temperature: Callable[[Settings, int], float] = temperature
     step_size: Callable[[Settings, float, int], float] = step_size
+    softness: Callable[[Settings, int], float] = softness
 
 
 _VARIANTS = (
     _Variant("as it is"),
     _Variant("without momentum", {"momentum": 0.0}),
+    _Variant("without soft derivatives", softness=lambda _, __: 0.0),
     _Variant("without the warm loss", temperature=lambda _, __: 1.0),
     _Variant("all steps half of eps", step_size=lambda _, eps, __: eps / 2),
     _Variant("warm throughout, at 2", temperature=lambda _, __: 2.0),
@@ -87,6 +89,10 @@ def benchmark(
 
 @contextmanager
 def _scheduled(variant: _Variant) -> Iterator[None]:
-    """Have steps and loss change as a variant has it while the context lasts."""
-    with patch.object(slot, "temperature", variant.temperature), patch.object(slot, "step_size", variant.step_size):
+    """Have steps, loss and derivatives change as a variant has it while the context lasts."""
+    with (
+        patch.object(slot, "temperature", variant.temperature),
+        patch.object(slot, "step_size", variant.step_size),
+        patch.object(slot, "softness", variant.softness),
+    ):
         yield

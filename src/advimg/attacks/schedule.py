@@ -1,4 +1,4 @@
-"""What changes while an attack goes on: how long its steps are, and how warm its loss is."""
+"""What changes while an attack goes on: how long its steps are, how warm its loss is, and how soft its gradients."""
 
 import math
 
@@ -9,6 +9,10 @@ _HALVED_AFTER = 6
 
 _WARMEST = 3.0
 _COOLING = 1 / 8
+
+_SOFTEST = 0.3
+_HARDENED_AFTER = 6
+_HARD = 0.05
 
 
 def step_size(settings: Settings, eps: float, step: int) -> float:
@@ -39,3 +43,14 @@ def temperature(settings: Settings, step: int) -> float:
     on those that are nearest to it, which takes a target that is hard to reach further. With ``transfer`` it is 1.
     """
     return 1.0 if settings.transfer else max(1.0, _WARMEST - _COOLING * step)
+
+
+def softness(settings: Settings, step: int) -> float:
+    """Return how soft the derivative of ReLU is at a step, counted from 0 (:mod:`advimg.classifiers.soft_relu`).
+
+    0.3 at first, and half of that after 6 steps, as 1 / (1 + step / 6): as steps grow shorter, less of what the units
+    do changes within one, and the derivative becomes sharper. Below a twentieth, from the 31st step on, it is the true
+    one, 0. With ``transfer`` it always is.
+    """
+    soft = _SOFTEST / (1 + step / _HARDENED_AFTER)
+    return 0.0 if settings.transfer or soft < _HARD else soft

@@ -1,10 +1,12 @@
 """The gradient network: a private copy of a classifier, rebuilt for speed, that the attack looks through.
 
 It never gives a verdict. Its copy of the network is frozen, its batch norms are folded into convolutions, its memory
-is laid out for convolutions, and it computes in bfloat16 where that is quicker.
+is laid out for convolutions, and it computes in bfloat16 where that is quicker. What it sees is what the classifier
+sees; the way back can be softened (:mod:`advimg.classifiers.soft_relu`).
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Literal, Self, get_args
 
 import torch
@@ -13,6 +15,7 @@ from torch.fx.experimental.optimization import fuse
 
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import repeatable
+from advimg.classifiers.soft_relu import soften
 from advimg.errors import UsageError
 from advimg.settings import Precision
 
@@ -30,23 +33,32 @@ class GradientNetwork:
     def __init__(self, classifier: Classifier, precision: Precision = "auto") -> None:
         self._classifier = classifier
         self.precision = _resolve(precision, classifier.device)
-        network = _folded(classifier).to(_DTYPES[self.precision]).to(memory_format=torch.channels_last)
+        network = _folded(classifier)
+        self._softness = soften(network)
+        network = network.to(_DTYPES[self.precision]).to(memory_format=torch.channels_last)
         self._network = network.requires_grad_(False).eval()
 
     def in_bf16(self) -> Self:
         """Return a copy that computes in bfloat16."""
         other = copy.copy(self)
         other.precision = "bf16"
-        other._network = copy.deepcopy(self._network).to(torch.bfloat16)
+        network, other._softness = copy.deepcopy((self._network, self._softness))
+        other._network = network.to(torch.bfloat16)
         return other
 
-    def logits(self, seen: Tensor) -> Tensor:
+    def logits(self, seen: Tensor, softness: Sequence[float] = ()) -> Tensor:
         """Return logits [n, classes], float32, of pictures [n, 3, crop, crop] of levels 0..255.
+
+        Args:
+            seen: the pictures.
+            softness: how soft the derivative of ReLU is for each; where it is left out, or 0, it is the true one.
+                Logits do not depend on it.
 
         Raises:
             ClassifierError: the output is not logits.
         """
         pictures = self._classifier.view.normalise(seen)
+        self._softness.values = softness
         output = self._network(pictures.to(dtype=_DTYPES[self.precision], memory_format=torch.channels_last))
         return self._classifier.checked_logits(output, count=len(seen)).to(torch.float32)
 

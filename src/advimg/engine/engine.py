@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import repeat
 from typing import Literal, Protocol
 
 import torch
@@ -194,7 +195,8 @@ class Engine:
         networks = self._exact_networks if slots[0].exact else self._networks
         goals = zip(*(slot.goals for slot in slots), strict=True)
         alter = [partial(_diversified, slots, number) for number in range(len(self._networks))]
-        looks = list(map(look_at, pictures, networks, goals, alter))
+        softness = [slot.softness for slot in slots]
+        looks = list(map(look_at, pictures, networks, goals, repeat(softness), alter))
         standings = [together(each) for each in zip(*(look.standings for look in looks), strict=True)]
         turns = [self._turn(slot, standing) for slot, standing in zip(slots, standings, strict=True)]
         if "step" in turns:

@@ -84,6 +84,7 @@ def look_at(
     pictures: Sequence[Tensor],
     network: GradientNetwork,
     goals: Sequence[Goal],
+    softness: Sequence[float] = (),
     alter: Callable[[Tensor], Tensor] = lambda seen: seen,
 ) -> Look:
     """Look at candidates through one network.
@@ -92,11 +93,12 @@ def look_at(
         pictures: each [3, crop, crop].
         network: which.
         goals: what it shall see in each.
+        softness: of the network's derivatives, for each; the true ones if left out.
         alter: what is done to them all, [n, 3, crop, crop], before the network is fed; differentiated with it.
     """
     seen = torch.stack(list(pictures)).requires_grad_()
     targets = torch.tensor([goal.index for goal in goals], device=seen.device)
-    logits = network.logits(alter(seen))
+    logits = network.logits(alter(seen), softness)
     return Look(seen, logits, goals, targets, _standings(logits.detach(), targets, [goal.away for goal in goals]))
 
 

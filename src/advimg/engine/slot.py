@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from advimg.attacks import l2, pgd
-from advimg.attacks.schedule import step_size, temperature
+from advimg.attacks.schedule import softness, step_size, temperature
 from advimg.attacks.targets import choose_target
 from advimg.attacks.transfer import diversify
 from advimg.classifiers.classifier import Verdict
@@ -92,6 +92,11 @@ class Slot:
     def temperature(self) -> float:
         """What the logits are divided by in the loss of the next step."""
         return temperature(self.job.settings, self.steps)
+
+    @property
+    def softness(self) -> float:
+        """How soft the derivatives are that the next step goes by."""
+        return softness(self.job.settings, self.steps)
 
     def diversified(self, seen: Tensor, number: int) -> Tensor:
         """Return what the classifier of this number saw, [3, crop, crop], in another way at every pass."""

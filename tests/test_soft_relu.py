@@ -1,0 +1,155 @@
+"""ReLU with a soft derivative: the same network, another way back."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.gradient import GradientNetwork
+from advimg.classifiers.soft_relu import Softness, SoftReLU, scaled_one_by_one, scaled_together, soften
+from advimg.engine import slot
+from advimg.engine.engine import Engine
+from advimg.engine.job import Job
+from advimg.images.decode import read_photo
+from advimg.settings import Settings
+from tests.conftest import run_all, sample
+
+_SHAPES = [(3, 5, 7, 7), (3, 2, 40, 33), (3, 11)]
+
+
+def _noise(*shape: int) -> Tensor:
+    return 4 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("shape", _SHAPES)
+@pytest.mark.parametrize("exact", [nn.ReLU(), nn.ReLU6()])
+def test_what_it_gives_does_not_depend_on_the_softness(exact: nn.ReLU | nn.ReLU6, shape: tuple[int, ...]) -> None:
+    x = _noise(*shape)
+    for values in ((), (0.0, 0.0, 0.0), (0.0, 0.3, 2.0)):
+        assert torch.equal(SoftReLU(exact, Softness(values))(x), exact(x))
+
+
+@pytest.mark.parametrize(("exact", "most"), [(nn.ReLU(), float("inf")), (nn.ReLU6(), 6.0)])
+def test_each_picture_s_derivative_is_a_logistic_function_of_its_own_width(
+    exact: nn.ReLU | nn.ReLU6, most: float
+) -> None:
+    x = _noise(3, 5, 7, 7).requires_grad_()
+    upstream = _noise(3, 5, 7, 7).flip(0)
+    (gradient,) = torch.autograd.grad(SoftReLU(exact, Softness((0.0, 0.1, 0.5)))(x), x, upstream)
+    flat = x.detach().double()
+    rms = flat.square().mean(dim=(1, 2, 3)).sqrt()
+    slopes = [
+        (flat[0] > 0).double(),
+        1 / (1 + torch.exp(-flat[1] / (0.1 * rms[1]))),
+        1 / (1 + torch.exp(-flat[2] / (0.5 * rms[2]))),
+    ]
+    expected = upstream * torch.stack(slopes) * (flat < most)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("most", [None, 6.0])
+@pytest.mark.parametrize("shape", _SHAPES)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_both_ways_to_compute_it_agree(shape: tuple[int, ...], most: float | None, precision: torch.dtype) -> None:
+    x, gradient = _noise(*shape).to(precision), _noise(*shape).flip(0).to(precision)
+    widths = torch.tensor([0.0, 0.2, 3.0])
+    one, other = (scaled(gradient, x, widths, most) for scaled in (scaled_one_by_one, scaled_together))
+    assert one.dtype == other.dtype == precision
+    torch.testing.assert_close(one, other, rtol=2e-2 if precision == torch.bfloat16 else 1e-4, atol=1e-5)
+
+
+def test_a_layer_that_is_fed_zeros_gives_no_nan() -> None:
+    x = torch.zeros(2, 4, 3, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(SoftReLU(nn.ReLU(), Softness((0.5, 0.0)))(x).sum(), x)
+    assert torch.isfinite(gradient).all()
+
+
+def test_memory_keeps_its_layout() -> None:
+    x = _noise(2, 8, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
+    out = SoftReLU(nn.ReLU(), Softness((0.5, 0.2)))(x)
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    for tensor in (out, gradient):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+class _Loud(nn.ReLU):
+    """A ReLU of somebody's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * super().forward(x)
+
+
+def test_only_relus_as_torch_has_them_are_replaced() -> None:
+    shared = nn.ReLU(inplace=True)
+    network = nn.Sequential(nn.Linear(2, 2), shared, nn.Sequential(nn.ReLU6(), nn.GELU()), _Loud(), shared)
+    softness = soften(network)
+    kinds = [type(module).__name__ for module in network]
+    assert kinds == ["Linear", "SoftReLU", "Sequential", "_Loud", "SoftReLU"]
+    inner = network[2]
+    assert isinstance(inner, nn.Sequential)
+    assert [type(module).__name__ for module in inner] == ["SoftReLU", "GELU"]
+    assert all(module.softness is softness for module in network.modules() if isinstance(module, SoftReLU))
+
+
+def _small(change: Callable[[nn.Sequential], object] = nn.Sequential.eval) -> Classifier:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(6 * 36, 4)
+    )
+    change(network)
+    return Classifier.wrap(network, labels="abcd", mean=(0.5,) * 3, std=(0.5,) * 3, resize=8, crop=8, device="cpu")
+
+
+def _gradient(network: GradientNetwork, softness: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    seen = torch.randint(0, 256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(1)).float().requires_grad_()
+    logits = network.logits(seen, softness)
+    (gradient,) = torch.autograd.grad(logits[:, 0].sum(), seen)
+    return logits.detach(), gradient
+
+
+def test_the_way_back_is_soft_and_the_logits_are_not() -> None:
+    classifier = _small()
+    network = GradientNetwork(classifier, "fp32")
+    logits, true = _gradient(network, ())
+    same, soft = _gradient(network, (0.5, 0.0))
+    assert torch.equal(logits, same)
+    assert not torch.allclose(true[0], soft[0], rtol=0.05)
+    assert torch.allclose(true[1], soft[1], rtol=1e-4, atol=1e-7)
+    # Nothing of a pass stays for the next.
+    assert torch.equal(_gradient(network, ())[1], true)
+    # And the classifier's own network is left alone.
+    assert not any(isinstance(module, SoftReLU) for module in classifier.network.modules())
+
+
+def test_a_copy_in_bf16_is_as_soft_and_does_not_share() -> None:
+    network = GradientNetwork(_small(), "fp32")
+    low = network.in_bf16()
+    _, true = _gradient(low, ())
+    _, soft = _gradient(low, (0.5, 0.5))
+    assert not torch.allclose(true, soft, rtol=0.05)
+    assert low._softness is not network._softness
+
+
+def test_a_relu_with_a_hook_keeps_it() -> None:
+    classifier = _small(lambda network: network[2].register_forward_hook(lambda _, __, output: output / 7))
+    network = GradientNetwork(classifier, "fp32")
+    seen = torch.randint(0, 256, (2, 3, 8, 8)).float()
+    expected = classifier.network(classifier.view.normalise(seen))
+    for softness in ((), (0.5, 0.5)):
+        torch.testing.assert_close(network.logits(seen, softness), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_soft_derivatives_save_passes(lite0: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = read_photo(sample("coffee.png"))
+    jobs = [Job(photo=photo, target=target, settings=Settings(eps=2)) for target in (144, 207, 500, 717, 933)]
+
+    def passes() -> int:
+        results = run_all(Engine(lite0, precision="fp32"), jobs)
+        assert all(result.fooled for result in results)
+        return sum(result.gradients for result in results)
+
+    soft = passes()
+    monkeypatch.setattr(slot, "softness", lambda *_: 0.0)
+    assert soft < 0.9 * passes()
