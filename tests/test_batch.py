@@ -798,7 +798,7 @@ def test_failures_are_tried_again_on_request_or_once_the_photo_has_changed(
         ("-e", "4", "eps 10 there, 4 here"),
         ("--confidence", "0.5", "min_confidence 0.9 there, 0.5 here"),
         ("--step-size", "1.5", "step_size unset there, 1.5 here"),
-        ("--momentum", "0", "momentum 0.85 there, 0.0 here"),
+        ("--momentum", "0", "momentum 0.8 there, 0.0 here"),
         ("--loss", "margin", "loss ce there, margin here"),
         ("--restarts", "2", "restarts 0 there, 2 here"),
     ],

@@ -8,8 +8,8 @@ from advimg.settings import Settings
 
 def test_steps_are_long_at_first_and_never_below_a_level() -> None:
     lengths = [step_size(Settings(), 16, step) for step in range(100)]
-    assert lengths[0] == pytest.approx(5.2)
-    assert lengths[6] == pytest.approx(2.6)
+    assert lengths[0] == pytest.approx(6)
+    assert lengths[6] == pytest.approx(3)
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[-1] == 1
 
@@ -36,8 +36,8 @@ def test_other_steps_keep_their_length(settings: Settings, length: float) -> Non
     assert [step_size(settings, 16, step) for step in (0, 1, 50)] == pytest.approx([length] * 3)
 
 
-def test_the_temperature_falls_from_three_to_one() -> None:
-    assert [temperature(Settings(), step) for step in (0, 4, 8, 16, 17, 1000)] == [3, 2.5, 2, 1, 1, 1]
+def test_the_temperature_falls_from_two_to_one() -> None:
+    assert [temperature(Settings(), step) for step in (0, 4, 8, 9, 1000)] == [2, 1.5, 1, 1, 1]
     assert temperature(Settings(transfer=True), 0) == 1
 
 

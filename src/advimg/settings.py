@@ -44,7 +44,7 @@ class Settings:
     """The most PGD steps from each start, at each eps; None is 100, or 250 where the least eps is looked for."""
     step_size: float | None = None
     """Step length in the unit of eps; None is the usual, by eps (:mod:`advimg.attacks.schedule`)."""
-    momentum: float = 0.85
+    momentum: float = 0.8
     """The share of the last velocity that stays (arXiv:1710.06081); 0 is plain PGD."""
     loss: LossName = "ce"
     """"ce" (cross-entropy), "margin" (best other logit less the target's) or "logit" (the target's alone)."""

@@ -4,10 +4,10 @@ import math
 
 from advimg.settings import Settings
 
-_FIRST = 1.3
+_FIRST = 1.5
 _HALVED_AFTER = 6
 
-_WARMEST = 3.0
+_WARMEST = 2.0
 _COOLING = 1 / 8
 
 _SOFTEST = 0.3
@@ -18,7 +18,7 @@ _HARD = 0.05
 def step_size(settings: Settings, eps: float, step: int) -> float:
     """Return α, the length of a step, in the unit of eps.
 
-    The usual steps on L∞ are 1.3·√eps levels at first and half of that after 6 steps, as 1 / (1 + step / 6), but never
+    The usual steps on L∞ are 1.5·√eps levels at first and half of that after 6 steps, as 1 / (1 + step / 6), but never
     less than a level, or half of one at eps 1. Their sum has no bound, so that the border of the ball is in reach. On
     L2 and with ``transfer`` all steps have the same length: half and a fifth of eps.
 
@@ -37,7 +37,7 @@ def step_size(settings: Settings, eps: float, step: int) -> float:
 
 
 def temperature(settings: Settings, step: int) -> float:
-    """Return what the logits are divided by in the loss at a step, counted from 0: 3 at first, 1 from the 16th on.
+    """Return what the logits are divided by in the loss at a step, counted from 0: 2 at first, 1 from the 8th on.
 
     A warm cross-entropy presses on many other classes at once, which makes the target sure in fewer steps; a cool one
     on those that are nearest to it, which takes a target that is hard to reach further. With ``transfer`` it is 1.
