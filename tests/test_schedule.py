@@ -47,4 +47,7 @@ def test_derivatives_are_soft_at_first_and_true_in_the_end() -> None:
     assert values == sorted(values, reverse=True)
     assert values[29] > 0.05
     assert values[31] == 0
-    assert softness(Settings(transfer=True), 0) == 0
+
+
+def test_what_shall_cross_is_made_softly_throughout() -> None:
+    assert {softness(Settings(transfer=True), step) for step in range(100)} == {softness(Settings(), 0)}

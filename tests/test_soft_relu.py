@@ -57,7 +57,8 @@ def test_both_ways_to_compute_it_agree(shape: tuple[int, ...], most: float | Non
     widths = torch.tensor([0.0, 0.2, 3.0])
     one, other = (scaled(gradient, x, widths, most) for scaled in (scaled_one_by_one, scaled_together))
     assert one.dtype == other.dtype == precision
-    torch.testing.assert_close(one, other, rtol=2e-2 if precision == torch.bfloat16 else 1e-4, atol=1e-5)
+    rtol, atol = (5e-2, 2e-2) if precision == torch.bfloat16 else (1e-4, 1e-5)
+    torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
 
 
 def test_a_layer_that_is_fed_zeros_gives_no_nan() -> None:

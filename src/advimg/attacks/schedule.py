@@ -50,7 +50,9 @@ def softness(settings: Settings, step: int) -> float:
 
     0.3 at first, and half of that after 6 steps, as 1 / (1 + step / 6): as steps grow shorter, less of what the units
     do changes within one, and the derivative becomes sharper. Below a twentieth, from the 31st step on, it is the true
-    one, 0. With ``transfer`` it always is.
+    one, 0. With ``transfer`` it stays at 0.3, for kinks are what networks share least.
     """
+    if settings.transfer:
+        return _SOFTEST
     soft = _SOFTEST / (1 + step / _HARDENED_AFTER)
-    return 0.0 if settings.transfer or soft < _HARD else soft
+    return soft if soft >= _HARD else 0.0

@@ -101,8 +101,8 @@ def scaled_together(gradient: Tensor, x: Tensor, widths: Tensor, most: float | N
         widths: of each picture, [n]; 0 stands for the true derivative.
         most: where ReLU6 is level again; the derivative is zero beyond.
     """
-    widths = widths.clamp_min(1e-9).view(-1, *[1] * (x.dim() - 1))
-    out = torch.sigmoid(x / widths).to(x.dtype).mul_(gradient)
+    widths = widths.clamp_min(1e-9).to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+    out = torch.sigmoid(x / widths).mul_(gradient)
     return out if most is None else out.masked_fill_(x >= most, 0)
 
 
