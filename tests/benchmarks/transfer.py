@@ -71,6 +71,7 @@ def benchmark(
                         engine = Engine(*(classifiers[maker] for maker in makers))
                         jobs = _jobs(seen, replace(way, eps=eps), targeted=targeted, seed=seed)
                         cells += _shares(engine, jobs, seen, judges, [classifiers[maker] for maker in makers])
+                        progress(f"  {cells[-2]}")
                     aim = "targeted" if targeted else "untargeted"
                     rows.append((" and ".join(f"lite{maker}" for maker in makers), aim, str(eps), *cells))
     columns = [column for name in ways for column in (f"{name}: fool lite2", "fool their own")]
