@@ -88,7 +88,7 @@ def test_what_the_text_claims_is_so(which: str, request: pytest.FixtureRequest) 
 
     verdict = cell_with(notebook, "largest change of any colour")
     assert "broccoli" in verdict.splitlines()[0]
-    assert "largest change of any colour of any pixel: 4 of" in verdict
+    assert re.search(r"largest change of any colour of any pixel: [1-4] of", verdict)  # eps is 4
 
     reached = re.findall(r"→ (\w+) ([\d.]+)%", cell_with(notebook, "others = []"))
     assert [name for name, _ in reached] == ["printer", "convertible", "broccoli"]
