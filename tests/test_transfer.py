@@ -136,7 +136,8 @@ def test_a_single_step_looks_straight() -> None:
 
 def test_a_file_crosses_to_a_network_that_took_no_part(cli: Cli, photo: Path) -> None:
     """With --transfer it is what it shall be to the third network; the plain attack's is not."""
-    command = ("attack", photo, "-t", "pelican", "-e", 8, *BOTH, "--check-on", "efficientnet_lite2", "--json")
+    options = ("-e", 8, "--check-on", "efficientnet_lite2", "--json", "--no-figure")
+    command = ("attack", photo, "-t", "pelican", *BOTH, *options)
     plain = json.loads(cli(*command).out)
     assert plain["fooled"]
     assert judge(Path("cat_pelican.png"), 2)[0] != PELICAN

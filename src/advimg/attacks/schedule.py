@@ -11,7 +11,6 @@ _WARMEST = 2.0
 _COOLING = 1 / 8
 
 _SOFTEST = 0.3
-_HARDENED_AFTER = 6
 _HARD = 0.05
 
 
@@ -54,5 +53,5 @@ def softness(settings: Settings, step: int) -> float:
     """
     if settings.transfer:
         return _SOFTEST
-    soft = _SOFTEST / (1 + step / _HARDENED_AFTER)
+    soft = _SOFTEST / (1 + step / _HALVED_AFTER)
     return soft if soft >= _HARD else 0.0
