@@ -175,7 +175,7 @@ def test_fp32_is_not_split_into_two_groups() -> None:
     (network,) = engine._networks
     honest = network.logits
 
-    def counted(seen: Tensor, softness: Sequence[float] = ()) -> Tensor:
+    def counted(seen: Tensor, softness: Sequence[tuple[float, float]] = ()) -> Tensor:
         sizes.append(len(seen))
         return honest(seen)
 

@@ -1,6 +1,6 @@
 """ReLU with a soft derivative: the same network, another way back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.gradient import GradientNetwork
-from advimg.classifiers.soft_relu import Softness, SoftReLU, scaled_one_by_one, scaled_together, soften
+from advimg.classifiers.soft_relu import Softness, SoftReLU, soften
 from advimg.engine import slot
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
@@ -23,53 +23,75 @@ def _noise(*shape: int) -> Tensor:
     return 4 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
+def _everywhere(*values: float) -> Softness:
+    return Softness(1, [(value, value) for value in values])
+
+
 @pytest.mark.parametrize("shape", _SHAPES)
 @pytest.mark.parametrize("exact", [nn.ReLU(), nn.ReLU6()])
 def test_what_it_gives_does_not_depend_on_the_softness(exact: nn.ReLU | nn.ReLU6, shape: tuple[int, ...]) -> None:
     x = _noise(*shape)
     for values in ((), (0.0, 0.0, 0.0), (0.0, 0.3, 2.0)):
-        assert torch.equal(SoftReLU(exact, Softness(values))(x), exact(x))
+        assert torch.equal(SoftReLU(exact, _everywhere(*values))(x), exact(x))
 
 
-@pytest.mark.parametrize(("exact", "most"), [(nn.ReLU(), float("inf")), (nn.ReLU6(), 6.0)])
-def test_each_picture_s_derivative_is_a_logistic_function_of_its_own_width(
-    exact: nn.ReLU | nn.ReLU6, most: float
-) -> None:
-    x = _noise(3, 5, 7, 7).requires_grad_()
-    upstream = _noise(3, 5, 7, 7).flip(0)
-    (gradient,) = torch.autograd.grad(SoftReLU(exact, Softness((0.0, 0.1, 0.5)))(x), x, upstream)
-    flat = x.detach().double()
-    rms = flat.square().mean(dim=(1, 2, 3)).sqrt()
-    slopes = [
-        (flat[0] > 0).double(),
-        1 / (1 + torch.exp(-flat[1] / (0.1 * rms[1]))),
-        1 / (1 + torch.exp(-flat[2] / (0.5 * rms[2]))),
-    ]
-    expected = upstream * torch.stack(slopes) * (flat < most)
-    torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("most", [None, 6.0])
 @pytest.mark.parametrize("shape", _SHAPES)
+@pytest.mark.parametrize(("exact", "most"), [(nn.ReLU(), None), (nn.ReLU6(), 6.0)])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_both_ways_to_compute_it_agree(shape: tuple[int, ...], most: float | None, precision: torch.dtype) -> None:
-    x, gradient = _noise(*shape).to(precision), _noise(*shape).flip(0).to(precision)
-    widths = torch.tensor([0.0, 0.2, 3.0])
-    one, other = (scaled(gradient, x, widths, most) for scaled in (scaled_one_by_one, scaled_together))
-    assert one.dtype == other.dtype == precision
-    rtol, atol = (5e-2, 2e-2) if precision == torch.bfloat16 else (1e-4, 1e-5)
-    torch.testing.assert_close(one, other, rtol=rtol, atol=atol)
+def test_each_picture_s_derivative_has_its_own_width(
+    exact: nn.ReLU | nn.ReLU6, most: float | None, shape: tuple[int, ...], precision: torch.dtype
+) -> None:
+    x = _noise(*shape).to(precision)
+    x.view(3, -1)[:, 0] = 0  # at the kink itself the true derivative is zero
+    x.requires_grad_()
+    upstream = _noise(*shape).flip(0).to(precision)
+    (gradient,) = torch.autograd.grad(SoftReLU(exact, _everywhere(0.0, 0.1, 0.5))(x), x, upstream)
+    assert gradient.dtype == precision
+    fed = x.detach().double()
+    slopes = [((fed[0] > 0) & (fed[0] < (most or torch.inf))).double()]
+    for picture, softness in ((fed[1], 0.1), (fed[2], 0.5)):
+        width = softness * _grid(picture).square().mean().sqrt()
+        kinks = [0.0] if most is None else [0.0, most]
+        steps = [1 / (1 + torch.exp(-(picture - kink) / width)) for kink in kinks]
+        slopes.append(steps[0] - sum(steps[1:]))
+    rtol, atol = (5e-2, 4e-2) if precision == torch.bfloat16 else (1e-4, 1e-5)
+    torch.testing.assert_close(gradient.double(), upstream.double() * torch.stack(slopes), rtol=rtol, atol=atol)
+
+
+def _grid(picture: Tensor) -> Tensor:
+    """Return the places of [c, h, w] or [c] that a root mean square is taken over."""
+    if picture.dim() == 1:
+        return picture
+    rows, columns = (max(1, side // 16) for side in picture.shape[1:])
+    return picture[:, ::rows, ::columns]
+
+
+def test_maps_that_are_large_for_the_picture_have_a_softness_of_their_own() -> None:
+    exact = nn.ReLU()
+    for crop, deepest, next_to_it in ((224, 7, 14), (260, 9, 17), (32, 8, 16)):
+        softness = soften(nn.Sequential(exact), crop)
+        softness.values = [(0.3, 0.0), (0.0, 0.3)]
+        module = SoftReLU(exact, softness)
+        for side, soft in ((deepest, 0), (next_to_it, 1)):
+            x = _noise(2, 5, side, side).requires_grad_()
+            (gradient,) = torch.autograd.grad(module(x).sum(), x)
+            partly = [bool(((each > 0.01) & (each < 0.99)).any()) for each in gradient]
+            assert partly == [soft == 0, soft == 1]
+    softness.values = [(0.3, 0.0)]
+    flat = _noise(1, 50).requires_grad_()
+    (gradient,) = torch.autograd.grad(module(flat).sum(), flat)
+    assert ((gradient > 0.01) & (gradient < 0.99)).any()
 
 
 def test_a_layer_that_is_fed_zeros_gives_no_nan() -> None:
     x = torch.zeros(2, 4, 3, 3, requires_grad=True)
-    (gradient,) = torch.autograd.grad(SoftReLU(nn.ReLU(), Softness((0.5, 0.0)))(x).sum(), x)
+    (gradient,) = torch.autograd.grad(SoftReLU(nn.ReLU(), _everywhere(0.5, 0.0))(x).sum(), x)
     assert torch.isfinite(gradient).all()
 
 
 def test_memory_keeps_its_layout() -> None:
     x = _noise(2, 8, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
-    out = SoftReLU(nn.ReLU(), Softness((0.5, 0.2)))(x)
+    out = SoftReLU(nn.ReLU(), _everywhere(0.5, 0.2))(x)
     (gradient,) = torch.autograd.grad(out.sum(), x)
     for tensor in (out, gradient):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
@@ -85,7 +107,7 @@ class _Loud(nn.ReLU):
 def test_only_relus_as_torch_has_them_are_replaced() -> None:
     shared = nn.ReLU(inplace=True)
     network = nn.Sequential(nn.Linear(2, 2), shared, nn.Sequential(nn.ReLU6(), nn.GELU()), _Loud(), shared)
-    softness = soften(network)
+    softness = soften(network, 8)
     kinds = [type(module).__name__ for module in network]
     assert kinds == ["Linear", "SoftReLU", "Sequential", "_Loud", "SoftReLU"]
     inner = network[2]
@@ -103,7 +125,7 @@ def _small(change: Callable[[nn.Sequential], object] = nn.Sequential.eval) -> Cl
     return Classifier.wrap(network, labels="abcd", mean=(0.5,) * 3, std=(0.5,) * 3, resize=8, crop=8, device="cpu")
 
 
-def _gradient(network: GradientNetwork, softness: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+def _gradient(network: GradientNetwork, softness: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
     seen = torch.randint(0, 256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(1)).float().requires_grad_()
     logits = network.logits(seen, softness)
     (gradient,) = torch.autograd.grad(logits[:, 0].sum(), seen)
@@ -114,7 +136,7 @@ def test_the_way_back_is_soft_and_the_logits_are_not() -> None:
     classifier = _small()
     network = GradientNetwork(classifier, "fp32")
     logits, true = _gradient(network, ())
-    same, soft = _gradient(network, (0.5, 0.0))
+    same, soft = _gradient(network, [(0.5, 0.0), (0.0, 0.5)])
     assert torch.equal(logits, same)
     assert not torch.allclose(true[0], soft[0], rtol=0.05)
     assert torch.allclose(true[1], soft[1], rtol=1e-4, atol=1e-7)
@@ -128,7 +150,7 @@ def test_a_copy_in_bf16_is_as_soft_and_does_not_share() -> None:
     network = GradientNetwork(_small(), "fp32")
     low = network.in_bf16()
     _, true = _gradient(low, ())
-    _, soft = _gradient(low, (0.5, 0.5))
+    _, soft = _gradient(low, [(0.5, 0.0)] * 2)
     assert not torch.allclose(true, soft, rtol=0.05)
     assert low._softness is not network._softness
 
@@ -138,7 +160,7 @@ def test_a_relu_with_a_hook_keeps_it() -> None:
     network = GradientNetwork(classifier, "fp32")
     seen = torch.randint(0, 256, (2, 3, 8, 8)).float()
     expected = classifier.network(classifier.view.normalise(seen))
-    for softness in ((), (0.5, 0.5)):
+    for softness in ([], [(0.5, 0.5)] * 2):
         torch.testing.assert_close(network.logits(seen, softness), expected, rtol=1e-3, atol=1e-3)
 
 
@@ -152,5 +174,5 @@ def test_soft_derivatives_save_passes(lite0: Classifier, monkeypatch: pytest.Mon
         return sum(result.gradients for result in results)
 
     soft = passes()
-    monkeypatch.setattr(slot, "softness", lambda *_: 0.0)
+    monkeypatch.setattr(slot, "softness", lambda *_: (0.0, 0.0))
     assert soft < 0.9 * passes()

@@ -35,15 +35,16 @@ class _Variant:
     settings: Mapping[str, Any] = field(default_factory=dict)
     temperature: Callable[[Settings, int], float] = temperature
     step_size: Callable[[Settings, float, int], float] = step_size
-    softness: Callable[[Settings, int], float] = softness
+    softness: Callable[[Settings, int], tuple[float, float]] = softness
 
 
 _VARIANTS = (
     _Variant("as it is"),
     _Variant("without momentum", {"momentum": 0.0}),
-    _Variant("without soft derivatives", softness=lambda _, __: 0.0),
+    _Variant("without soft derivatives", softness=lambda _, __: (0.0, 0.0)),
     _Variant("without the warm loss", temperature=lambda _, __: 1.0),
     _Variant("all steps half of eps", step_size=lambda _, eps, __: eps / 2),
+    _Variant("soft derivatives in all layers", softness=lambda *now: softness(*now)[:1] * 2),
     _Variant("warm throughout, at 2", temperature=lambda _, __: 2.0),
     _Variant("margin loss", {"loss": "margin"}),
     _Variant("steps half as long", step_size=lambda *now: step_size(*now) / 2),

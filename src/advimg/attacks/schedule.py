@@ -10,7 +10,8 @@ _HALVED_AFTER = 6
 _WARMEST = 2.0
 _COOLING = 1 / 8
 
-_SOFTEST = 0.3
+_SOFTEST = 0.4
+_SOFT_THROUGHOUT = 0.3
 _HARD = 0.05
 
 
@@ -44,14 +45,15 @@ def temperature(settings: Settings, step: int) -> float:
     return 1.0 if settings.transfer else max(1.0, _WARMEST - _COOLING * step)
 
 
-def softness(settings: Settings, step: int) -> float:
-    """Return how soft the derivative of ReLU is at a step, counted from 0 (:mod:`advimg.classifiers.soft_relu`).
+def softness(settings: Settings, step: int) -> tuple[float, float]:
+    """Return how soft ReLU's derivative is at a step, counted from 0, deep in the network and in the layers before.
 
-    0.3 at first, and half of that after 6 steps, as 1 / (1 + step / 6): as steps grow shorter, less of what the units
-    do changes within one, and the derivative becomes sharper. Below a twentieth, from the 31st step on, it is the true
-    one, 0. With ``transfer`` it stays at 0.3, for kinks are what networks share least.
+    Deep in the network it is 0.4 at first, and half of that after 6 steps, as 1 / (1 + step / 6): as steps grow
+    shorter, less of what the units do changes within one, and the derivative becomes sharper. Below a twentieth, from
+    the 43rd step on, it is the true one, 0, as it always is before (:mod:`advimg.classifiers.soft_relu`). With
+    ``transfer`` it stays at 0.3 everywhere, for kinks are what networks share least.
     """
     if settings.transfer:
-        return _SOFTEST
+        return _SOFT_THROUGHOUT, _SOFT_THROUGHOUT
     soft = _SOFTEST / (1 + step / _HALVED_AFTER)
-    return soft if soft >= _HARD else 0.0
+    return (soft if soft >= _HARD else 0.0), 0.0

@@ -34,7 +34,7 @@ class GradientNetwork:
         self._classifier = classifier
         self.precision = _resolve(precision, classifier.device)
         network = _folded(classifier)
-        self._softness = soften(network)
+        self._softness = soften(network, classifier.view.crop)
         network = network.to(_DTYPES[self.precision]).to(memory_format=torch.channels_last)
         self._network = network.requires_grad_(False).eval()
 
@@ -46,13 +46,13 @@ class GradientNetwork:
         other._network = network.to(torch.bfloat16)
         return other
 
-    def logits(self, seen: Tensor, softness: Sequence[float] = ()) -> Tensor:
+    def logits(self, seen: Tensor, softness: Sequence[tuple[float, float]] = ()) -> Tensor:
         """Return logits [n, classes], float32, of pictures [n, 3, crop, crop] of levels 0..255.
 
         Args:
             seen: the pictures.
-            softness: how soft the derivative of ReLU is for each; where it is left out, or 0, it is the true one.
-                Logits do not depend on it.
+            softness: how soft the derivative of ReLU is for each, deep in the network and before; where it is left out,
+                or 0, it is the true one. Logits do not depend on it.
 
         Raises:
             ClassifierError: the output is not logits.

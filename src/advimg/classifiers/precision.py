@@ -67,7 +67,7 @@ def has_bf16_units() -> bool:
 
 def _gradient(network: GradientNetwork, seen: Tensor) -> None:
     pictures = seen.detach().clone().requires_grad_()
-    torch.autograd.grad(network.logits(pictures, [1.0] * len(pictures)).logsumexp(dim=1).sum(), pictures)
+    torch.autograd.grad(network.logits(pictures, [(1.0, 0.0)] * len(pictures)).logsumexp(dim=1).sum(), pictures)
 
 
 def _seconds(work: Callable[[], object], *, count: int) -> float:

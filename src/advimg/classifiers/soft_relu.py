@@ -1,13 +1,17 @@
-"""ReLU with a soft derivative: the network computes what it always computes, but its gradient sees around the kink.
+"""ReLU with a soft derivative: the network computes what it always computes, but its gradient sees around the kinks.
 
 A step of an attack moves every pixel, and switches many units on and off that the gradient at one point takes for what
 they are there. So the derivative of ReLU, a step at zero, is replaced with
 
-    σ(x / (softness · rms(x))),
+    σ(x / w),  w = softness · rms(x),
 
 the derivative of softplus, where rms(x) is the root mean square of what the layer is fed for that picture. It is close
-to what the slope is on average around x. That a way back without kinks can need fewer steps was found for one that
-leaves ReLU out (Guo et al. 2020, arXiv:2012.03528; Li et al. 2021, arXiv:2112.11018).
+to what the slope is on average around x. ReLU6 has a second kink, and the derivative σ(x / w) - σ((x - 6) / w). That a
+way back without kinks can need fewer steps was found for one that leaves ReLU out (Guo et al. 2020, arXiv:2012.03528;
+Li et al. 2021, arXiv:2112.11018).
+
+How soft is told apart for layers deep in the network, whose maps are small, and for those before them, whose maps are
+large: there it costs most, and adds nothing for the network itself, though much for others that shall be fooled, too.
 """
 
 import math
@@ -19,9 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Beyond so many widths above zero σ is 1; torch's own limit for softplus.
-_THRESHOLD = 20.0
-# rms(x) is taken over a grid of about so many rows and columns: to read all of it would cost as much as ReLU itself.
+# Maps of a thirty-second of the picture in width and height: the last stage of most networks.
+_SHARE = 32
+_SMALL = 8
+# Keeps a layer that is fed zeros from dividing by zero.
+_NARROWEST = 1e-9
+# rms(x) is taken over a grid of about so many rows and columns.
 _GRID = 16
 
 
@@ -30,10 +37,17 @@ class Softness:
     """How soft the derivatives of one network are.
 
     Attributes:
-        values: one a picture of the pass that comes; 0 is the true derivative.
+        deep_map: the width and height up to which what a layer is fed counts as deep in the network.
+        values: for each picture of the pass that comes, of the layers deep in the network and of those before them; 0
+            is the true derivative.
     """
 
-    values: Sequence[float] = ()
+    deep_map: int
+    values: Sequence[tuple[float, float]] = ()
+
+    def of_maps(self, width: int) -> tuple[float, ...]:
+        """Return how soft the derivative of each picture is for maps of so many places a side."""
+        return tuple(deep if width <= self.deep_map else early for deep, early in self.values)
 
 
 class SoftReLU(nn.Module):
@@ -52,20 +66,24 @@ class SoftReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return max(x, 0), of a ReLU6 at most 6, whatever the softness."""
-        values = self.softness.values
+        values = self.softness.of_maps(max(x.shape[2:]) if x.dim() == 4 else 1)
         if not any(values) or len(values) != len(x):
             rectified: Tensor = self.exact(x)
             return rectified
-        soft: Tensor = _Soft.apply(x, self._most, tuple(values))
+        soft: Tensor = _Soft.apply(x, self._most, values)
         return soft
 
 
-def soften(network: nn.Module) -> Softness:
+def soften(network: nn.Module, crop: int) -> Softness:
     """Replace the ReLUs of a network, in place, by soft ones, and return what says how soft they are.
 
     Only modules ``nn.ReLU`` and ``nn.ReLU6`` are found, and those with hooks, which may do anything, are passed over.
+
+    Args:
+        network: what to soften.
+        crop: width and height of the pictures it is fed.
     """
-    softness = Softness()
+    softness = Softness(max(_SMALL, math.ceil(crop / _SHARE)))
     for path, module in list(network.named_modules(remove_duplicate=False)):
         hooked = module._forward_hooks or module._forward_pre_hooks
         if path and type(module) in (nn.ReLU, nn.ReLU6) and not hooked:
@@ -81,43 +99,26 @@ class _Soft(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, most: float | None, softness: tuple[float, ...]) -> Tensor:
         widths = _root_mean_square(x) * x.new_tensor(softness, dtype=torch.float32)
         ctx.save_for_backward(x, widths)
-        ctx.most = most
+        ctx.most, ctx.softness = most, softness
         return x.clamp(0, most)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         x, widths = ctx.saved_tensors
-        scaled = scaled_one_by_one if x.device.type == "cpu" else scaled_together
-        return scaled(gradient, x, widths, ctx.most), None, None
-
-
-def scaled_together(gradient: Tensor, x: Tensor, widths: Tensor, most: float | None) -> Tensor:
-    """Multiply a gradient by the soft derivative, in operations on all pictures: for devices that are slow to answer.
-
-    Args:
-        gradient: [n, ...].
-        x: what was rectified, [n, ...].
-        widths: of each picture, [n]; 0 stands for the true derivative.
-        most: where ReLU6 is level again; the derivative is zero beyond.
-    """
-    widths = widths.clamp_min(1e-9).to(x.dtype).view(-1, *[1] * (x.dim() - 1))
-    out = torch.sigmoid(x / widths).mul_(gradient)
-    return out if most is None else out.masked_fill_(x >= most, 0)
-
-
-def scaled_one_by_one(gradient: Tensor, x: Tensor, widths: Tensor, most: float | None) -> Tensor:
-    """Do what :func:`scaled_together` does, picture by picture, each in one pass over memory: that is what counts."""
-    out = torch.empty_like(x)
-    derivatives = torch.ops.aten
-    for one, picture, into, width in zip(gradient, x, out, widths.tolist(), strict=True):
-        if width > 0:
-            derivatives.softplus_backward(one, picture, 1 / width, _THRESHOLD, grad_input=into)
+        widths = widths.clamp_min(_NARROWEST).to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+        scaled = x / widths
+        if ctx.most is None:
+            out = scaled.sigmoid_()
         else:
-            derivatives.threshold_backward(one, picture, 0, grad_input=into)
-        if most is not None:
-            derivatives.hardtanh_backward(into, picture, -torch.inf, most, grad_input=into)
-    return out
+            out = scaled.sigmoid()
+            out -= scaled.sub_(ctx.most / widths).sigmoid_()
+        out *= gradient
+        for number, value in enumerate(ctx.softness):
+            if value == 0:
+                most = torch.inf if ctx.most is None else ctx.most
+                torch.ops.aten.hardtanh_backward(gradient[number], x[number], 0, most, grad_input=out[number])
+        return out, None, None
 
 
 def _root_mean_square(x: Tensor) -> Tensor:

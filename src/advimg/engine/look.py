@@ -84,7 +84,7 @@ def look_at(
     pictures: Sequence[Tensor],
     network: GradientNetwork,
     goals: Sequence[Goal],
-    softness: Sequence[float] = (),
+    softness: Sequence[tuple[float, float]] = (),
     alter: Callable[[Tensor], Tensor] = lambda seen: seen,
 ) -> Look:
     """Look at candidates through one network.
@@ -93,7 +93,7 @@ def look_at(
         pictures: each [3, crop, crop].
         network: which.
         goals: what it shall see in each.
-        softness: of the network's derivatives, for each; the true ones if left out.
+        softness: of the network's derivatives, for each, deep in it and before; the true ones if left out.
         alter: what is done to them all, [n, 3, crop, crop], before the network is fed; differentiated with it.
     """
     seen = torch.stack(list(pictures)).requires_grad_()

@@ -94,8 +94,8 @@ class Slot:
         return temperature(self.job.settings, self.steps)
 
     @property
-    def softness(self) -> float:
-        """How soft the derivatives are that the next step goes by."""
+    def softness(self) -> tuple[float, float]:
+        """How soft the derivatives are that the next step goes by, deep in the networks and before."""
         return softness(self.job.settings, self.steps)
 
     def diversified(self, seen: Tensor, number: int) -> Tensor:
