@@ -340,6 +340,36 @@ def test_a_network_that_cannot_be_traced_is_attacked_as_it_is() -> None:
     assert outcome.record.confidence >= outcome.record.before[1].confidence
 
 
+class _Viewed(nn.Module):
+    """Flattens as many networks do, which memory that is laid out for convolutions does not allow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        self.linear = nn.Linear(6 * 36, 2)
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        features = self.features(picture)
+        logits: torch.Tensor = self.linear(features.view(features.size(0), -1))
+        return logits
+
+
+def test_a_network_that_takes_one_memory_layout_gets_it() -> None:
+    classifier = Classifier.wrap(
+        _Viewed(), labels=["a", "b"], mean=(0, 0, 0), std=(1, 1, 1), resize=8, crop=8, device="cpu"
+    )
+    network = GradientNetwork(classifier, "fp32")
+    seen = torch.randint(0, 256, (2, 3, 8, 8)).float().requires_grad_()
+    logits = network.logits(seen, [(0.3, 0.0)] * 2)
+    torch.testing.assert_close(logits, classifier.network(classifier.view.normalise(seen)), rtol=1e-3, atol=1e-3)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network._network.modules())
+    (gradient,) = torch.autograd.grad(logits[:, 0].sum(), seen)
+    assert gradient.abs().max() > 0
+    target = 1 - classifier.judge(random_photo(8, 8).levels).top1
+    outcome = advimg.attack(random_photo(8, 8), target, model=classifier, eps=255, confidence=0)
+    assert outcome.record.confidence >= outcome.record.before[1].confidence
+
+
 def test_output_that_is_no_tensor_is_an_error() -> None:
     classifier = Classifier.wrap(_Pair(), labels=["a", "b", "c"], mean=(0, 0, 0), std=(1, 1, 1), resize=8, crop=8)
     with pytest.raises(ClassifierError, match="does not return logits but a tuple"):

@@ -1,12 +1,13 @@
 """The gradient network: a private copy of a classifier, rebuilt for speed, that the attack looks through.
 
-It never gives a verdict. Its copy of the network is frozen, its batch norms are folded into convolutions, its memory
-is laid out for convolutions, and it computes in bfloat16 where that is quicker. What it sees is what the classifier
-sees; the way back can be softened (:mod:`advimg.classifiers.soft_relu`).
+It never gives a verdict. Its copy of the network is frozen, its batch norms are folded into convolutions and its memory
+is laid out for them where the network allows it, and it computes in bfloat16 where that is quicker. What it sees is
+what the classifier sees; the way back can be softened (:mod:`advimg.classifiers.soft_relu`).
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Literal, Self, get_args
 
 import torch
@@ -33,10 +34,9 @@ class GradientNetwork:
     def __init__(self, classifier: Classifier, precision: Precision = "auto") -> None:
         self._classifier = classifier
         self.precision = _resolve(precision, classifier.device)
-        network = _folded(classifier)
+        network, self._layout = _rebuilt(classifier)
         self._softness = soften(network, classifier.view.crop)
-        network = network.to(_DTYPES[self.precision]).to(memory_format=torch.channels_last)
-        self._network = network.requires_grad_(False).eval()
+        self._network = network.to(_DTYPES[self.precision]).requires_grad_(False).eval()
 
     def in_bf16(self) -> Self:
         """Return a copy that computes in bfloat16."""
@@ -59,7 +59,7 @@ class GradientNetwork:
         """
         pictures = self._classifier.view.normalise(seen)
         self._softness.values = softness
-        output = self._network(pictures.to(dtype=_DTYPES[self.precision], memory_format=torch.channels_last))
+        output = self._network(pictures.to(dtype=_DTYPES[self.precision], memory_format=self._layout))
         return self._classifier.checked_logits(output, count=len(seen)).to(torch.float32)
 
 
@@ -76,19 +76,39 @@ def _resolve(precision: Precision, device: torch.device) -> Literal["fp32", "bf1
     return "bf16" if has_tensor_cores else "fp32"
 
 
-def _folded(classifier: Classifier) -> nn.Module:
-    """Return a copy with batch norms folded into the convolutions before them, where torch can do it rightly."""
-    network = classifier.network
-    try:
-        folded: nn.Module = fuse(network)
-    except Exception:  # a network that cannot be traced raises nearly anything
-        return copy.deepcopy(network)
-    # Tracing drops hooks, and takes one path of those that depend on the input: what it gives has to be compared.
-    crop = classifier.view.crop
+def _rebuilt(classifier: Classifier) -> tuple[nn.Module, torch.memory_format]:
+    """Return a private copy of the network in the quickest form that gives the same logits, and its memory layout."""
+    network, crop = classifier.network, classifier.view.crop
     picture = torch.rand(1, 3, crop, crop, generator=torch.Generator().manual_seed(0)).to(classifier.device)
-    with torch.inference_mode(), repeatable(classifier.device, exact=True):  # TF32 would make them differ
-        expected, got = network(picture), folded(picture)
-    return folded if _agree(expected, got) else copy.deepcopy(network)
+    with repeatable(classifier.device, exact=True):  # TF32 would make them differ
+        expected = _output(network, picture)
+        for candidate in _copies(network):
+            # Not all take memory that is laid out for convolutions: ``x.view(x.size(0), -1)`` does not.
+            for layout in (torch.channels_last, torch.contiguous_format):
+                candidate = candidate.to(memory_format=layout)
+                if _agree(expected, _output(candidate, picture.clone(memory_format=layout))):
+                    return candidate, layout
+    return copy.deepcopy(network), torch.contiguous_format
+
+
+def _copies(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield a copy with batch norms folded into the convolutions before them, if torch can do it, then one as it is.
+
+    What the first gives has to be compared: tracing drops hooks, and takes one path of those that depend on the input.
+    """
+    with suppress(Exception):  # a network that cannot be traced raises nearly anything
+        yield fuse(network)
+    yield copy.deepcopy(network)
+
+
+def _output(network: nn.Module, picture: Tensor) -> object:
+    """Return what a network makes of a picture; None if it cannot be fed that."""
+    try:
+        with torch.no_grad():  # and not in inference mode, whose tensors could not be differentiated later
+            output: object = network(picture)
+    except Exception:  # somebody else's code
+        return None
+    return output
 
 
 def _agree(expected: object, got: object) -> bool:
