@@ -67,7 +67,7 @@ def test_weights_from_a_file(tmp_path: Path, small_state: dict[str, torch.Tensor
     else:
         torch.save(small_state, path, _use_new_zipfile_serialization=suffix != ".old")
     classifier = load_squeezenet(path)
-    reference = models.squeezenet1_1(weights=None).eval()
+    reference = models.squeezenet1_1(weights=None).eval().to(memory_format=torch.channels_last)
     reference.load_state_dict(small_state)
     picture = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.device import differentiable
 from advimg.classifiers.identity import Identity
 from advimg.classifiers.spec import ModelSpec
 from advimg.classifiers.state_dict import file_sha256, fill, read_state_dict
@@ -63,7 +64,7 @@ def assemble(published: Published, spec: ModelSpec, device: torch.device, *, pro
         network, classes = _filled(published, path, view.crop)
     return Classifier(
         name=spec.title or published.name,
-        network=network.to(device).eval(),
+        network=_placed(network, device).eval(),
         view=view,
         labels=_labels(spec, published.labels, classes),
         device=device,
@@ -118,6 +119,17 @@ def _fetched(published: Published, spec: ModelSpec, *, progress: bool) -> tuple[
             f"the weights {path} are damaged (their hash is not {hash_digits(path.name)}…); delete that file"
         )
     return path, sha256
+
+
+def _placed(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move a network to a device.
+
+    On a CPU its memory is laid out as its convolutions read it: else each verdict would do so anew, which takes up to
+    a third of its time.
+    """
+    with differentiable():
+        network = network.to(device)
+        return network.to(memory_format=torch.channels_last) if device.type == "cpu" else network
 
 
 def _filled(published: Published, path: Path, size: int) -> tuple[nn.Module, int]:
