@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from advimg.classifiers import resample
 from advimg.classifiers.resample import Interpolation
 from advimg.classifiers.view import View
 from advimg.errors import ClassifierError, PhotoError
@@ -94,6 +95,22 @@ def test_gradient_is_the_adjoint_of_the_resize(
     torch.testing.assert_close(
         (resized.double() * gradient).sum(), (picture.double() * carried).sum(), rtol=1e-3, atol=1e-2
     )
+
+
+@pytest.mark.parametrize("size", [(500, 375), (70, 1000)])
+def test_one_product_as_on_gpus_gives_what_blocks_give(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = view(256, 224, "bilinear")
+    blocks = shown.twin(*size)
+    there = shown.twin(*size, "meta")
+    assert [len(axis.blocks) for axis in (blocks.rows, blocks.columns, there.rows, there.columns)] == [7, 7, 1, 1]
+    monkeypatch.setattr(resample, "_BLOCK", 224)
+    whole = shown.twin(*size)
+    assert whole.window == blocks.window == there.window
+    picture = window_of(random_photo(*size).levels, whole.window)
+    assert (whole.see(picture) != blocks.see(picture)).float().mean() < 1e-3
+    gradient = torch.randn(3, 224, 224)
+    one, other = (twin.gradient(gradient, out=torch.empty_like(picture)) for twin in (whole, blocks))
+    torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
