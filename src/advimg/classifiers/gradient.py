@@ -1,21 +1,19 @@
 """The gradient network: a private copy of a classifier, rebuilt for speed, that the attack looks through.
 
-It never gives a verdict. Its copy of the network is frozen, its batch norms are folded into convolutions and its memory
-is laid out for them where the network allows it, and it computes in bfloat16 where that is quicker. What it sees is
-what the classifier sees; the way back can be softened (:mod:`advimg.classifiers.soft_relu`).
+It never gives a verdict. Its copy of the network is frozen and, where the network allows it, put together anew
+(:mod:`advimg.classifiers.rebuild`), and it computes in bfloat16 where that is quicker. What it sees is what the
+classifier sees; the way back can be softened (:mod:`advimg.classifiers.soft_relu`).
 """
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Literal, Self, get_args
 
 import torch
-from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
+from torch import Tensor
 
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.device import repeatable
+from advimg.classifiers.rebuild import rebuilt
 from advimg.classifiers.soft_relu import soften
 from advimg.errors import UsageError
 from advimg.settings import Precision
@@ -34,7 +32,7 @@ class GradientNetwork:
     def __init__(self, classifier: Classifier, precision: Precision = "auto") -> None:
         self._classifier = classifier
         self.precision = _resolve(precision, classifier.device)
-        network, self._layout = _rebuilt(classifier)
+        network, self._layout = rebuilt(classifier.network, classifier.view.crop, classifier.device)
         self._softness = soften(network, classifier.view.crop)
         self._network = network.to(_DTYPES[self.precision]).requires_grad_(False).eval()
 
@@ -74,45 +72,3 @@ def _resolve(precision: Precision, device: torch.device) -> Literal["fp32", "bf1
     # On CPUs the gain depends on the network as much as on the processor: it is measured, once there are pictures.
     has_tensor_cores = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return "bf16" if has_tensor_cores else "fp32"
-
-
-def _rebuilt(classifier: Classifier) -> tuple[nn.Module, torch.memory_format]:
-    """Return a private copy of the network in the quickest form that gives the same logits, and its memory layout."""
-    network, crop = classifier.network, classifier.view.crop
-    picture = torch.rand(1, 3, crop, crop, generator=torch.Generator().manual_seed(0)).to(classifier.device)
-    with repeatable(classifier.device, exact=True):  # TF32 would make them differ
-        expected = _output(network, picture)
-        for candidate in _copies(network):
-            # Not all take memory that is laid out for convolutions: ``x.view(x.size(0), -1)`` does not.
-            for layout in (torch.channels_last, torch.contiguous_format):
-                candidate = candidate.to(memory_format=layout)
-                if _agree(expected, _output(candidate, picture.clone(memory_format=layout))):
-                    return candidate, layout
-    return copy.deepcopy(network), torch.contiguous_format
-
-
-def _copies(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield a copy with batch norms folded into the convolutions before them, if torch can do it, then one as it is.
-
-    What the first gives has to be compared: tracing drops hooks, and takes one path of those that depend on the input.
-    """
-    with suppress(Exception):  # a network that cannot be traced raises nearly anything
-        yield fuse(network)
-    yield copy.deepcopy(network)
-
-
-def _output(network: nn.Module, picture: Tensor) -> object:
-    """Return what a network makes of a picture; None if it cannot be fed that."""
-    try:
-        with torch.no_grad():  # and not in inference mode, whose tensors could not be differentiated later
-            output: object = network(picture)
-    except Exception:  # somebody else's code
-        return None
-    return output
-
-
-def _agree(expected: object, got: object) -> bool:
-    """Tell whether two outputs are the same logits but for the rounding of 32-bit arithmetic."""
-    if not isinstance(expected, Tensor) or not isinstance(got, Tensor) or expected.shape != got.shape:
-        return False
-    return bool((expected - got).abs().max() <= 1e-3 * expected.abs().max())
