@@ -1,6 +1,5 @@
 """Where classifiers come from: checkpoints of one's own, TOML files and torchvision's networks."""
 
-import copy
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -52,9 +51,9 @@ def load(path: Path | None, name: str = "resnet18", **options: Any) -> Classifie
 
 def assert_same_logits(classifier: Classifier, reference: nn.Module, size: int = 64) -> None:
     picture = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(3))
-    laid_out = copy.deepcopy(reference).to(memory_format=torch.channels_last)
     with torch.inference_mode():
-        assert torch.equal(classifier.network(picture), laid_out(picture))
+        # Small networks are laid out otherwise in memory, and sums are taken in another order.
+        torch.testing.assert_close(classifier.network(picture), reference(picture), rtol=1e-4, atol=1e-5)
 
 
 # Checkpoints.
