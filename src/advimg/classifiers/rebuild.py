@@ -20,6 +20,8 @@ from advimg.classifiers.device import repeatable
 def rebuilt(network: nn.Module, crop: int, device: torch.device) -> tuple[nn.Module, torch.memory_format]:
     """Return a copy of a network in the quickest form that gives the same logits, and its memory layout.
 
+    Where none does, for the network gives something else each time, or no logits, it is the copy as it is.
+
     Args:
         network: in eval mode, 32-bit.
         crop: width and height of the pictures it is fed.
@@ -34,7 +36,7 @@ def rebuilt(network: nn.Module, crop: int, device: torch.device) -> tuple[nn.Mod
                 candidate = candidate.to(memory_format=layout)
                 if _agree(expected, _output(candidate, picture.clone(memory_format=layout))):
                     return candidate, layout
-    return copy.deepcopy(network), torch.contiguous_format
+    return candidate, layout
 
 
 def _copies(network: nn.Module) -> Iterator[nn.Module]:

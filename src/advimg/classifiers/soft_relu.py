@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Maps of a thirty-second of the picture in width and height: the last stage of most networks.
+# Maps of a thirty-second of the picture in width and height: the last stage of most networks. Those for small pictures
+# end before they come to that.
 _SHARE = 32
 _SMALL = 8
 # Keeps a layer that is fed zeros from dividing by zero.
