@@ -46,8 +46,8 @@ def main() -> None:
     target = 1 - int(labels[0])
 
     outcome = advimg.attack(photo, target, model=classifier, eps=24)
-    for title, guesses in (("before", outcome.record.before), ("after", outcome.record.after)):
-        print(f"{title:<7}", ", ".join(f"{guess.name} {guess.confidence:.1%}" for guess in guesses))
+    for title, predictions in (("before", outcome.record.before), ("after", outcome.record.after)):
+        print(f"{title:<7}", ", ".join(f"{prediction.name} {prediction.confidence:.1%}" for prediction in predictions))
     print("saved  ", outcome.save("stripes.png", overwrite=True))
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from advimg.batch.attacker import OneDevice
+from advimg.batch.executor import InProcess
 from advimg.batch.journal import Journal
 from advimg.batch.options import Options
 from advimg.batch.plan import Files, each_towards
 from advimg.batch.run import Batch
-from advimg.batch.tally import Tally
+from advimg.batch.stats import BatchStats
 from advimg.classifiers.classifier import Classifier
 from advimg.settings import Settings
 from tests.conftest import linear_classifier, random_photo
@@ -95,9 +95,9 @@ def attack_all(
     folder: Path,
     classifier: Classifier,
     *,
-    ended: Callable[[Tally], None] | None = None,
+    ended: Callable[[BatchStats], None] | None = None,
     target: int = 1,
-) -> Tally:
+) -> BatchStats:
     """Attack photos of one folder in this process, without the command line, and return what became of them.
 
     Args:
@@ -110,9 +110,9 @@ def attack_all(
     files = Files(folder=folder, root=photos[0].parent)
     with Journal.opened(folder) as journal:
         keys = each_towards(photos, [target], EPS)
-        batch = Batch(keys, files, OneDevice([classifier]), journal, Options(settings=Settings()))
-        batch.run(stop=threading.Event(), ended=lambda _: ended(batch.tally) if ended else None)
-        return batch.tally
+        batch = Batch(keys, files, InProcess([classifier]), journal, Options(settings=Settings()))
+        batch.run(stop=threading.Event(), ended=lambda _: ended(batch.stats) if ended else None)
+        return batch.stats
 
 
 def open_descriptors() -> int | None:

@@ -114,7 +114,7 @@ def random_photo(width: int, height: int, seed: int = 0) -> Photo:
 
 
 def linear_classifier(classes: int = 2, size: int = 8, seed: int = 0, scale: float = 0.01) -> Classifier:
-    """Return a linear network on the normalised pixels of a size x size view."""
+    """Return a linear network on the normalised pixels of a size x size preprocessing."""
     generator = torch.Generator().manual_seed(seed)
     linear = torch.nn.Linear(3 * size * size, classes)
     with torch.no_grad():

@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from advimg.batch import stream
+from advimg.batch import pipeline
 from advimg.batch.worker import Task, work
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 
-def breaks_down(task: Task, calls: "Connection[Any, Any]", leash: "Connection[Any, Any]") -> None:
+def breaks_down(task: Task, calls: "Connection[Any, Any]", control: "Connection[Any, Any]") -> None:
     """Work on a device that fails after the photos have been taken."""
 
-    def fail(self: stream.Stream, photos: Any) -> None:
+    def fail(self: pipeline.Pipeline, photos: Any) -> None:
         next(iter(photos))
         raise RuntimeError(f"device error with {torch.get_num_threads()} threads\nand a second line")
 
-    stream.Stream.run = fail  # type: ignore[method-assign]
-    work(task, calls, leash)
+    pipeline.Pipeline.run = fail  # type: ignore[method-assign]
+    work(task, calls, control)
 
 
-def one_breaks_down(task: Task, calls: "Connection[Any, Any]", leash: "Connection[Any, Any]") -> None:
+def one_breaks_down(task: Task, calls: "Connection[Any, Any]", control: "Connection[Any, Any]") -> None:
     """Be the one of several that works on such a device."""
     try:
         os.close(os.open(task.files.folder.parent / "broken", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
-        work(task, calls, leash)
+        work(task, calls, control)
     else:
-        breaks_down(task, calls, leash)
+        breaks_down(task, calls, control)

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-import advimg.batch.stream
+import advimg.batch.pipeline
 import advimg.classifiers.load
 import advimg.cli.batch
-import advimg.cli.following
-import advimg.cli.stopping
+import advimg.cli.progress
+import advimg.cli.signals
 from advimg.batch import journal
 from advimg.classifiers.classifier import Classifier
 from advimg.cli import main
@@ -74,7 +74,7 @@ def slow_classifier(delay: float) -> Classifier:
     return Classifier(
         name=quick.name,
         network=_Slow(quick.network, delay),
-        view=quick.view,
+        preprocessing=quick.preprocessing,
         labels=quick.labels,
         device=quick.device,
     )

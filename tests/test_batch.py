@@ -238,7 +238,7 @@ def test_each_photo_towards_each_target(
         read.append(path.name)
         return read_photo(path, **options)
 
-    monkeypatch.setattr("advimg.batch.stream.read_photo", reading)
+    monkeypatch.setattr("advimg.batch.pipeline.read_photo", reading)
     ran = cli("batch", "photos", "-t", "0", "-t", "class_4", "-t", "least-likely", "-t", "0", "-O", "out")
     assert ran.code == 0
     assert_kept(out, quick)
@@ -383,7 +383,7 @@ def test_a_terminal_is_not_waited_for(cli: Cli, monkeypatch: pytest.MonkeyPatch)
 def test_json_prints_the_journal_s_lines(
     cli: Cli, photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("advimg.cli.following._PLAIN_EVERY", 0)
+    monkeypatch.setattr("advimg.cli.progress._PLAIN_EVERY", 0)
     photos[1].write_bytes(b"")
     ran = cli(*COMMAND, "--json")
     assert ran.code == 1
@@ -407,7 +407,7 @@ def test_quiet_says_nothing_but_errors(cli: Cli, photos: list[Path], tmp_path: P
 def test_progress_outside_a_terminal_is_plain_lines(
     cli: Cli, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("advimg.cli.following._PLAIN_EVERY", 0)
+    monkeypatch.setattr("advimg.cli.progress._PLAIN_EVERY", 0)
     photos[2].write_bytes(b"")
     ran = cli(*COMMAND)
     lines = ran.err.splitlines()
@@ -521,7 +521,7 @@ def test_forty_broken_photos_among_two_hundred(
     assert_kept(out, quick)
 
     before = contents(out)
-    monkeypatch.setattr("advimg.batch.stream.Engine", failing)
+    monkeypatch.setattr("advimg.batch.pipeline.Engine", failing)
     again = cli(*command)
     assert again.code == 1
     assert "200 of 200 were done by an earlier run" in again.err
@@ -669,7 +669,7 @@ def test_what_is_done_is_not_done_again(
 ) -> None:
     assert cli(*COMMAND).code == 0
     before = contents(out)
-    monkeypatch.setattr("advimg.batch.stream.Engine", failing)
+    monkeypatch.setattr("advimg.batch.pipeline.Engine", failing)
     ran = cli(*COMMAND)
     assert ran.code == 0
     assert "4 of 4 were done by an earlier run" in ran.err
@@ -775,7 +775,7 @@ def test_failures_are_tried_again_on_request_or_once_the_photo_has_changed(
     assert cli(*command).code == 1
     before = (out / "results.jsonl").read_bytes()
     with monkeypatch.context() as context:
-        context.setattr("advimg.batch.stream.Engine", failing)
+        context.setattr("advimg.batch.pipeline.Engine", failing)
         assert cli(*command).code == 1
     assert (out / "results.jsonl").read_bytes() == before
     photos[0].write_bytes(good)
@@ -835,7 +835,7 @@ def test_another_view_of_the_photo_in_one_folder_is_refused(
     """As with --mean or --resize: what the network is fed is as much of a setting as the network."""
     assert cli(*COMMAND).code == 0
     before = contents(out)
-    other = replace(quick, view=replace(quick.view, mean=(0.4, 0.4, 0.4)))
+    other = replace(quick, preprocessing=replace(quick.preprocessing, mean=(0.4, 0.4, 0.4)))
     every_model(other)
     assert_one_line(cli(*COMMAND), 1, "begun with other settings")
     assert contents(out) == before
@@ -877,7 +877,7 @@ def test_a_file_that_comes_in_the_way_later_is_not_overwritten(
             (out / "p02_class_3.png").write_text("mine")
         return read_photo(path, **options)
 
-    monkeypatch.setattr("advimg.batch.stream.read_photo", reading)
+    monkeypatch.setattr("advimg.batch.pipeline.read_photo", reading)
     ran = cli(*COMMAND)
     assert ran.code == 1
     assert f"advimg: {out / 'p02_class_3.png'} exists; use --force to overwrite it" in ran.err.splitlines()

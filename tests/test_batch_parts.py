@@ -20,17 +20,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advimg.attacks.targets import RULES, choose_target
+from advimg.attacks.target_rules import RULES, choose_target
 from advimg.batch.journal import Entry, Journal, asked_in, changed
+from advimg.batch.pairs import Pair, read_pairs, read_targets
 from advimg.batch.photos import Found, common_root, find_photos, is_output, read_list
 from advimg.batch.plan import Files, Item, Key, each_pair, each_towards, plan_items
-from advimg.batch.tally import Tally
-from advimg.batch.targets import Pair, read_pairs, read_targets
+from advimg.batch.stats import BatchStats
 from advimg.classifiers.classifier import Classifier, Verdict
+from advimg.engine.attack_state import AttackState
 from advimg.engine.capacity import Capacity, is_out_of_memory
 from advimg.engine.engine import Engine, StepReport
 from advimg.engine.job import Failed, Job, Result
-from advimg.engine.slot import Slot
 from advimg.errors import ClassifierError, DiskError, OutputError, PhotoError, UsageError
 from advimg.images.encode import encode_png
 from advimg.images.photo import Photo
@@ -763,40 +763,40 @@ def test_changed_settings_are_named() -> None:
 # The counts.
 
 
-def _tally() -> Tally:
-    tally = Tally(6)
-    tally.add(source="a", fooled=True, error=None, gradients=4, earlier=True)
-    tally.add(source="b", fooled=True, error=None, gradients=6)
-    tally.add(source="c", fooled=False, error=None, gradients=101)
-    tally.add(source="d", fooled=False, error="broken", gradients=0)
-    return tally
+def _tally() -> BatchStats:
+    stats = BatchStats(6)
+    stats.add(source="a", fooled=True, error=None, gradients=4, earlier=True)
+    stats.add(source="b", fooled=True, error=None, gradients=6)
+    stats.add(source="c", fooled=False, error=None, gradients=101)
+    stats.add(source="d", fooled=False, error="broken", gradients=0)
+    return stats
 
 
 def test_a_tally_counts() -> None:
-    tally = _tally()
-    assert (tally.done, tally.verified, tally.not_reached, tally.earlier, tally.gradients) == (4, 2, 1, 1, 111)
-    assert tally.failures == [("d", "broken")]
-    assert tally.gradients_each == 37
+    stats = _tally()
+    assert (stats.done, stats.verified, stats.not_reached, stats.earlier, stats.gradients) == (4, 2, 1, 1, 111)
+    assert stats.failures == [("d", "broken")]
+    assert stats.gradients_each == 37
 
 
 def test_the_pace_is_that_of_this_run_s_results() -> None:
     """Failures take no time, and would promise too much."""
-    tally = _tally()
-    tally.end()
-    assert tally.rate == pytest.approx(2 / tally.seconds)
-    assert tally.seconds_left == pytest.approx(2 * tally.seconds / 2)
-    spent = tally.seconds
-    assert tally.seconds == spent
-    tally.start()
-    tally.end()
-    assert tally.seconds < spent
+    stats = _tally()
+    stats.end()
+    assert stats.rate == pytest.approx(2 / stats.seconds)
+    assert stats.seconds_left == pytest.approx(2 * stats.seconds / 2)
+    spent = stats.seconds
+    assert stats.seconds == spent
+    stats.start()
+    stats.end()
+    assert stats.seconds < spent
 
 
 def test_nothing_tells_the_pace_before_the_first() -> None:
-    tally = Tally(2)
-    assert (tally.rate, tally.seconds_left, tally.gradients_each, tally.exit_code) == (None, None, None, 0)
-    tally.add(source="a", fooled=True, error=None, gradients=4, earlier=True)
-    assert tally.rate is None
+    stats = BatchStats(2)
+    assert (stats.rate, stats.seconds_left, stats.gradients_each, stats.exit_code) == (None, None, None, 0)
+    stats.add(source="a", fooled=True, error=None, gradients=4, earlier=True)
+    assert stats.rate is None
 
 
 @pytest.mark.parametrize(
@@ -804,10 +804,10 @@ def test_nothing_tells_the_pace_before_the_first() -> None:
     [([(True, None)], 0), ([(True, None), (False, None)], 3), ([(False, None), (False, "x"), (True, None)], 1)],
 )
 def test_the_exit_code_tells_the_worst(ends: list[tuple[bool, str | None]], code: int) -> None:
-    tally = Tally(len(ends))
+    stats = BatchStats(len(ends))
     for fooled, error in ends:
-        tally.add(source="a", fooled=fooled, error=error, gradients=1)
-    assert tally.exit_code == code
+        stats.add(source="a", fooled=fooled, error=error, gradients=1)
+    assert stats.exit_code == code
 
 
 def test_the_summary_holds_what_was_asked_and_what_came_of_it() -> None:
@@ -956,14 +956,14 @@ def test_an_error_that_is_not_about_memory_ends_the_run() -> None:
 def test_a_photo_that_finds_no_room_beside_others_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     made = 0
 
-    def crowded(*arguments: Any) -> Slot:
+    def crowded(*arguments: Any) -> AttackState:
         nonlocal made
         made += 1
         if made == 3:
             raise MemoryError
-        return Slot(*arguments)
+        return AttackState(*arguments)
 
-    monkeypatch.setattr("advimg.engine.engine.Slot", crowded)
+    monkeypatch.setattr("advimg.engine.engine.AttackState", crowded)
     jobs = _jobs(6)
     engine = Engine(linear_classifier(classes=4), batch_size=4)
     assert {result.job for result in run_all(engine, jobs)} == set(jobs)
@@ -1080,17 +1080,17 @@ def test_a_photo_too_long_and_thin_does_not_stop_the_others(position: int) -> No
 
 
 def test_photos_that_are_refused_keep_no_others_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    slots: WeakSet[Slot] = WeakSet()
+    slots: WeakSet[AttackState] = WeakSet()
     most = 0
 
-    def counted(*arguments: Any) -> Slot:
+    def counted(*arguments: Any) -> AttackState:
         nonlocal most
-        slot = Slot(*arguments)
+        slot = AttackState(*arguments)
         slots.add(slot)
         most = max(most, len(slots))
         return slot
 
-    monkeypatch.setattr("advimg.engine.engine.Slot", counted)
+    monkeypatch.setattr("advimg.engine.engine.AttackState", counted)
     thin = [Job(photo=random_photo(3000, 1, seed), target=1, settings=Settings()) for seed in range(12)]
     jobs = [job for pair in zip(thin, _jobs(12), strict=True) for job in pair]
     gc.disable()  # it goes by the number of objects, and a slot is few objects and much memory
@@ -1189,19 +1189,19 @@ def test_many_photos_leave_no_file_open_and_no_job_behind(tmp_path: Path, monkey
         jobs.add(made)
         return made
 
-    def ended(tally: Tally) -> None:
+    def ended(stats: BatchStats) -> None:
         nonlocal most_open, most_jobs
         most_open, most_jobs = max(most_open, open_descriptors() or 0), max(most_jobs, len(jobs))
 
-    monkeypatch.setattr("advimg.batch.feed.Job", job)
+    monkeypatch.setattr("advimg.batch.reader.Job", job)
 
     # A photo is large: it must not wait for the garbage collector, which goes by the number of objects.
     gc.disable()
     try:
-        tally = attack_all(photos, tmp_path / "out", linear_classifier(classes=2, scale=0.5), ended=ended)
+        stats = attack_all(photos, tmp_path / "out", linear_classifier(classes=2, scale=0.5), ended=ended)
     finally:
         gc.enable()
-    assert (tally.verified, len(tally.failures)) == (240, 60)
+    assert (stats.verified, len(stats.failures)) == (240, 60)
     assert open_descriptors() == before
     # The journal, its list and lock, and what the threads are reading and writing.
     assert most_open <= before + 20

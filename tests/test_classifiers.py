@@ -16,9 +16,9 @@ from torchvision import models
 import advimg
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import find_device
-from advimg.classifiers.efficientnet_lite import VARIANTS, EfficientNetLite
-from advimg.classifiers.gradient import GradientNetwork
+from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.classifiers.load import load_classifier
+from advimg.classifiers.sources.efficientnet_lite import VARIANTS, EfficientNetLite
 from advimg.errors import ClassifierError, UsageError
 from tests.conftest import linear_classifier, random_photo
 
@@ -172,7 +172,7 @@ def test_published_weights_are_read_from_torch_s_cache(name: str, cache: Path, m
     classifier = load_classifier(f"{name}:IMAGENET1K_V1", device="cpu")
     # The same file through torchvision's own loading.
     reference = models.get_model(name, weights=weights).eval()
-    crop = classifier.view.crop
+    crop = classifier.preprocessing.crop
     picture = torch.randn(1, 3, crop, crop)
     with torch.inference_mode():
         torch.testing.assert_close(classifier.network(picture), reference(picture))
@@ -267,7 +267,7 @@ def test_judge_is_softmax_of_the_network_s_logits() -> None:
         expected = torch.softmax(classifier.network((pixels - 0.5) / 0.5)[0], dim=0)
     torch.testing.assert_close(verdict.probabilities.float(), expected)
     top5 = verdict.top()
-    assert [guess.index for guess in top5] == expected.topk(5).indices.tolist()
+    assert [prediction.index for prediction in top5] == expected.topk(5).indices.tolist()
     assert top5[0].index == verdict.top1
     assert len(linear_classifier(classes=3).judge(photo.levels).top()) == 3
 
@@ -292,11 +292,11 @@ def test_the_gradient_network_agrees_with_the_untouched_one(network: str, lite0:
             crop=preset.crop_size[0],
             device="cpu",
         )
-    crop = classifier.view.crop
+    crop = classifier.preprocessing.crop
     seen = torch.randint(0, 256, (2, 3, crop, crop)).float().requires_grad_()
     logits = GradientNetwork(classifier, "fp32").logits(seen)
     with torch.inference_mode():
-        untouched = classifier.network(classifier.view.normalise(seen))
+        untouched = classifier.network(classifier.preprocessing.normalise(seen))
     assert ((logits - untouched).abs().max() / untouched.abs().max()) < 1e-3
     (gradient,) = torch.autograd.grad(logits[:, 0].sum(), seen)
     assert torch.isfinite(gradient).all()
@@ -361,7 +361,9 @@ def test_a_network_that_takes_one_memory_layout_gets_it() -> None:
     network = GradientNetwork(classifier, "fp32")
     seen = torch.randint(0, 256, (2, 3, 8, 8)).float().requires_grad_()
     logits = network.logits(seen, [(0.3, 0.0)] * 2)
-    torch.testing.assert_close(logits, classifier.network(classifier.view.normalise(seen)), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        logits, classifier.network(classifier.preprocessing.normalise(seen)), rtol=1e-3, atol=1e-3
+    )
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network._network.modules())
     (gradient,) = torch.autograd.grad(logits[:, 0].sum(), seen)
     assert gradient.abs().max() > 0
@@ -404,7 +406,9 @@ def test_hooks_and_shared_layers_are_not_lost_in_the_gradient_network() -> None:
     seen = torch.randint(0, 256, (2, 3, 8, 8)).float()
     for classifier in (twice, hooked):
         logits = GradientNetwork(classifier, "fp32").logits(seen)
-        torch.testing.assert_close(logits, classifier.network(classifier.view.normalise(seen)), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            logits, classifier.network(classifier.preprocessing.normalise(seen)), rtol=1e-3, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import advimg.classifiers.load
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.spec import ModelSpec
 from advimg.cli.app import app
-from advimg.cli.grouped import _GROUPS
+from advimg.cli.help_groups import _GROUPS
 from tests.conftest import Cli, random_photo
 
 LITE0 = ("-m", "efficientnet_lite0")

@@ -19,7 +19,7 @@ import torch
 
 from advimg.batch.journal import Journal
 from advimg.batch.plan import Item, Key
-from advimg.batch.shares import Shares
+from advimg.batch.work_queue import WorkQueue
 from advimg.errors import DiskError
 from advimg.outputs import Outputs
 from tests import odd_workers
@@ -55,14 +55,14 @@ COMMAND = ("batch", "photos", "-t", "pelican", "-m", "quick.toml", "-O", "out", 
 def takers(monkeypatch: pytest.MonkeyPatch) -> Counter[Any]:
     """Count how many attacks each worker takes."""
     taken: Counter[Any] = Counter()
-    take = Shares.take
+    take = WorkQueue.take
 
-    def counted(self: Shares, worker: Any) -> list[Item] | None:
+    def counted(self: WorkQueue, worker: Any) -> list[Item] | None:
         items = take(self, worker)
         taken[worker] += len(items or ())
         return items
 
-    monkeypatch.setattr(Shares, "take", counted)
+    monkeypatch.setattr(WorkQueue, "take", counted)
     return taken
 
 
@@ -172,7 +172,7 @@ def test_a_folder_goes_on_with_any_number_of_devices(
     assert_whole(out, photos)
     before = (out / "results.jsonl").read_bytes()
     # Where nothing is left to do, no process is begun.
-    monkeypatch.setattr("advimg.batch.processes.Process", None)
+    monkeypatch.setattr("advimg.batch.worker_process.Process", None)
     for devices in ("cpu", "cpu,cpu,cpu"):
         again = cli(*COMMAND, "--device", devices)
         assert again.code == ran.code
@@ -238,7 +238,7 @@ def test_when_all_processes_are_killed_the_same_command_goes_on(
 def test_a_device_that_fails_is_named_and_the_others_go_on(
     cli: Cli, photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("advimg.batch.processes.work", odd_workers.one_breaks_down)
+    monkeypatch.setattr("advimg.batch.worker_process.work", odd_workers.one_breaks_down)
     ran = cli(*COMMAND, *TWO)
     assert ran.code in (0, 3)
     (note,) = [line for line in ran.err.splitlines() if line.startswith("note: ")]
@@ -251,7 +251,7 @@ def test_a_device_that_fails_is_named_and_the_others_go_on(
 def test_processes_on_the_cpu_share_its_cores_and_when_all_fail_so_does_the_run(
     cli: Cli, photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("advimg.batch.processes.work", odd_workers.breaks_down)
+    monkeypatch.setattr("advimg.batch.worker_process.work", odd_workers.breaks_down)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     ran = cli(*COMMAND, *TWO, "--json")
     assert ran.code == 1
@@ -459,7 +459,7 @@ def test_each_attack_is_done_once_whoever_takes_or_is_lost(seed: int) -> None:
     chance = random.Random(seed)
     items = items_of({photo: chance.randint(1, 30) for photo in range(chance.randint(1, 20))})
     workers = list(range(chance.randint(1, 5)))
-    shares = Shares(items, workers)
+    shares = WorkQueue(items, workers)
     held: dict[int, list[Item]] = {worker: [] for worker in workers}
     done: list[Key] = []
     while shares.left:
@@ -483,7 +483,7 @@ def test_each_attack_is_done_once_whoever_takes_or_is_lost(seed: int) -> None:
 
 
 def test_nobody_takes_what_others_could_do() -> None:
-    shares = Shares(items_of(dict.fromkeys(range(10), 1)), ["greedy", "late"])
+    shares = WorkQueue(items_of(dict.fromkeys(range(10), 1)), ["greedy", "late"])
     greedy = 0
     while shares.take("greedy"):
         greedy += 1
@@ -492,14 +492,14 @@ def test_nobody_takes_what_others_could_do() -> None:
 
 
 def test_one_photo_with_many_targets_is_work_for_all() -> None:
-    shares = Shares(items_of({0: 40}), ["one", "other"])
+    shares = WorkQueue(items_of({0: 40}), ["one", "other"])
     taken = shares.take("one"), shares.take("other")
     assert all(taken)
 
 
 def test_what_a_lost_worker_had_comes_last() -> None:
     items = items_of(dict.fromkeys(range(6), 1))
-    shares = Shares(items, ["lost", "other"])
+    shares = WorkQueue(items, ["lost", "other"])
     assert shares.take("lost") == items[:1]
     shares.drop("lost")
     rest = [item for _ in range(6) for item in shares.take("other") or ()]

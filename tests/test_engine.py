@@ -45,16 +45,16 @@ def test_linear_network_is_solved_exactly(eps: int, loss: LossName) -> None:
 @pytest.mark.parametrize("squash", [False, True])
 def test_linear_network_behind_a_resize_is_solved_exactly(squash: bool) -> None:
     classifier = linear_classifier(scale=0.0001)
-    classifier = replace(classifier, view=replace(classifier.view, squash=squash))
+    classifier = replace(classifier, preprocessing=replace(classifier.preprocessing, squash=squash))
     photo = random_photo(21, 13)
     result = run_one(classifier, Job(photo=photo, target=0, settings=replace(NEVER, eps=6)))
     weight = weight_of(classifier)
-    twin = classifier.view.twin(21, 13)
-    rows, columns = twin.window
+    resize_crop = classifier.preprocessing.resize_crop(21, 13)
+    rows, columns = resize_crop.window
     out = torch.empty(3, rows.stop - rows.start, columns.stop - columns.start)
-    direction = twin.gradient((weight[1] - weight[0]).view(3, 8, 8), out=out)
+    direction = resize_crop.backward((weight[1] - weight[0]).view(3, 8, 8), out=out)
     expected = photo.levels.copy()
-    expected[twin.window] = optimum(photo.levels[twin.window], direction, 6)
+    expected[resize_crop.window] = optimum(photo.levels[resize_crop.window], direction, 6)
     assert np.array_equal(result.levels, expected)
 
 
@@ -177,9 +177,9 @@ def test_output_of_another_shape_is_an_error() -> None:
 def test_a_photo_too_long_and_thin_is_refused() -> None:
     photo = random_photo(10000, 3)
     with pytest.raises(PhotoError, match="10000x3"):
-        Classifier.wrap(torch.nn.Flatten(), labels=["a"], mean=(0, 0, 0), std=(1, 1, 1), device="cpu").view.check_size(
-            *photo.size, source="thin.png"
-        )
+        Classifier.wrap(
+            torch.nn.Flatten(), labels=["a"], mean=(0, 0, 0), std=(1, 1, 1), device="cpu"
+        ).preprocessing.check_size(*photo.size, source="thin.png")
 
 
 def test_only_the_network_s_own_gradient_is_taken() -> None:

@@ -11,14 +11,14 @@ import torch
 import advimg
 from advimg.attacks import pgd
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.panel import Panel
+from advimg.classifiers.ensemble import Ensemble
+from advimg.engine.attack_state import AttackState
 from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Job
-from advimg.engine.slot import Slot
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.settings import Settings
-from advimg.targets import read_target
+from advimg.target_names import read_target
 from tests.batches import records_of
 from tests.conftest import Cli, linear_classifier, random_photo, run_all
 from tests.referee import judge, linf
@@ -29,7 +29,7 @@ PELICAN = 144
 
 
 def wrapped(classifier: Classifier, labels: list[str], *, resize: int = 8, crop: int = 8) -> Classifier:
-    """Return a classifier with other labels and another view."""
+    """Return a classifier with other labels and another preprocessing."""
     return Classifier.wrap(
         classifier.network,
         labels=labels,
@@ -167,7 +167,9 @@ def test_gradients_are_averaged_after_normalising_each() -> None:
     quiet = linear_classifier(classes=3, size=8, seed=1, scale=0.001)
     loud = linear_classifier(classes=3, size=8, seed=2, scale=1)
     photo = random_photo(8, 8)
-    slot = Slot(Job(photo=photo, target=1, settings=Settings(eps=8, step_size=1, momentum=0)), Panel([quiet, loud]))
+    slot = AttackState(
+        Job(photo=photo, target=1, settings=Settings(eps=8, step_size=1, momentum=0)), Ensemble([quiet, loud])
+    )
     slot.see()
     draw = torch.Generator().manual_seed(0)
     gradients = [torch.randn(3, 8, 8, generator=draw) * scale for scale in (1e-4, 1e3)]
@@ -189,7 +191,7 @@ def test_each_network_keeps_its_own_view() -> None:
     settings = Settings(eps=20, confidence=0.8)
     (result,) = run_all(Engine(narrow, large), [Job(photo=photo, target=1, settings=settings)])
     assert result.fooled
-    assert [sight.after.top1 for sight in result.sights] == [1, 1]
+    assert [judgement.after.top1 for judgement in result.judgements] == [1, 1]
     assert [classifier.judge(result.levels).top1 for classifier in (narrow, large)] == [1, 1]
     changed = (result.levels != photo.levels).any(axis=2)
     assert not changed[:, :2].any()
@@ -216,7 +218,7 @@ def test_not_fooled_unless_all_are() -> None:
     job = Job(photo=random_photo(8, 8), target=1, settings=Settings(steps=8))
     (result,) = run_all(Engine(first, second), [job])
     assert not result.fooled
-    assert sorted(sight.fooled for sight in result.sights) == [False, True]
+    assert sorted(judgement.fooled for judgement in result.judgements) == [False, True]
 
 
 # Labels.

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from advimg.attacks.eps_search import EpsSearch
 from advimg.classifiers.classifier import Classifier
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
-from advimg.engine.search import EpsSearch
 from advimg.errors import UsageError
 from advimg.images.photo import Levels
 from advimg.settings import Settings

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import advimg
-from advimg.record import Guess, Record
+from advimg.record import Prediction, Record
 from advimg.report.figure import draw_figure
 from tests.conftest import linear_classifier, random_photo
 
@@ -34,7 +34,7 @@ def test_every_shape_is_drawn_with_a_white_margin(size: tuple[int, int]) -> None
 
 def test_names_are_drawn_as_they_are() -> None:
     outcome = attacked()
-    odd = tuple(Guess(index, name, 0.2) for index, name in enumerate(["$x$", "a_b^c", "x" * 300, "", "{\\frac"]))
+    odd = tuple(Prediction(index, name, 0.2) for index, name in enumerate(["$x$", "a_b^c", "x" * 300, "", "{\\frac"]))
     figure = drawn(outcome, replace(outcome.record, before=odd, after=odd, source="$a_b$.png", model="m" * 200))
     assert (figure[:, -8:] == 255).all()
 
@@ -49,7 +49,7 @@ def test_the_verdict_shows(fooled: bool) -> None:
 @pytest.mark.parametrize("confidence", [0.0, 1e-9, 0.9999999, 1.0])
 def test_few_classes_and_extreme_confidences(confidence: float) -> None:
     outcome = attacked(classes=2)
-    sure = (Guess(1, "one", confidence), Guess(0, "zero", 1 - confidence))
+    sure = (Prediction(1, "one", confidence), Prediction(0, "zero", 1 - confidence))
     drawn(outcome, replace(outcome.record, before=sure, after=sure, confidence=confidence))
 
 

@@ -146,7 +146,7 @@ def test_classify_puts_several_models_side_by_side(cli: Cli, photo: Path, small:
         ("noise.png", small),
     ]
     assert lines[0]["top5"][0]["name"] == "tiger cat"
-    assert {guess["name"] for guess in lines[1]["top5"]} == {f"class {index}" for index in range(5)}
+    assert {prediction["name"] for prediction in lines[1]["top5"]} == {f"class {index}" for index in range(5)}
     tables = ran.err.splitlines()
     assert len(tables) == 2 * (1 + 1 + 5)  # the photo, the header, five rows
     assert tables[1].split() == [LITE0, small]
@@ -285,7 +285,7 @@ def test_a_file_with_a_target_by_rule_is_verified_by_its_record(cli: Cli, photo:
 
 def test_targets_by_rule_in_python() -> None:
     classifier, photo = linear_classifier(classes=9, scale=0.05), random_photo(8, 8)
-    order = [guess.index for guess in classifier.judge(photo.levels).top(9)]
+    order = [prediction.index for prediction in classifier.judge(photo.levels).top(9)]
     found = {
         rule: advimg.attack(photo, rule, model=classifier, steps=2).record
         for rule in ("random", "least-likely", "runner-up")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from advimg.classifiers import precision
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.gradient import GradientNetwork
+from advimg.classifiers.gradient import precision
+from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
 from advimg.images.photo import Photo

@@ -30,7 +30,7 @@ def test_the_schema() -> None:
     assert values["advimg"] == advimg.__version__
     assert values["size"] == [9, 7]
     assert values["target"] == {"index": 1, "name": "class 1"}
-    assert [set(guess) for guess in values["before"]] == [{"index", "name", "confidence"}] * 5
+    assert [set(prediction) for prediction in values["before"]] == [{"index", "name", "confidence"}] * 5
     assert isinstance(values["eps"], int)
     assert isinstance(values["linf"], int)
     assert values["error"] is None

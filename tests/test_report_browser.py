@@ -78,14 +78,14 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "confidence": 0.7,
             "steps": 5,
             "eps": 2,
-            "before": [guess(4, "<b>cup</b>", 0.75), guess(1, "one", 0.25)],
+            "before": [prediction(4, "<b>cup</b>", 0.75), prediction(1, "one", 0.25)],
         },
     }
     changed = [record | {"fooled": record["error"] is None} | changes.get(name, {}) for name, record in records.items()]
     return write_gallery(changed, folder / "out", force=False).page
 
 
-def guess(index: int, name: str, confidence: float) -> dict[str, Any]:
+def prediction(index: int, name: str, confidence: float) -> dict[str, Any]:
     return {"index": index, "name": name, "confidence": confidence}
 
 

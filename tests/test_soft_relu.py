@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.gradient import GradientNetwork
-from advimg.classifiers.soft_relu import Softness, SoftReLU, soften
-from advimg.engine import slot
+from advimg.classifiers.gradient.network import GradientNetwork
+from advimg.classifiers.gradient.soft_relu import Softness, SoftReLU, soften
+from advimg.engine import attack_state
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
 from advimg.images.decode import read_photo
@@ -159,7 +159,7 @@ def test_a_relu_with_a_hook_keeps_it() -> None:
     classifier = _small(lambda network: network[2].register_forward_hook(lambda _, __, output: output / 7))
     network = GradientNetwork(classifier, "fp32")
     seen = torch.randint(0, 256, (2, 3, 8, 8)).float()
-    expected = classifier.network(classifier.view.normalise(seen))
+    expected = classifier.network(classifier.preprocessing.normalise(seen))
     for softness in ([], [(0.5, 0.5)] * 2):
         torch.testing.assert_close(network.logits(seen, softness), expected, rtol=1e-3, atol=1e-3)
 
@@ -174,5 +174,5 @@ def test_soft_derivatives_save_passes(lite0: Classifier, monkeypatch: pytest.Mon
         return sum(result.gradients for result in results)
 
     soft = passes()
-    monkeypatch.setattr(slot, "softness", lambda *_: (0.0, 0.0))
+    monkeypatch.setattr(attack_state, "softness", lambda *_: (0.0, 0.0))
     assert soft < 0.9 * passes()

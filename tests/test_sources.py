@@ -14,14 +14,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from advimg.classifiers import torchvision_zoo
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.gradient import GradientNetwork
+from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.classifiers.load import load_classifier
-from advimg.classifiers.published import Published
+from advimg.classifiers.preprocessing import Preprocessing
+from advimg.classifiers.sources import torchvision as torchvision_source
+from advimg.classifiers.sources.published import Published
+from advimg.classifiers.sources.state_dict import fill
 from advimg.classifiers.spec import ModelSpec
-from advimg.classifiers.state_dict import fill
-from advimg.classifiers.view import View
 from advimg.errors import ClassifierError, UsageError
 from advimg.labels import Labels
 from tests.conftest import Cli, random_photo
@@ -157,22 +157,24 @@ class _Evil:
 
 
 def test_options_change_the_view(checkpoint: Path) -> None:
-    published = load(checkpoint).view
-    assert published == View(
+    published = load(checkpoint).preprocessing
+    assert published == Preprocessing(
         resize=256, crop=224, interpolation="bilinear", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
     )
     changed = load(
         checkpoint, input_size=64, resize=70, interpolation="bicubic", mean=[0.5, 0.4, 0.3], std=(0.1, 0.2, 0.3)
-    ).view
-    assert changed == View(resize=70, crop=64, interpolation="bicubic", mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
-    assert load(checkpoint, resize=300).view.resize == 300
-    assert load(checkpoint, resize=300).view.crop == 224
+    ).preprocessing
+    assert changed == Preprocessing(
+        resize=70, crop=64, interpolation="bicubic", mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3)
+    )
+    assert load(checkpoint, resize=300).preprocessing.resize == 300
+    assert load(checkpoint, resize=300).preprocessing.crop == 224
 
 
 @pytest.mark.parametrize(("size", "resize"), [(112, 128), (448, 512), (96, 110), (1, 1)])
 def test_only_an_input_size_keeps_the_crop_s_share(checkpoint: Path, size: int, resize: int) -> None:
-    view = load(checkpoint, input_size=size).view
-    assert (view.crop, view.resize) == (size, resize)
+    preprocessing = load(checkpoint, input_size=size).preprocessing
+    assert (preprocessing.crop, preprocessing.resize) == (size, resize)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_a_vit_of_another_image_size(tmp_path: Path) -> None:
     nn.init.normal_(small.heads.head.weight)
     torch.save(small.state_dict(), tmp_path / "vit.pt")
     classifier = load(tmp_path / "vit.pt", "vit_b_32", input_size=64)
-    assert (classifier.view.crop, len(classifier.labels)) == (64, 5)
+    assert (classifier.preprocessing.crop, len(classifier.labels)) == (64, 5)
     assert_same_logits(classifier, small)
     with pytest.raises(ClassifierError, match=r"pos_embedding is \[1, 5, 768\], not \[1, 50, 768\]"):
         load(tmp_path / "vit.pt", "vit_b_32")
@@ -230,7 +232,7 @@ def test_a_toml_file_says_it_all_and_its_paths_are_relative_to_it(toml: Path, fi
     assert classifier.name == "mine.toml"
     assert classifier.weights == "five.pt"
     assert classifier.labels.names == FLOWERS
-    assert classifier.view == View(
+    assert classifier.preprocessing == Preprocessing(
         resize=80, crop=64, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 1.0)
     )
     assert_same_logits(classifier, five)
@@ -281,8 +283,8 @@ def test_options_win_over_the_toml_file(cli: Cli, toml: Path, tmp_path: Path) ->
     assert ran.code == 0, ran.err
     seen = json.loads(ran.out)
     assert seen["model"] == "mine.toml"
-    assert {guess["name"] for guess in seen["top5"]} == {"alpha", "beta", "gamma", "delta", "epsilon"}
-    changed = load(None, str(toml), input_size=32, std=(1, 1, 1), labels=list("abcde")).view
+    assert {prediction["name"] for prediction in seen["top5"]} == {"alpha", "beta", "gamma", "delta", "epsilon"}
+    changed = load(None, str(toml), input_size=32, std=(1, 1, 1), labels=list("abcde")).preprocessing
     assert (changed.crop, changed.resize, changed.interpolation, changed.std) == (32, 80, "bicubic", (1, 1, 1))
 
 
@@ -333,15 +335,15 @@ def _filled(name: str, published: Published, size: int) -> nn.Module:
 def test_every_torchvision_network_has_a_gradient(name: str) -> None:
     torch.manual_seed(0)
     size = {"maxvit_t": 224, "inception_v3": 96}.get(name, 64)  # as small as it can be
-    published = torchvision_zoo.find(name)
+    published = torchvision_source.find(name)
     network = _filled(name, published, size)
     assert getattr(network, "transform_input", True)
     assert getattr(network, "aux_logits", True)
-    mean, std = published.view.mean, published.view.std
+    mean, std = published.preprocessing.mean, published.preprocessing.std
     classifier = Classifier(
         name=name,
         network=network,
-        view=View(resize=size, crop=size, interpolation="bilinear", mean=mean, std=std),
+        preprocessing=Preprocessing(resize=size, crop=size, interpolation="bilinear", mean=mean, std=std),
         labels=Labels(map(str, range(10))),
         device=torch.device("cpu"),
     )

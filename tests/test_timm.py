@@ -10,8 +10,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from advimg.classifiers import timm_zoo
 from advimg.classifiers.load import load_classifier
+from advimg.classifiers.sources import timm as timm_source
 from advimg.errors import ClassifierError, UsageError
 from tests.conftest import Cli, random_photo
 from tests.test_sources import FLOWERS, assert_same_logits, load, prefixed
@@ -36,7 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_timm_names_with_and_without_a_tag(name: str, full: str) -> None:
-    published = timm_zoo.find(name)
+    published = timm_source.find(name)
     assert published.name == full
     assert published.labels[144] == "pelican"
 
@@ -76,18 +76,18 @@ def _spread() -> list[str]:
 def test_stock_is_timm_s_own_preprocessing() -> None:
     pictures = [Image.fromarray(random_photo(*size).levels) for size in ((97, 131), (300, 211))]
     names = _spread()
-    views = [timm_zoo.find(f"timm/{name}").view for name in names]
-    assert {(view.squash, view.interpolation) for view in views} == {
+    views = [timm_source.find(f"timm/{name}").preprocessing for name in names]
+    assert {(preprocessing.squash, preprocessing.interpolation) for preprocessing in views} == {
         (False, "bilinear"),
         (False, "bicubic"),
         (True, "bicubic"),
     }
-    assert len({view.crop for view in views}) > 20
-    for name, view in zip(names, views, strict=True):
+    assert len({preprocessing.crop for preprocessing in views}) > 20
+    for name, preprocessing in zip(names, views, strict=True):
         config = timm.data.resolve_model_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
         official = timm.data.create_transform(**config, is_training=False)
         for picture in pictures:
-            assert torch.equal(view.stock(picture), official(picture)), name
+            assert torch.equal(preprocessing.stock(picture), official(picture)), name
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_preprocessing_that_is_not_supported_is_refused_with_the_reason(
         setattr(config, key, value)
     monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: config)
     with pytest.raises(ClassifierError, match=message):
-        timm_zoo.find("timm/resnet18")
+        timm_source.find("timm/resnet18")
 
 
 def test_a_checkpoint_of_a_timm_network(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_checkpoint_of_a_timm_vit_of_another_image_size(tmp_path: Path) -> Non
     reference = timm.create_model("test_vit", num_classes=5, img_size=96).eval()
     torch.save(reference.state_dict(), tmp_path / "mine.pt")
     classifier = load(tmp_path / "mine.pt", "timm/test_vit", input_size=96)
-    assert classifier.view.crop == 96
+    assert classifier.preprocessing.crop == 96
     assert_same_logits(classifier, reference, 96)
 
 

@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 
 from advimg.classifiers.classifier import Classifier
+from advimg.engine.attack_state import AttackState
 from advimg.engine.engine import Engine, StepReport
 from advimg.engine.job import Job, Result
-from advimg.engine.slot import Slot
 from advimg.images.perturbation import amplified
 from advimg.images.photo import Photo
 from advimg.outcome import outcome_of
 from advimg.record import Record
 from advimg.report import trace
 from advimg.report.trace import Animation, draw_frames, draw_trace
-from advimg.report.unfolding import Point, Unfolding
+from advimg.report.trace_data import Point, TraceData
 from advimg.settings import Settings, TargetRule
 from advimg.tracing import Tracer
 from tests.conftest import Cli, EveryModel, linear_classifier, random_photo
@@ -37,7 +37,7 @@ QUICK = Settings(eps=60, step_size=5, confidence=0.7)
 class Traced:
     result: Result
     record: Record
-    unfolding: Unfolding
+    unfolding: TraceData
     reports: list[StepReport]
 
 
@@ -89,14 +89,14 @@ def test_a_watcher_can_have_each_candidate_and_what_is_seen_in_it() -> None:
 
 def test_a_candidate_is_made_only_if_asked_for_and_is_gone_after_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     made = 0
-    levels = Slot.candidate_levels
+    levels = AttackState.candidate_levels
 
-    def counted(slot: Slot) -> object:
+    def counted(slot: AttackState) -> object:
         nonlocal made
         made += 1
         return levels(slot)
 
-    monkeypatch.setattr(Slot, "candidate_levels", counted)
+    monkeypatch.setattr(AttackState, "candidate_levels", counted)
     reports: list[StepReport] = []
     job = Job(photo=random_photo(8, 8), target=1, settings=Settings(eps=1, steps=4, confidence=NEVER))
     Engine(linear_classifier(scale=0.0001)).attack(job, watch=reports.append)
@@ -138,7 +138,7 @@ def test_points_are_the_engine_s_reports_and_frames_the_pictures() -> None:
 @pytest.mark.parametrize("steps", [1, 24, 59, 60, 100, 1000])
 def test_early_steps_all_have_frames_and_there_are_never_too_many(steps: int) -> None:
     levels = random_photo(4, 4).levels
-    unfolding = Unfolding(levels, [["one", "two"]])
+    unfolding = TraceData(levels, [["one", "two"]])
     seen = [np.array([0.5, 0.5])]
     for step in range(steps + 1):
         unfolding.add(Point(step, 1, (0.5,), (0.7,)), levels, seen)

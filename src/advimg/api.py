@@ -10,8 +10,8 @@ from PIL import Image
 
 from advimg.checking import look_on
 from advimg.classifiers.classifier import Classifier, Verdict
+from advimg.classifiers.ensemble import Ensemble
 from advimg.classifiers.load import load_classifier
-from advimg.classifiers.panel import Panel
 from advimg.engine.engine import Engine, Watcher
 from advimg.engine.job import Job
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
@@ -19,7 +19,7 @@ from advimg.images.mask import mask_for
 from advimg.images.photo import Photo
 from advimg.outcome import Outcome, outcome_of
 from advimg.settings import DEFAULT_MODEL, Norm, Precision, Settings, checked_eps
-from advimg.targets import read_target
+from advimg.target_names import read_target
 from advimg.verification import Verification, verify_photo
 
 Picture = str | Path | bytes | Image.Image | npt.NDArray[Any] | Photo
@@ -65,13 +65,13 @@ def attack(
     settings = replace(settings or Settings(), **changes)
     models = [model] if isinstance(model, str | Classifier) else model
     classifiers, checking = ([_classifier(each, device) for each in group] for group in (models, check_on))
-    first, *others = Panel(classifiers).classifiers
+    first, *others = Ensemble(classifiers).classifiers
     aim = read_target(target, first.labels, {other.name: other.labels for other in (*others, *checking)})
     engine = Engine(*classifiers, precision=precision)
     photo = open_photo(photo)
     free = None if mask is None else mask_for(photo, open_photo(mask))
     result = engine.attack(Job(photo=photo, target=aim, settings=settings, mask=free), watch=watch)
-    checked = look_on(result, Panel(checking)) if checking else ()
+    checked = look_on(result, Ensemble(checking)) if checking else ()
     return outcome_of(result, checked=checked)
 
 

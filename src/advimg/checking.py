@@ -1,11 +1,11 @@
 """What classifiers that took no part in an attack see in its picture."""
 
-from advimg.classifiers.panel import Panel
-from advimg.engine.goal import Sight, goals_for
+from advimg.classifiers.ensemble import Ensemble
+from advimg.engine.criterion import Judgement, criteria_for
 from advimg.engine.job import Result
 
 
-def look_on(result: Result, panel: Panel) -> tuple[Sight, ...]:
+def look_on(result: Result, ensemble: Ensemble) -> tuple[Judgement, ...]:
     """Show a result to classifiers that took no part.
 
     Raises:
@@ -13,7 +13,7 @@ def look_on(result: Result, panel: Panel) -> tuple[Sight, ...]:
         ClassifierError: the output of one is not finite logits.
         UsageError: one has no class of the target's name.
     """
-    before = panel.judge_photo(result.job.photo)
+    before = ensemble.judge_photo(result.job.photo)
     target = None if result.job.target == "untargeted" else result.target
-    goals = goals_for(target, result.sights[0].classifier.labels, panel.classifiers, before)
-    return tuple(map(Sight.of, panel.classifiers, goals, before, panel.judge(result.levels)))
+    criteria = criteria_for(target, result.judgements[0].classifier.labels, ensemble.classifiers, before)
+    return tuple(map(Judgement.of, ensemble.classifiers, criteria, before, ensemble.judge(result.levels)))

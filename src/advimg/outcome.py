@@ -10,7 +10,7 @@ from PIL import Image
 
 from advimg import __version__
 from advimg.classifiers.identity import Identity
-from advimg.engine.goal import Sight
+from advimg.engine.criterion import Judgement
 from advimg.engine.job import Result
 from advimg.images.decode import decode_photo
 from advimg.images.encode import encode_png
@@ -18,7 +18,7 @@ from advimg.images.files import write_whole
 from advimg.images.perturbation import amplified, measure_change
 from advimg.images.photo import Levels, Photo
 from advimg.outputs import png_path
-from advimg.record import UNSEEN, Record, Seen, Target
+from advimg.record import NOT_JUDGED, NetworkRecord, Record, Target
 from advimg.settings import Settings
 
 
@@ -86,7 +86,7 @@ class Outcome:
         return path
 
 
-def outcome_of(result: Result, *, checked: Sequence[Sight] = ()) -> Outcome:
+def outcome_of(result: Result, *, checked: Sequence[Judgement] = ()) -> Outcome:
     """Write the record of a result.
 
     Args:
@@ -100,8 +100,8 @@ def outcome_of(result: Result, *, checked: Sequence[Sight] = ()) -> Outcome:
         raise AssertionError("the perturbation crosses the mask")
     if not change.within(result.eps, settings.norm):
         raise AssertionError(f"the perturbation ({change}) is larger than eps = {result.eps} in {settings.norm}")
-    first, *others = result.sights
-    classifiers = [sight.classifier for sight in result.sights]
+    first, *others = result.judgements
+    classifiers = [judgement.classifier for judgement in result.judgements]
     asked = asked_of(settings, classifiers, classifiers[0].device.type, result.precision)
     done = Record(
         **asked
@@ -141,8 +141,8 @@ def asked_of(
     return {
         "advimg": __version__,
         **_network(first),
-        "ensemble": [_network(classifier) | UNSEEN for classifier in others],
-        "checked": [_network(classifier) | UNSEEN for classifier in check_on],
+        "ensemble": [_network(classifier) | NOT_JUDGED for classifier in others],
+        "checked": [_network(classifier) | NOT_JUDGED for classifier in check_on],
         "norm": settings.norm,
         "eps": None if settings.eps == "auto" else settings.eps,
         "max_eps": settings.max_eps if settings.eps == "auto" else None,
@@ -165,23 +165,23 @@ def _network(classifier: Identity) -> dict[str, Any]:
         "model": classifier.name,
         "weights": classifier.weights,
         "weights_sha256": classifier.weights_sha256,
-        "view": classifier.view.to_dict(),
+        "view": classifier.preprocessing.to_dict(),
     }
 
 
-def _seen(sight: Sight) -> Seen:
-    return Seen(
-        **_network(sight.classifier),
-        target=_target(sight),
-        before=sight.before.top(5),
-        after=sight.after.top(5),
-        fooled=sight.fooled,
-        confidence=round(sight.confidence, 6),
+def _seen(judgement: Judgement) -> NetworkRecord:
+    return NetworkRecord(
+        **_network(judgement.classifier),
+        target=_target(judgement),
+        before=judgement.before.top(5),
+        after=judgement.after.top(5),
+        fooled=judgement.fooled,
+        confidence=round(judgement.confidence, 6),
     )
 
 
-def _target(sight: Sight) -> Target:
-    return Target(sight.target, sight.classifier.labels[sight.target])
+def _target(judgement: Judgement) -> Target:
+    return Target(judgement.target, judgement.classifier.labels[judgement.target])
 
 
 def _equal(one: Levels | None, other: Levels | None) -> bool:

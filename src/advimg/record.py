@@ -28,7 +28,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
+class Prediction:
     """One class a classifier sees in a picture, with its softmax confidence (0..1)."""
 
     index: int
@@ -56,7 +56,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class NetworkRecord:
     """What a network besides the first sees; the fields are as in :class:`Record`, the target as this one counts."""
 
     model: str
@@ -64,8 +64,8 @@ class Seen:
     weights_sha256: str | None
     view: Mapping[str, Any]
     target: Target
-    before: tuple[Guess, ...]
-    after: tuple[Guess, ...]
+    before: tuple[Prediction, ...]
+    after: tuple[Prediction, ...]
     fooled: bool
     confidence: float
 
@@ -80,7 +80,7 @@ class Seen:
         return cls(
             **own
             | {"target": Target.from_dict(own["target"]), "confidence": float(own["confidence"])}
-            | {name: tuple(map(Guess.from_dict, own[name])) for name in ("before", "after")}
+            | {name: tuple(map(Prediction.from_dict, own[name])) for name in ("before", "after")}
         )
 
     @property
@@ -90,8 +90,8 @@ class Seen:
         return f"{was.name} {percent(was.confidence)} → {now.name} {percent(now.confidence)}"
 
 
-UNSEEN: dict[str, Any] = {"target": None, "before": [], "after": [], "fooled": False, "confidence": None}
-"""The part of a :class:`Seen`, as JSON values, that is missing where an attack came to nothing."""
+NOT_JUDGED: dict[str, Any] = {"target": None, "before": [], "after": [], "fooled": False, "confidence": None}
+"""The part of a :class:`NetworkRecord`, as JSON values, that is missing where an attack came to nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +127,8 @@ class Record:
     view: Mapping[str, Any]
     target: Target
     target_rule: str | None
-    ensemble: tuple[Seen, ...] = ()
-    checked: tuple[Seen, ...] = ()
+    ensemble: tuple[NetworkRecord, ...] = ()
+    checked: tuple[NetworkRecord, ...] = ()
     norm: str = "linf"
     eps: float
     max_eps: int | None = None
@@ -145,8 +145,8 @@ class Record:
     device: str
     precision: str
     l2: float
-    before: tuple[Guess, ...]
-    after: tuple[Guess, ...]
+    before: tuple[Prediction, ...]
+    after: tuple[Prediction, ...]
     fooled: bool
     confidence: float
     linf: int
@@ -165,21 +165,21 @@ class Record:
             KeyError, TypeError, ValueError: it is none.
         """
         own = {field.name: values[field.name] for field in fields(cls)}
-        first = Seen.from_dict(values)
+        first = NetworkRecord.from_dict(values)
         width, height = own["size"]
         return cls(
             **own
             | {"size": (int(width), int(height)), "target": first.target, "before": first.before, "after": first.after}
-            | {name: tuple(map(Seen.from_dict, own[name])) for name in ("ensemble", "checked")}
+            | {name: tuple(map(NetworkRecord.from_dict, own[name])) for name in ("ensemble", "checked")}
             | {"eps_tried": tuple(Trial(**trial) for trial in own["eps_tried"])}
             | {name: int(own[name]) for name in ("linf", "steps", "gradients")}
             | {name: float(own[name]) for name in ("confidence", "l2")}
         )
 
     @property
-    def attacked(self) -> tuple[Seen, ...]:
+    def attacked(self) -> tuple[NetworkRecord, ...]:
         """What each network that was attacked sees."""
-        first = Seen(
+        first = NetworkRecord(
             model=self.model,
             weights=self.weights,
             weights_sha256=self.weights_sha256,
@@ -193,7 +193,7 @@ class Record:
         return (first, *self.ensemble)
 
     @property
-    def least_fooled(self) -> Seen:
+    def least_fooled(self) -> NetworkRecord:
         """What the network sees that is fooled least."""
         return min(self.attacked, key=lambda seen: (seen.fooled, seen.confidence))
 

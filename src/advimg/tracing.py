@@ -6,7 +6,7 @@ from advimg.classifiers.classifier import Classifier
 from advimg.engine.engine import StepReport, Watcher
 from advimg.engine.job import Result
 from advimg.images.photo import Photo
-from advimg.report.unfolding import Point, Unfolding
+from advimg.report.trace_data import Point, TraceData
 
 
 class Tracer:
@@ -20,7 +20,7 @@ class Tracer:
 
     def __init__(self, photo: Photo, classifiers: Sequence[Classifier], *, amplify: float = 10) -> None:
         names = [classifier.labels.names for classifier in classifiers]
-        self.unfolding = Unfolding(photo.levels, names, amplify=amplify)
+        self.unfolding = TraceData(photo.levels, names, amplify=amplify)
 
     def beside(self, other: Watcher | None) -> Watcher:
         """Return a watcher that keeps each step, and passes it on to another."""
@@ -34,7 +34,7 @@ class Tracer:
 
     def end(self, result: Result) -> None:
         """Keep the file: what came of the attack, as the untouched classifiers see it."""
-        seen = [sight.after.probabilities.numpy() for sight in result.sights]
+        seen = [judgement.after.probabilities.numpy() for judgement in result.judgements]
         self.unfolding.end(result.levels, seen, step=result.steps, eps=result.eps)
 
     def _keep(self, report: StepReport) -> None:

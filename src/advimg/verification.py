@@ -7,7 +7,7 @@ from advimg.classifiers.classifier import Classifier
 from advimg.images.mask import Mask
 from advimg.images.perturbation import measure_change
 from advimg.images.photo import Photo
-from advimg.record import Guess, Target
+from advimg.record import Prediction, Target
 from advimg.settings import Norm
 
 
@@ -30,7 +30,7 @@ class Verification:
     l2: float | None
     within_eps: bool
     mask_kept: bool | None
-    top5: tuple[Guess, ...]
+    top5: tuple[Prediction, ...]
     confidence: float
     holds: bool
 

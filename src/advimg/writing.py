@@ -17,7 +17,7 @@ from advimg.record import Record
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from advimg.report.unfolding import Unfolding
+    from advimg.report.trace_data import TraceData
 
 _drawing = threading.Lock()  # matplotlib is not made for threads
 
@@ -29,7 +29,7 @@ def write_outputs(
     amplify: float,
     metadata: bool,
     overwrite: bool,
-    unfolding: "Unfolding | None" = None,
+    unfolding: "TraceData | None" = None,
 ) -> Record:
     """Write the files of an attack, the adversarial PNG first, and return the record that names them.
 
@@ -66,7 +66,7 @@ def _figure(outcome: Outcome, amplify: float) -> bytes:
         return draw_figure(outcome.record, outcome.photo.levels, outcome.levels, amplify=amplify)
 
 
-def _trace(outcome: Outcome, unfolding: "Unfolding", path: "Path") -> bytes:
+def _trace(outcome: Outcome, unfolding: "TraceData", path: "Path") -> bytes:
     with _quiet_drawing():
         from advimg.report.trace import draw_trace
 

@@ -20,8 +20,8 @@ import torch
 
 from advimg import cli
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.gradient import GradientNetwork
-from advimg.classifiers.view import View
+from advimg.classifiers.gradient.network import GradientNetwork
+from advimg.classifiers.preprocessing import Preprocessing
 from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Result
 from tests.benchmarks.measure import Stopwatch
@@ -53,7 +53,7 @@ def main(device: str, arguments: list[str]) -> int:
             (GradientNetwork, "logits", timed("forward", GradientNetwork.logits)),
             (torch.autograd, "grad", timed("backward", torch.autograd.grad)),
             (Classifier, "judge", timed("judge", Classifier.judge)),
-            (View, "stock", timed("preprocessing", View.stock)),
+            (Preprocessing, "stock", timed("preprocessing", Preprocessing.stock)),
             (Engine, "run", timed_loop(Engine.run)),
         ):
             patches.enter_context(patch.object(owner, method, replacement))

@@ -17,7 +17,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from advimg.batch.tally import Tally
+from advimg.batch.stats import BatchStats
 from advimg.engine.allocator import keep_freed_memory
 from tests.batches import attack_all, open_descriptors, quick_classifier
 from tests.benchmarks.measure import print_machine, print_table, progress
@@ -90,14 +90,14 @@ def _watch(photos: list[Path], out: Path, every: int) -> tuple[int, list[_Count]
     counts: list[_Count] = []
     began = time.perf_counter()
 
-    def ended(tally: Tally) -> None:
-        if tally.done % every == 0 or tally.done == len(photos):
-            counts.append(_Count(tally.done, time.perf_counter() - began, _memory(), _descriptors()))
+    def ended(stats: BatchStats) -> None:
+        if stats.done % every == 0 or stats.done == len(photos):
+            counts.append(_Count(stats.done, time.perf_counter() - began, _memory(), _descriptors()))
 
     before = _descriptors()
-    tally = attack_all(photos, out, classifier, ended=ended)
-    if tally.failures:
-        raise click.ClickException(f"{len(tally.failures)} photos failed, the first with: {tally.failures[0][1]}")
+    stats = attack_all(photos, out, classifier, ended=ended)
+    if stats.failures:
+        raise click.ClickException(f"{len(stats.failures)} photos failed, the first with: {stats.failures[0][1]}")
     return before, counts, _descriptors()
 
 

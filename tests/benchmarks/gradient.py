@@ -3,8 +3,8 @@
 Photos of 500x375, one, eight and 32 at a time; ResNet-50 with random weights (speed does not depend on them) and the
 bundled network. Measured in turns within one run:
 
-- advimg: one step of every photo, all of it: view, network, view's gradient, step (Slot and GradientNetwork), in 32
-  bits and, where ``--precision auto`` finds that quicker, in bfloat16;
+- advimg: one step of every photo, all of it: preprocessing, network, the way back through both, step (AttackState and
+  GradientNetwork), in 32 bits and, where ``--precision auto`` finds that quicker, in bfloat16;
 - the bare network: forward and the gradient of its 224x224 input, in the same precisions, parameters frozen, as
   torchvision or the bundled network's own package builds it;
 - Foolbox, Torchattacks and ART, where installed: their whole call on 224x224 tensors, divided by its steps, with the
@@ -29,13 +29,13 @@ from torchvision import models
 
 from advimg.api import open_photo
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.gradient import GradientNetwork
+from advimg.classifiers.ensemble import Ensemble
+from advimg.classifiers.gradient.network import GradientNetwork
+from advimg.classifiers.gradient.precision import chosen
 from advimg.classifiers.load import load_classifier
-from advimg.classifiers.panel import Panel
-from advimg.classifiers.precision import chosen
+from advimg.engine.attack_state import AttackState
+from advimg.engine.forward import forward
 from advimg.engine.job import Job
-from advimg.engine.look import look_at
-from advimg.engine.slot import Slot
 from advimg.labels import imagenet_labels
 from advimg.settings import Settings
 from tests.benchmarks.measure import Spread, in_turns, print_machine, print_table, progress, ratios, settle
@@ -116,11 +116,13 @@ def _contenders(
     """Return what is to be measured: each call computes so many gradients of every picture and returns its seconds."""
     device = subject.classifier.device
     targets = torch.full((len(pictures),), _TARGET, device=device)
-    fed = torch.stack([subject.classifier.view.stock(picture) for picture in pictures]).to(device)
+    fed = torch.stack([subject.classifier.preprocessing.stock(picture) for picture in pictures]).to(device)
     network = GradientNetwork(subject.classifier, "fp32")
     settings = Settings(eps=_EPS)
-    panel = Panel([subject.classifier])
-    slots = [Slot(Job(photo=open_photo(picture), target=_TARGET, settings=settings), panel) for picture in pictures]
+    ensemble = Ensemble([subject.classifier])
+    slots = [
+        AttackState(Job(photo=open_photo(picture), target=_TARGET, settings=settings), ensemble) for picture in pictures
+    ]
     bare = copy.deepcopy(subject.published).requires_grad_(False)
     loops: dict[str, Callable[[], object]] = {
         "advimg, fp32": partial(_ours, network, slots, gradients),
@@ -131,21 +133,21 @@ def _contenders(
         low = copy.deepcopy(bare).to(torch.bfloat16)
         loops["advimg, bf16"] = partial(_ours, quicker, slots, gradients)
         loops["bare network, bf16"] = partial(_bare, low, fed.to(torch.bfloat16), targets, gradients)
-    view = subject.classifier.view
-    model = Normalised(subject.published, view.mean, view.std).eval()
-    levels = _levels(fed, view.mean, view.std)
+    preprocessing = subject.classifier.preprocessing
+    model = Normalised(subject.published, preprocessing.mean, preprocessing.std).eval()
+    levels = _levels(fed, preprocessing.mean, preprocessing.std)
     for peer in peers:
         loops[peer.package] = partial(seeded, peer, model, levels, targets, eps=_EPS, steps=gradients)
     return {name: partial(_seconds, loop, device) for name, loop in loops.items()}
 
 
-def _ours(network: GradientNetwork, slots: Sequence[Slot], gradients: int) -> None:
+def _ours(network: GradientNetwork, slots: Sequence[AttackState], gradients: int) -> None:
     """Take so many steps of every slot as the engine does, without its verdicts."""
     losses = [slot.job.settings.loss for slot in slots]
-    goals = [goal for slot in slots for goal in slot.goals]
+    criteria = [criterion for slot in slots for criterion in slot.criteria]
     for _ in range(gradients):
         pictures = [picture for slot in slots for picture in slot.see()]
-        look = look_at(pictures, network, goals, [slot.softness for slot in slots])
+        look = forward(pictures, network, criteria, [slot.softness for slot in slots])
         for slot, standing in zip(slots, look.standings, strict=True):
             slot.keep_if_best(fooled=0, log_confidence=standing.log_confidence)
         temperatures = [slot.temperature for slot in slots]

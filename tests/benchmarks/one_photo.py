@@ -3,7 +3,7 @@
 One photo at 0.2, 2 and 12 megapixels, ResNet-50. Its weights are random, for speed does not depend on them; so the
 target is seldom reached, and exit code 3 is as right as 0. The first table measures whole processes, as ratios to one
 that imports torch and torchvision, loads the network and looks once (the memory is the most that a process ever held);
-the second the phases inside one. The goals: a ratio of at most 1.6 at 0.2 megapixels, 2.2 with the figure, at most
+the second the phases inside one. The criteria: a ratio of at most 1.6 at 0.2 megapixels, 2.2 with the figure, at most
 2.5 times the time of 0.2 megapixels at 12, and at most 1.6 GB.
 
 The photo is the largest of the folder, made larger or smaller; one that was made larger is smoother than a photo.
@@ -99,7 +99,7 @@ def benchmark(photos: Path | None, device: str, rounds: int) -> None:
         measured = in_turns({name: runs.run for name, runs in processes.items()}, rounds)
         print_table(
             f"Whole processes: attack -m {MODEL} --steps {STEPS} --no-figure --device {device}, "
-            f"median (quartiles) of {rounds}; goals: ratio at most 1.6 at 0.2 MP, 2.2 with the figure; peak at most "
+            f"median (quartiles) of {rounds}; criteria: ratio at most 1.6 at 0.2 MP, 2.2 with the figure; peak at most "
             "1.60 GB",
             ("process", "seconds", "ratio", "peak GB", "gradients"),
             [_row(name, runs, measured[name], measured[_BASE]) for name, runs in processes.items()],

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.gradient import GradientNetwork
+from advimg.classifiers.ensemble import Ensemble
+from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.classifiers.load import load_classifier
-from advimg.classifiers.panel import Panel
-from advimg.classifiers.view import Twin, View
+from advimg.classifiers.preprocessing import Preprocessing, ResizeCrop
+from advimg.engine.attack_state import AttackState
+from advimg.engine.forward import Score, forward
 from advimg.engine.job import Job
-from advimg.engine.look import Standing, look_at
-from advimg.engine.slot import Slot
 from advimg.images.decode import read_photo
 from advimg.images.encode import encode_png
 from advimg.outcome import outcome_of
@@ -47,27 +47,27 @@ _EACH_STEP = (_SEE, _NETWORK, _BACK, _ARITHMETIC, _WHOLE)
 
 
 @dataclass(frozen=True, eq=False)
-class _TimedTwin(Twin):
+class _TimedResizeCrop(ResizeCrop):
     """A view's differentiable form that is timed whenever it is used."""
 
     watch: Stopwatch
 
-    def see(self, window: Tensor) -> Tensor:
-        return self.watch.time(_SEE, partial(super().see, window))
+    def forward(self, window: Tensor) -> Tensor:
+        return self.watch.time(_SEE, partial(super().forward, window))
 
-    def gradient(self, seen: Tensor, out: Tensor) -> Tensor:
-        return self.watch.time(_BACK, partial(super().gradient, seen, out))
+    def backward(self, seen: Tensor, out: Tensor) -> Tensor:
+        return self.watch.time(_BACK, partial(super().backward, seen, out))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _TimedView(View):
+class _TimedPreprocessing(Preprocessing):
     """A view whose differentiable form is timed."""
 
     watch: Stopwatch
 
-    def twin(self, width: int, height: int, device: torch.device | str = "cpu") -> _TimedTwin:
-        twin = super().twin(width, height, device)
-        return _TimedTwin(twin.columns, twin.rows, twin.rows_first, self.watch)
+    def resize_crop(self, width: int, height: int, device: torch.device | str = "cpu") -> _TimedResizeCrop:
+        resize_crop = super().resize_crop(width, height, device)
+        return _TimedResizeCrop(resize_crop.columns, resize_crop.rows, resize_crop.rows_first, self.watch)
 
     def to_dict(self) -> dict[str, Any]:
         return {name: value for name, value in super().to_dict().items() if name != "watch"}
@@ -98,22 +98,22 @@ def _phases(path: Path, weights: Path, device: str) -> dict[str, float]:
     network = watch.time("build the gradient network", lambda: GradientNetwork(classifier), _REPEATS)
     watch.time("before-verdict", lambda: classifier.judge(photo.levels), _REPEATS)
     job = Job(photo=photo, target=classifier.labels.find(TARGET), settings=Settings(steps=STEPS))
-    timed = replace(classifier, view=_TimedView(**asdict(classifier.view), watch=watch))
-    panel = Panel([timed])
-    panel.judge_photo(photo)  # which the slot asks for, once a photo
-    slot = watch.time("set up the slot", lambda: Slot(job, panel), _REPEATS)
+    timed = replace(classifier, preprocessing=_TimedPreprocessing(**asdict(classifier.preprocessing), watch=watch))
+    ensemble = Ensemble([timed])
+    ensemble.judge_photo(photo)  # which the slot asks for, once a photo
+    slot = watch.time("set up the slot", lambda: AttackState(job, ensemble), _REPEATS)
     for _ in range(STEPS):
         _step(slot, network, watch)
     _save(slot, classifier, watch)
     return _medians(watch.seconds)
 
 
-def _step(slot: Slot, network: GradientNetwork, watch: Stopwatch) -> None:
+def _step(slot: AttackState, network: GradientNetwork, watch: Stopwatch) -> None:
     """Take one step as the engine does."""
     seen = watch.time("see", slot.see)
 
-    def gradient() -> tuple[Tensor, Standing]:
-        look = look_at(seen, network, slot.goals, [slot.softness])
+    def gradient() -> tuple[Tensor, Score]:
+        look = forward(seen, network, slot.criteria, [slot.softness])
         return look.gradient([slot.job.settings.loss], [slot.temperature]), look.standings[0]
 
     slopes, standing = watch.time(_NETWORK, gradient)
@@ -121,7 +121,7 @@ def _step(slot: Slot, network: GradientNetwork, watch: Stopwatch) -> None:
     watch.time("step", lambda: slot.step([slopes[0]]))
 
 
-def _save(slot: Slot, classifier: Classifier, watch: Stopwatch) -> None:
+def _save(slot: AttackState, classifier: Classifier, watch: Stopwatch) -> None:
     levels = slot.best_levels()
     outcome = outcome_of(slot.result(slot.attempt(levels, [classifier.judge(levels)], steps=slot.best_steps)))
     watch.time("encode the PNG", outcome.png, _REPEATS)

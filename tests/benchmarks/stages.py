@@ -18,7 +18,7 @@ import click
 
 from advimg.attacks.schedule import softness, step_size, temperature
 from advimg.classifiers.load import load_classifier
-from advimg.engine import slot
+from advimg.engine import attack_state
 from advimg.engine.engine import Engine
 from advimg.settings import Settings
 from tests.benchmarks.measure import print_machine, print_table, progress
@@ -92,8 +92,8 @@ def benchmark(
 def _scheduled(variant: _Variant) -> Iterator[None]:
     """Have steps, loss and derivatives change as a variant has it while the context lasts."""
     with (
-        patch.object(slot, "temperature", variant.temperature),
-        patch.object(slot, "step_size", variant.step_size),
-        patch.object(slot, "softness", variant.softness),
+        patch.object(attack_state, "temperature", variant.temperature),
+        patch.object(attack_state, "step_size", variant.step_size),
+        patch.object(attack_state, "softness", variant.softness),
     ):
         yield

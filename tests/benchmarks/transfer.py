@@ -70,7 +70,7 @@ def benchmark(
                         progress(f"lite{makers}, {'targeted' if targeted else 'untargeted'}, eps {eps}, {name} ...")
                         engine = Engine(*(classifiers[maker] for maker in makers))
                         jobs = _jobs(seen, replace(way, eps=eps), targeted=targeted, seed=seed)
-                        cells += _shares(engine, jobs, seen, judges, [classifiers[maker] for maker in makers])
+                        cells += _queue(engine, jobs, seen, judges, [classifiers[maker] for maker in makers])
                         progress(f"  {cells[-2]}")
                     aim = "targeted" if targeted else "untargeted"
                     rows.append((" and ".join(f"lite{maker}" for maker in makers), aim, str(eps), *cells))
@@ -97,7 +97,7 @@ def _target(path: Path, seen: Sequence[int], seed: int) -> int:
     return random.Random(f"{seed} {path.name}").choice([index for index in range(1000) if index not in seen])
 
 
-def _shares(
+def _queue(
     engine: Engine,
     jobs: Sequence[Job],
     seen: Mapping[Path, Sequence[int]],

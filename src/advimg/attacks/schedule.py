@@ -50,8 +50,9 @@ def softness(settings: Settings, step: int) -> tuple[float, float]:
 
     Deep in the network it is 0.4 at first, and half of that after 6 steps, as 1 / (1 + step / 6): as steps grow
     shorter, less of what the units do changes within one, and the derivative becomes sharper. Below a twentieth, from
-    step 43 on, it is the true one, 0, as it is throughout in the layers before (:mod:`advimg.classifiers.soft_relu`).
-    With ``transfer`` it stays at 0.3 everywhere, for kinks are what networks share least.
+    step 43 on, it is the true one, 0, as it is throughout in the layers before
+    (:mod:`advimg.classifiers.gradient.soft_relu`). With ``transfer`` it stays at 0.3 everywhere, for kinks
+    are what networks share least.
     """
     if settings.transfer:
         return _SOFT_THROUGHOUT, _SOFT_THROUGHOUT

@@ -7,11 +7,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from advimg.batch.targets import Pair
+from advimg.batch.pairs import Pair
 from advimg.labels import Labels
 from advimg.outputs import Outputs, plan_outputs
 from advimg.settings import Eps, TargetRule
-from advimg.targets import target_slug
+from advimg.target_names import target_slug
 
 
 class Key(NamedTuple):

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from advimg.batch.attacker import Attacker, Ended
+from advimg.batch.executor import Ended, Executor
 from advimg.batch.journal import Journal, asked_in, checked_in
 from advimg.batch.options import Options
 from advimg.batch.plan import Files, Key
 from advimg.batch.resume import sort_out
-from advimg.batch.tally import Tally
+from advimg.batch.stats import BatchStats
 from advimg.errors import OutputError
 from advimg.images.files import write_whole
 from advimg.outcome import asked_of
@@ -28,12 +28,12 @@ class Batch:
     Args:
         keys: what to attack, each once, those of one photo together.
         files: which files to write.
-        attacker: who makes the attacks, and what is attacked.
+        executor: who makes the attacks, and what is attacked.
         journal: of the output folder.
         options: how to go about it.
 
     Attributes:
-        tally: what became of it so far.
+        stats: what became of it so far.
 
     Raises:
         OutputError: the folder was begun with other settings, or a file is in the way.
@@ -43,28 +43,28 @@ class Batch:
         self,
         keys: Sequence[Key],
         files: Files,
-        attacker: Attacker,
+        executor: Executor,
         journal: Journal,
         options: Options,
     ) -> None:
         self._files = files
-        self._attacker = attacker
+        self._executor = executor
         self._journal = journal
         self._options = options
         self._check_summary()
         work = sort_out(
             keys,
             files,
-            attacker.classifiers[0].labels,
+            executor.classifiers[0].labels,
             journal,
             asked=lambda eps: asked_in(self._asked(eps)),
             force=options.force,
             retry_failed=options.retry_failed,
         )
         self._pending = work.pending
-        self.tally = Tally(len(keys))
+        self.stats = BatchStats(len(keys))
         for entry in work.standing:
-            self.tally.add(
+            self.stats.add(
                 source=str(entry.key.source),
                 fooled=entry.fooled,
                 error=entry.error,
@@ -88,7 +88,7 @@ class Batch:
         begun = not self._pending
 
         def count(record: dict[str, Any]) -> None:
-            self.tally.add(
+            self.stats.add(
                 source=record["source"],
                 fooled=record["fooled"],
                 error=record["error"],
@@ -100,11 +100,11 @@ class Batch:
         def begin() -> None:
             nonlocal begun
             begun = True
-            self.tally.start()
+            self.stats.start()
 
         try:
             if self._pending:
-                self._attacker.attack(
+                self._executor.attack(
                     self._pending,
                     self._files,
                     self._journal,
@@ -114,7 +114,7 @@ class Batch:
                     stop=stop,
                 )
         finally:
-            self.tally.end()
+            self.stats.end()
             if begun:
                 self._summarise()
 
@@ -125,14 +125,14 @@ class Batch:
 
     def _summarise(self) -> None:
         asked = self._asked(self._options.settings.eps) | {"precision": self._options.precision}
-        text = json.dumps(self.tally.summary(asked), indent=2) + "\n"
+        text = json.dumps(self.stats.summary(asked), indent=2) + "\n"
         try:
             write_whole(self._files.folder / SUMMARY, text.encode("ascii"), overwrite=True)
         except OutputError:
-            if self.tally.done == self.tally.total:  # else something has stopped the run, and that is what to tell
+            if self.stats.done == self.stats.total:  # else something has stopped the run, and that is what to tell
                 raise
 
     def _asked(self, eps: Eps) -> dict[str, Any]:
-        settings, attacker = replace(self._options.settings, eps=eps), self._attacker
-        device = " and ".join(dict.fromkeys(device.type for device in attacker.devices))
-        return asked_of(settings, attacker.classifiers, device, self._options.precision, check_on=attacker.check_on)
+        settings, executor = replace(self._options.settings, eps=eps), self._executor
+        device = " and ".join(dict.fromkeys(device.type for device in executor.devices))
+        return asked_of(settings, executor.classifiers, device, self._options.precision, check_on=executor.check_on)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 
 from advimg.batch.options import Options
+from advimg.batch.pipeline import Pipeline
 from advimg.batch.plan import Files, Item
-from advimg.batch.stream import Stream
 from advimg.classifiers.device import find_device
 from advimg.classifiers.load import load_classifier
 from advimg.classifiers.spec import ModelSpec
@@ -87,25 +87,25 @@ class Parent:
                 self._calls.send(question)
                 answer, error = self._calls.recv()
         except (EOFError, OSError):
-            _vanish()
+            _exit_now()
         if error is not None:
             raise error
         return answer
 
 
-def work(task: Task, calls: "Connection[Any, Any]", leash: "Connection[Any, Any]") -> None:
+def work(task: Task, calls: "Connection[Any, Any]", control: "Connection[Any, Any]") -> None:
     """Make attacks until there are no more.
 
     Args:
         task: what to do.
         calls: where to ask the parent; each question has one answer.
-        leash: whatever comes here means to stop, its end that the parent has gone.
+        control: whatever comes here means to stop, its end that the parent has gone.
     """
     # A terminal sends Ctrl-C to all of its processes; it is the parent who says what comes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # each would be shown by each worker, across the line that shows how far all are
     stop = threading.Event()
-    threading.Thread(target=_heed, args=(leash, stop), name="leash", daemon=True).start()
+    threading.Thread(target=_listen, args=(control, stop), name="control", daemon=True).start()
     parent = Parent(calls)
     try:
         _attack(task, parent, stop)
@@ -130,21 +130,21 @@ def _attack(task: Task, parent: Parent, stop: threading.Event) -> None:
         for specs in (task.attacked, task.watching)
     )
     # What has ended is told by the parent, as it has the record.
-    stream = Stream(attacked, task.files, parent, task.options, check_on=watching, ended=lambda _: None, stop=stop)
+    stream = Pipeline(attacked, task.files, parent, task.options, check_on=watching, ended=lambda _: None, stop=stop)
     while parent.more():
         stream.run(iter(parent.take, None))
 
 
-def _heed(leash: "Connection[Any, Any]", stop: threading.Event) -> None:
+def _listen(control: "Connection[Any, Any]", stop: threading.Event) -> None:
     """Hear what the parent says unasked."""
     try:
         while True:
-            leash.recv()
+            control.recv()
             stop.set()
     except (EOFError, OSError):
-        _vanish()
+        _exit_now()
 
 
-def _vanish() -> NoReturn:
+def _exit_now() -> NoReturn:
     """End at once, whatever other threads do: what they would write belongs to nobody now."""
     os._exit(1)

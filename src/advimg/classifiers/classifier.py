@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from advimg.classifiers.device import find_device, repeatable
 from advimg.classifiers.identity import Identity
-from advimg.classifiers.resample import Interpolation
-from advimg.classifiers.view import View
+from advimg.classifiers.pil_resize import Interpolation
+from advimg.classifiers.preprocessing import Preprocessing
 from advimg.errors import ClassifierError
 from advimg.images.photo import Levels, Photo
 from advimg.labels import Labels
-from advimg.record import Guess
+from advimg.record import Prediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +39,11 @@ class Verdict:
         """The softmax confidence of one class, 0..1."""
         return float(self.probabilities[index])
 
-    def top(self, count: int = 5) -> tuple[Guess, ...]:
+    def top(self, count: int = 5) -> tuple[Prediction, ...]:
         """Return the ``count`` most probable classes (all, if there are fewer), the most probable first."""
         values, indices = self.probabilities.topk(min(count, len(self.labels)))
         pairs = zip(indices.tolist(), values.tolist(), strict=True)
-        return tuple(Guess(index, self.labels[index], round(value, 6)) for index, value in pairs)
+        return tuple(Prediction(index, self.labels[index], round(value, 6)) for index, value in pairs)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,10 +92,18 @@ class Classifier(Identity):
         Raises:
             ClassifierError: a value is out of range, or the device is not there.
         """
-        view = View(resize=resize, crop=crop, interpolation=interpolation, mean=tuple(mean), std=tuple(std))
+        preprocessing = Preprocessing(
+            resize=resize, crop=crop, interpolation=interpolation, mean=tuple(mean), std=tuple(std)
+        )
         place = find_device(device)
         network = network.to(place).eval()
-        return cls(name=name or type(network).__name__, network=network, view=view, labels=Labels(labels), device=place)
+        return cls(
+            name=name or type(network).__name__,
+            network=network,
+            preprocessing=preprocessing,
+            labels=Labels(labels),
+            device=place,
+        )
 
     def judge_photo(self, photo: Photo) -> Verdict:
         """Say what the classifier sees in a photo, as :meth:`judge` does, if it is of a shape that can be looked at.
@@ -104,7 +112,7 @@ class Classifier(Identity):
             PhotoError: the photo is too long and thin.
             ClassifierError: as :meth:`judge`.
         """
-        self.view.check_size(*photo.size, source=photo.source)
+        self.preprocessing.check_size(*photo.size, source=photo.source)
         return self.judge(photo.levels)
 
     def judge(self, levels: Levels) -> Verdict:
@@ -116,7 +124,7 @@ class Classifier(Identity):
         Raises:
             ClassifierError: the output is not one finite logit a class.
         """
-        picture = self.view.stock(Image.fromarray(levels))
+        picture = self.preprocessing.stock(Image.fromarray(levels))
         with torch.inference_mode(), repeatable(self.device, exact=True):
             output = self.network(picture.unsqueeze(0).to(self.device))
         logits = self.checked_logits(output, count=1)[0]

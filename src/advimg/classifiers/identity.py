@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from advimg.classifiers.view import View
+from advimg.classifiers.preprocessing import Preprocessing
 from advimg.labels import Labels
 
 
@@ -12,14 +12,14 @@ class Identity:
 
     Attributes:
         name: what the record calls it, such as ``resnet50:IMAGENET1K_V1``.
-        view: its official preprocessing.
+        preprocessing: its official preprocessing.
         labels: one name for each logit.
         weights: the name of the file that was loaded instead of the published weights, if any.
         weights_sha256: of the weights' file; None where there is none.
     """
 
     name: str
-    view: View
+    preprocessing: Preprocessing
     labels: Labels
     weights: str | None = None
     weights_sha256: str | None = None

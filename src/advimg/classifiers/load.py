@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from advimg.classifiers import bundled
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import find_device
 from advimg.classifiers.identity import Identity
-from advimg.classifiers.listing import Listed
-from advimg.classifiers.published import Published, assemble, identify, labels_in
+from advimg.classifiers.sources import bundled
+from advimg.classifiers.sources.listing import Listed
+from advimg.classifiers.sources.published import Published, assemble, identify, labels_in
 from advimg.classifiers.spec import ModelSpec
 from advimg.labels import Labels
 from advimg.settings import DEFAULT_MODEL
@@ -94,9 +94,9 @@ def listed(query: str = "") -> Iterator[Listed]:
         ClassifierError: timm is not installed.
     """
     if query.startswith(_TIMM):
-        from advimg.classifiers import timm_zoo
+        from advimg.classifiers.sources import timm as timm_source
 
-        known = timm_zoo.listed()
+        known = timm_source.listed()
     else:
         known = _listed_without_timm()
     words = query.lower().split()
@@ -105,9 +105,9 @@ def listed(query: str = "") -> Iterator[Listed]:
 
 def _listed_without_timm() -> Iterator[Listed]:
     yield from bundled.listed()
-    from advimg.classifiers import torchvision_zoo
+    from advimg.classifiers.sources import torchvision as torchvision_source
 
-    yield from torchvision_zoo.listed()
+    yield from torchvision_source.listed()
 
 
 def _find(name: str) -> Published:
@@ -115,9 +115,9 @@ def _find(name: str) -> Published:
         return bundled.find(name)
     # torchvision and timm take as long to import as torch, and the bundled networks do not need them.
     if name.startswith(_TIMM):
-        from advimg.classifiers import timm_zoo
+        from advimg.classifiers.sources import timm as timm_source
 
-        return timm_zoo.find(name)
-    from advimg.classifiers import torchvision_zoo
+        return timm_source.find(name)
+    from advimg.classifiers.sources import torchvision as torchvision_source
 
-    return torchvision_zoo.find(name)
+    return torchvision_source.find(name)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli.grouped import GroupedCommand
+from advimg.cli.help_groups import GroupedCommand
 from advimg.cli.inputs import read_input, read_mask
 from advimg.cli.options.attack import attack_options, settings_of
 from advimg.cli.options.eps import eps_options
 from advimg.cli.options.models import check_option, model_options
 from advimg.cli.options.pictures import mask_option, photo_options, picture_options
 from advimg.cli.options.streams import stream_options
-from advimg.cli.options.targets import target_option, untargeted_option
+from advimg.cli.options.target import target_option, untargeted_option
 from advimg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     mask = read_mask(given["mask"], photo, max_pixels=given["max_pixels"])
     # Only now the slow part: importing torch.
     from advimg.cli.networks import networks_of
-    from advimg.targets import read_target, target_slug
+    from advimg.target_names import read_target, target_slug
     from advimg.tracing import Tracer
     from advimg.writing import write_outputs
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli.grouped import GroupedCommand
+from advimg.cli.help_groups import GroupedCommand
 from advimg.cli.options.attack import attack_options, batch_size_option, settings_of
 from advimg.cli.options.eps import eps_options
 from advimg.cli.options.models import check_option, model_options
 from advimg.cli.options.pictures import photo_options, picture_options
 from advimg.cli.options.streams import stream_options
-from advimg.cli.options.targets import targets_option, untargeted_option
+from advimg.cli.options.target import targets_option, untargeted_option
 from advimg.errors import PhotoError, UsageError
 from advimg.settings import Settings
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "-O", "--out-dir", type=click.Path(path_type=Path), required=True, help="Folder for the outputs and the journal."
 )
-@click.option("-r", "--recursive", is_flag=True, help="Look into the folders of folders.")
+@click.option("-r", "--recursive", is_flag=True, help="ForwardPass into the folders of folders.")
 @click.option("--from-file", metavar="FILE", help="Read more paths from a file, one a line; - reads stdin.")
 @click.option(
     "--targets",
@@ -90,10 +90,10 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     from advimg.batch.photos import absolute, common_root
     from advimg.batch.plan import Files
     from advimg.batch.run import Batch
-    from advimg.cli.following import sum_up
-    from advimg.cli.many_photos import attacker_of, options_of, perform, places_of, tell_interrupted
+    from advimg.cli.many_photos import executor_of, options_of, perform, places_of, tell_interrupted
     from advimg.cli.networks import networks_of
-    from advimg.cli.stopping import INTERRUPTED
+    from advimg.cli.progress import print_summary
+    from advimg.cli.signals import INTERRUPTED
     from advimg.engine.allocator import keep_freed_memory
 
     keep_freed_memory()
@@ -114,12 +114,12 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
         check_gallery(files.folder, force=given["force"])
     how = options_of(given, settings)
     with Journal.opened(files.folder) as journal:
-        attacker = attacker_of(networks.attacked, networks.watching, given, console)
-        for place in places_of(attacker):
+        executor = executor_of(networks.attacked, networks.watching, given, console)
+        for place in places_of(executor):
             console.detail(place)
-        batch = Batch(keys, files, attacker, journal, how)
+        batch = Batch(keys, files, executor, journal, how)
         ended = perform(batch, console, as_json=given["as_json"])
-    sum_up(batch.tally, files.folder, console)
+    print_summary(batch.stats, files.folder, console)
     if not ended:
         tell_interrupted(batch, console)
         ctx.exit(INTERRUPTED)
@@ -127,7 +127,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
         from advimg.cli.report import write_report
 
         write_report(files.folder, console, force=given["force"])
-    ctx.exit(batch.tally.exit_code)
+    ctx.exit(batch.stats.exit_code)
 
 
 def _find(paths: tuple[str, ...], given: dict[str, Any], console: "Console") -> "Found":
@@ -155,9 +155,9 @@ def _keys_of(
     networks: "Networks",
     console: "Console",
 ) -> "list[Key]":
+    from advimg.batch.pairs import read_pairs, read_targets
     from advimg.batch.photos import is_output
     from advimg.batch.plan import each_pair, each_towards
-    from advimg.batch.targets import read_pairs, read_targets
 
     labels, others = networks.labels[0], networks.others
     if found is not None:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli.grouped import GroupedCommand
+from advimg.cli.help_groups import GroupedCommand
 from advimg.cli.inputs import read_input
 from advimg.cli.options.models import model_options, specs_of
 from advimg.cli.options.pictures import photo_options
 from advimg.cli.options.streams import stream_options
-from advimg.record import Guess
+from advimg.record import Prediction
 
 if TYPE_CHECKING:
     from advimg.classifiers.classifier import Classifier
@@ -56,7 +56,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
         for note in photo.notes:
             console.warn(note)
         console.say(image, style="bold")
-        console.guesses([(classifier.name if len(seen) > 1 else "", top5) for classifier, top5 in seen])
+        console.predictions([(classifier.name if len(seen) > 1 else "", top5) for classifier, top5 in seen])
         if given["as_json"]:
             for classifier, top5 in seen:
                 click.echo(json.dumps(_line(image, photo, classifier, top5)))
@@ -73,12 +73,12 @@ def _load(given: dict[str, Any], console: "Console") -> "list[Classifier]":
     return classifiers
 
 
-def _line(image: str, photo: "Photo", classifier: "Classifier", top5: tuple[Guess, ...]) -> dict[str, Any]:
+def _line(image: str, photo: "Photo", classifier: "Classifier", top5: tuple[Prediction, ...]) -> dict[str, Any]:
     return {
         "source": image,
         "source_sha256": photo.sha256,
         "size": list(photo.size),
         "model": classifier.name,
         "weights_sha256": classifier.weights_sha256,
-        "top5": [asdict(guess) for guess in top5],
+        "top5": [asdict(prediction) for prediction in top5],
     }

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from advimg.record import Guess, percent, printable
+from advimg.record import Prediction, percent, printable
 
 if TYPE_CHECKING:
     from advimg.engine.engine import StepReport, Watcher
@@ -53,7 +53,7 @@ class Console:
         """Whether more was asked for."""
         return self._verbose
 
-    def guesses(self, columns: Sequence[tuple[str, Sequence[Guess]]], *, target: int | None = None) -> None:
+    def predictions(self, columns: Sequence[tuple[str, Sequence[Prediction]]], *, target: int | None = None) -> None:
         """Print top-5 lists beside each other, the target marked."""
         if self._quiet:
             return
@@ -63,8 +63,15 @@ class Console:
         table = _table(header=any(title for title, _ in columns))
         for title, _ in columns:
             table.add_column(Text(title), no_wrap=True)
-        for row in zip_longest(*(guesses for _, guesses in columns)):  # a classifier may have fewer than five classes
-            table.add_row(*("" if guess is None else _guess(guess, marked=guess.index == target) for guess in row))
+        for row in zip_longest(
+            *(predictions for _, predictions in columns)
+        ):  # a classifier may have fewer than five classes
+            table.add_row(
+                *(
+                    "" if prediction is None else _prediction(prediction, marked=prediction.index == target)
+                    for prediction in row
+                )
+            )
         self._rich.print(table)
 
     @contextmanager
@@ -117,23 +124,25 @@ def _table(*, header: bool) -> Table:
     )
 
 
-def _rows(lists: Sequence[tuple[str, Sequence[Guess]]], target: int | None) -> Table:
-    """Lay lists of guesses out as one row each, the first three."""
+def _rows(lists: Sequence[tuple[str, Sequence[Prediction]]], target: int | None) -> Table:
+    """Lay lists of predictions out as one row each, the first three."""
     table = _table(header=False)
     table.add_column(no_wrap=True, min_width=max(len(title) for title, _ in lists))
-    for title, guesses in lists:
-        cells = (_guess(guess, marked=guess.index == target, bar=False) for guess in guesses[:3])
+    for title, predictions in lists:
+        cells = (
+            _prediction(prediction, marked=prediction.index == target, bar=False) for prediction in predictions[:3]
+        )
         table.add_row(Text(title, "bold"), *cells)
     return table
 
 
-def _guess(guess: Guess, *, marked: bool, bar: bool = True) -> Text:
+def _prediction(prediction: Prediction, *, marked: bool, bar: bool = True) -> Text:
     if bar:
-        blocks = "█" * round(guess.confidence * 8)
-        text = Text.assemble(f"{percent(guess.confidence):>8} ", (f"{blocks:<8}", "cyan"), " ")
+        blocks = "█" * round(prediction.confidence * 8)
+        text = Text.assemble(f"{percent(prediction.confidence):>8} ", (f"{blocks:<8}", "cyan"), " ")
     else:
-        text = Text(f"{percent(guess.confidence)} ")
-    text.append(printable(guess.name))
+        text = Text(f"{percent(prediction.confidence)} ")
+    text.append(printable(prediction.name))
     if marked:
         text.stylize("bold")
         text.append(" ←")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from advimg.cli.grouped import GroupedCommand
+from advimg.cli.help_groups import GroupedCommand
 from advimg.cli.options.streams import stream_options
 from advimg.errors import PhotoError
 from advimg.settings import Settings
@@ -63,7 +63,7 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     outcome = perform(photo, target, [classifier], Settings(), precision="auto", console=console)
     record = write_outputs(outcome, outputs, amplify=10, metadata=True, overwrite=again)
     console.say()
-    console.guesses([("the photo", record.before), ("the file", record.after)], target=target)
+    console.predictions([("the photo", record.before), ("the file", record.after)], target=target)
     console.say()
     tell(record, console)
     console.say("\nLook at the figure, then try:")

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from advimg.cli.grouped import GroupedCommand
+from advimg.cli.help_groups import GroupedCommand
 from advimg.cli.options.streams import stream_options
 from advimg.errors import UsageError
 from advimg.labels import imagenet_labels

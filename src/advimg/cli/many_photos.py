@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from advimg.batch.attacker import Attacker, OneDevice
-from advimg.batch.devices import SeveralDevices
+from advimg.batch.executor import Executor, InProcess
 from advimg.batch.options import Options
+from advimg.batch.process_executor import SeveralProcesses
 from advimg.batch.run import Batch
 from advimg.classifiers.spec import ModelSpec
 from advimg.cli.console import Console
-from advimg.cli.following import following
 from advimg.cli.networks import load_all
-from advimg.cli.stopping import stop_on_signals
+from advimg.cli.progress import show_progress
+from advimg.cli.signals import stop_on_signals
 from advimg.errors import DeviceError, DiskError, OutputError
 from advimg.settings import Settings
 
@@ -34,9 +34,9 @@ def options_of(given: Mapping[str, Any], settings: Settings) -> Options:
     )
 
 
-def attacker_of(
+def executor_of(
     attacked: Sequence[ModelSpec], watching: Sequence[ModelSpec], given: Mapping[str, Any], console: Console
-) -> Attacker:
+) -> Executor:
     """Return who makes the attacks: this process on one device, or a process on each of several.
 
     Raises:
@@ -45,15 +45,15 @@ def attacker_of(
     """
     devices, progress = given["devices"], not given["quiet"]
     if len(devices) > 1:
-        return SeveralDevices(devices, attacked, watching, progress=progress, warn=console.warn)
+        return SeveralProcesses(devices, attacked, watching, progress=progress, warn=console.warn)
     classifiers, check_on = (load_all(specs, devices[0], progress=progress) for specs in (attacked, watching))
-    return OneDevice(classifiers, check_on)
+    return InProcess(classifiers, check_on)
 
 
-def places_of(attacker: Attacker) -> list[str]:
+def places_of(executor: Executor) -> list[str]:
     """Say which classifiers are attacked where, a line each."""
-    devices = ", ".join(map(str, attacker.devices))
-    return [f"{classifier.name} on {devices}" for classifier in attacker.classifiers]
+    devices = ", ".join(map(str, executor.devices))
+    return [f"{classifier.name} on {devices}" for classifier in executor.classifiers]
 
 
 def perform(batch: Batch, console: Console, *, as_json: bool) -> bool:
@@ -68,10 +68,10 @@ def perform(batch: Batch, console: Console, *, as_json: bool) -> bool:
         ClassifierError: the network does not behave like a classifier.
         DeviceError: a device cannot be used, or none is left.
     """
-    tally = batch.tally
-    if tally.earlier:
-        console.say(f"{tally.earlier} of {tally.total} were done by an earlier run")
-    with stop_on_signals() as stop, following(tally, console, silent=as_json) as follow:
+    stats = batch.stats
+    if stats.earlier:
+        console.say(f"{stats.earlier} of {stats.total} were done by an earlier run")
+    with stop_on_signals() as stop, show_progress(stats, console, silent=as_json) as follow:
 
         def ended(record: dict[str, Any]) -> None:
             follow(record)
@@ -82,20 +82,20 @@ def perform(batch: Batch, console: Console, *, as_json: bool) -> bool:
             batch.run(stop=stop.event, ended=ended)
         except DiskError as error:
             raise DiskError(
-                f"{error}; {tally.done} of {tally.total} are done; once there is room, run the same command again to "
+                f"{error}; {stats.done} of {stats.total} are done; once there is room, run the same command again to "
                 "go on"
             ) from error
         except DeviceError as error:
             raise DeviceError(
-                f"{error}; {tally.done} of {tally.total} are done; run the same command again to go on"
+                f"{error}; {stats.done} of {stats.total} are done; run the same command again to go on"
             ) from error
-    return not stop.interrupted or tally.done == tally.total
+    return not stop.interrupted or stats.done == stats.total
 
 
 def tell_interrupted(batch: Batch, console: Console) -> None:
     """Say that a batch was interrupted, and how to go on."""
-    tally = batch.tally
-    console.error(f"interrupted; {tally.done} of {tally.total} are done; run the same command again to go on")
+    stats = batch.stats
+    console.error(f"interrupted; {stats.done} of {stats.total} are done; run the same command again to go on")
 
 
 def _print(line: str) -> None:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli.grouped import GroupedCommand
+from advimg.cli.help_groups import GroupedCommand
 from advimg.cli.options.streams import stream_options
 from advimg.errors import UsageError
 
 if TYPE_CHECKING:
-    from advimg.classifiers.listing import Listed
+    from advimg.classifiers.sources.listing import Listed
 
 
 @click.command(cls=GroupedCommand, short_help="List or search the classifiers.")

@@ -33,7 +33,7 @@ def perform(
 ) -> "Outcome":
     """Attack one photo under the eyes of a person, and of a tracer if there is one."""
     from advimg.checking import look_on
-    from advimg.classifiers.panel import Panel
+    from advimg.classifiers.ensemble import Ensemble
     from advimg.engine.allocator import keep_freed_memory
     from advimg.engine.engine import Engine
     from advimg.engine.job import Job
@@ -53,7 +53,7 @@ def perform(
         tracer.end(result)
     for classifier, choice in zip(classifiers, engine.choices, strict=False):  # none, where it was given
         console.detail(f"gradients of {classifier.name} in {choice}")
-    checked = look_on(result, Panel(check_on)) if check_on else ()
+    checked = look_on(result, Ensemble(check_on)) if check_on else ()
     return outcome_of(result, checked=checked)
 
 
@@ -76,7 +76,7 @@ def tell(record: Record, console: Console) -> None:
     if console.verbose:
         for seen in (*attacked, *record.checked):
             by = f", {seen.model}" if len(attacked) + len(record.checked) > 1 else ""
-            console.guesses([(f"before{by}", seen.before), (f"after{by}", seen.after)], target=seen.target.index)
+            console.predictions([(f"before{by}", seen.before), (f"after{by}", seen.after)], target=seen.target.index)
     for key, path in record.outputs.items():
         console.say(f"  {key:<13}{path}")
     untargeted = record.target_rule == "untargeted"

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli.grouped import GroupedCommand
+from advimg.cli.help_groups import GroupedCommand
 from advimg.cli.options.attack import attack_options, batch_size_option, settings_of
 from advimg.cli.options.eps import budgets_of, budgets_options
 from advimg.cli.options.models import model_options, specs_of
 from advimg.cli.options.pictures import photo_options
 from advimg.cli.options.streams import stream_options
-from advimg.cli.options.targets import targets_option, untargeted_option
+from advimg.cli.options.target import targets_option, untargeted_option
 from advimg.errors import OutputError, UsageError
 from advimg.record import percent
 
@@ -37,7 +37,7 @@ _NAMES = ("sweep.json", "sweep.csv", "sweep.png")
 @targets_option()
 @untargeted_option()
 @click.option("-O", "--out-dir", type=click.Path(path_type=Path), required=True, help="Folder for all that is written.")
-@click.option("-r", "--recursive", is_flag=True, help="Look into the folders of folders.")
+@click.option("-r", "--recursive", is_flag=True, help="ForwardPass into the folders of folders.")
 @budgets_options()
 @model_options(several="Given several times: a curve for each.", devices=True)
 @batch_size_option()
@@ -81,7 +81,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
     from advimg.batch.photos import absolute
     from advimg.classifiers.load import labels_of
     from advimg.cli.many_photos import options_of, perform, tell_interrupted
-    from advimg.cli.stopping import INTERRUPTED
+    from advimg.cli.signals import INTERRUPTED
     from advimg.engine.allocator import keep_freed_memory
     from advimg.report.robustness import points_of
 
@@ -99,7 +99,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
             ended = perform(batch, console, as_json=False)
             found_there = read_attacks(own)
             records += [found_there[key] for key in keys if key in found_there]
-        failed = failed or bool(batch.tally.failures)
+        failed = failed or bool(batch.stats.failures)
         if not ended:
             tell_interrupted(batch, console)
             ctx.exit(INTERRUPTED)
@@ -115,8 +115,8 @@ def _keys(
     found: "Found", targets: tuple[str, ...], budgets: Sequence[float], spec: "ModelSpec", labels_of: Any
 ) -> "list[Key]":
     """Return each photo x each target x each eps, those of one photo together."""
+    from advimg.batch.pairs import read_targets
     from advimg.batch.plan import Key
-    from advimg.batch.targets import read_targets
 
     aims = read_targets(targets, labels_of(spec))
     return [Key(photo, aim, eps) for photo in found.photos for aim in aims for eps in budgets]
@@ -134,12 +134,12 @@ def _batch(
 ) -> "Batch":
     from advimg.batch.plan import Files
     from advimg.batch.run import Batch
-    from advimg.cli.many_photos import attacker_of, places_of
+    from advimg.cli.many_photos import executor_of, places_of
 
-    attacker = attacker_of([spec], [], given, console)
-    for place in places_of(attacker):
+    executor = executor_of([spec], [], given, console)
+    for place in places_of(executor):
         console.say(place, style="bold")
-    return Batch(keys, Files(folder=folder, root=found.root, perturbation=False), attacker, journal, how)
+    return Batch(keys, Files(folder=folder, root=found.root, perturbation=False), executor, journal, how)
 
 
 def _slug(spec: "ModelSpec") -> str:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from advimg.cli.grouped import GroupedCommand
+from advimg.cli.help_groups import GroupedCommand
 from advimg.cli.inputs import read_mask
 from advimg.cli.options.eps import recorded_eps_options
 from advimg.cli.options.models import model_options, specs_of
 from advimg.cli.options.pictures import mask_option, photo_options
 from advimg.cli.options.streams import stream_options
-from advimg.cli.options.targets import target_option
+from advimg.cli.options.target import target_option
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.record import Target, percent, read_chunk
@@ -189,4 +189,6 @@ def _tell(
     console.say("the promise holds" if holds else "the promise does not hold", style="bold")
     if console.verbose:
         names = [each.model if len(found) > 1 else "the file" for each in found]
-        console.guesses([(name, each.top5) for name, each in zip(names, found, strict=True)], target=first.target.index)
+        console.predictions(
+            [(name, each.top5) for name, each in zip(names, found, strict=True)], target=first.target.index
+        )

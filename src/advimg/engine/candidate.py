@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from advimg.engine.look import Look
-from advimg.engine.slot import Slot
+from advimg.engine.attack_state import AttackState
+from advimg.engine.forward import ForwardPass
 from advimg.images.photo import Levels
 
 
@@ -32,7 +32,7 @@ class Candidate:
 
 
 @contextmanager
-def offered(slot: Slot, looks: Sequence[Look], position: int) -> Iterator[Callable[[], Candidate]]:
+def offered(slot: AttackState, looks: Sequence[ForwardPass], position: int) -> Iterator[Callable[[], Candidate]]:
     """Offer a slot's candidate while the context lasts; it costs something only if it is asked for.
 
     Args:

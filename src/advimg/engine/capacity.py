@@ -10,7 +10,7 @@ BatchSize = int | Literal["auto"]
 
 # Beyond this the time of a pass grows with the photos in it: on a CPU soon, on a GPU once all its units are busy.
 _MOST = {"cpu": 8, "mps": 16, "cuda": 64}
-# A guess at what a photo costs inside a large network; where it is too low, passes are halved.
+# A prediction at what a photo costs inside a large network; where it is too low, passes are halved.
 _BYTES_A_PASS = 1 << 28
 # Three planes of three 32-bit floats, two of levels, and the photo and the result beside them.
 _BYTES_A_PIXEL = 50

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import differentiable, repeatable
-from advimg.classifiers.gradient import GradientNetwork
-from advimg.classifiers.panel import Panel
-from advimg.classifiers.precision import chosen
+from advimg.classifiers.ensemble import Ensemble
+from advimg.classifiers.gradient.network import GradientNetwork
+from advimg.classifiers.gradient.precision import chosen
+from advimg.engine.attack_state import AttackState
 from advimg.engine.candidate import Candidate, offered
 from advimg.engine.capacity import BatchSize, Capacity, free_cached, is_out_of_memory
+from advimg.engine.forward import Score, forward, together
 from advimg.engine.job import Attempt, Failed, Job, Result
-from advimg.engine.look import Standing, look_at, together
-from advimg.engine.slot import Slot
 from advimg.errors import AdvimgError, ClassifierError
 from advimg.settings import Precision
 
@@ -75,12 +75,12 @@ class Engine:
     """
 
     def __init__(self, *classifiers: Classifier, precision: Precision = "auto", batch_size: BatchSize = "auto") -> None:
-        self._panel = Panel(classifiers)
+        self._ensemble = Ensemble(classifiers)
         with differentiable():
             self._networks = tuple(GradientNetwork(classifier, precision) for classifier in classifiers)
-        self._capacity = Capacity.of(self._panel.device, batch_size)
+        self._capacity = Capacity.of(self._ensemble.device, batch_size)
         # For how many photos a pass the precision has been chosen; it is not the same for one and for several.
-        measured = precision == "auto" and self._panel.device.type == "cpu"
+        measured = precision == "auto" and self._ensemble.device.type == "cpu"
         self._chosen_for = 0 if measured else math.inf
         self.choices: tuple[str, ...] = ()
 
@@ -127,9 +127,9 @@ class Engine:
     ) -> Iterator[Result | Failed]:
         """Attack as :meth:`run` does, where so many photos may be expected to share a pass."""
         queue = _Queue(_Ready(jobs) if isinstance(jobs, Iterable) else jobs)
-        live: list[Slot] = []
+        live: list[AttackState] = []
         while not stop():
-            with differentiable(), repeatable(self._panel.device, exact=False):
+            with differentiable(), repeatable(self._ensemble.device, exact=False):
                 refused = self._admit(queue, live)
                 if live and self._chosen_for < share:
                     self._choose(live[0], share)
@@ -141,7 +141,7 @@ class Engine:
             if not live and not refused and not ended:
                 return
 
-    def _admit(self, queue: "_Queue", live: list[Slot]) -> list[Failed]:
+    def _admit(self, queue: "_Queue", live: list[AttackState]) -> list[Failed]:
         """Fill the free slots; return the jobs that cannot be attacked at all."""
         refused: list[Failed] = []
         while len(live) < self.slots and (job := queue.take(wait=not live and not refused)) is not None:
@@ -149,7 +149,7 @@ class Engine:
                 queue.put_back(job)
                 break
             try:
-                live.append(Slot(job, self._panel))
+                live.append(AttackState(job, self._ensemble))
             except AdvimgError as error:
                 # Its traceback would hold this frame, and with it all live slots, until garbage collection.
                 refused.append(Failed(job, error.with_traceback(None)))
@@ -163,9 +163,9 @@ class Engine:
                 refused.append(Failed(job, _too_little_memory(job)))
         return refused
 
-    def _advance(self, live: Sequence[Slot], watch: Watcher | None) -> dict[Slot, Result | Failed]:
+    def _advance(self, live: Sequence[AttackState], watch: Watcher | None) -> dict[AttackState, Result | Failed]:
         """Move every slot on by one pass, in as many passes as memory asks for; return those that ended."""
-        ended: dict[Slot, Result | Failed] = {}
+        ended: dict[AttackState, Result | Failed] = {}
         size = self.slots
         exact, others = ([slot for slot in live if slot.exact == wanted] for wanted in (True, False))
         for slots in (exact, others) if any(network.precision == "bf16" for network in self._networks) else (live,):
@@ -173,36 +173,38 @@ class Engine:
                 ended |= self._pass_in_memory(slots[begin : begin + size], watch)
         return ended
 
-    def _pass_in_memory(self, slots: Sequence[Slot], watch: Watcher | None) -> dict[Slot, Result | Failed]:
+    def _pass_in_memory(
+        self, slots: Sequence[AttackState], watch: Watcher | None
+    ) -> dict[AttackState, Result | Failed]:
         try:
             return self._pass(slots, watch)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
         # Only here, where the error no longer holds the tensors of the pass.
-        free_cached(self._panel.device)
+        free_cached(self._ensemble.device)
         if len(slots) == 1:
             return {slots[0]: Failed(slots[0].job, _too_little_memory(slots[0].job))}
         self._capacity.slots = half = len(slots) // 2
         return self._pass_in_memory(slots[:half], watch) | self._pass_in_memory(slots[half:], watch)
 
-    def _pass(self, slots: Sequence[Slot], watch: Watcher | None) -> dict[Slot, Result | Failed]:
-        """Look at every slot's candidate once, end the slots that are done, and move the others a step.
+    def _pass(self, slots: Sequence[AttackState], watch: Watcher | None) -> dict[AttackState, Result | Failed]:
+        """ForwardPass at every slot's candidate once, end the slots that are done, and move the others a step.
 
         All that can run out of memory comes before anything is changed that a second try would change again.
         """
         pictures = zip(*(slot.see() for slot in slots), strict=True)
         networks = self._exact_networks if slots[0].exact else self._networks
-        goals = zip(*(slot.goals for slot in slots), strict=True)
+        criteria = zip(*(slot.criteria for slot in slots), strict=True)
         alter = [partial(_diversified, slots, number) for number in range(len(self._networks))]
         softness = [slot.softness for slot in slots]
-        looks = list(map(look_at, pictures, networks, goals, repeat(softness), alter))
+        looks = list(map(forward, pictures, networks, criteria, repeat(softness), alter))
         standings = [together(each) for each in zip(*(look.standings for look in looks), strict=True)]
         turns = [self._turn(slot, standing) for slot, standing in zip(slots, standings, strict=True)]
         if "step" in turns:
             losses, temperatures = zip(*((slot.job.settings.loss, slot.temperature) for slot in slots), strict=True)
             gradients = [look.gradient(losses, temperatures) for look in looks]
-        ended: dict[Slot, Result | Failed] = {}
+        ended: dict[AttackState, Result | Failed] = {}
         precision = _precision_of(networks)
         for position, (slot, standing, turn) in enumerate(zip(slots, standings, turns, strict=True)):
             slot.passed(precision)
@@ -219,7 +221,7 @@ class Engine:
                 ended[slot] = slot.result(attempt)
         return ended
 
-    def _choose(self, slot: Slot, share: int) -> None:
+    def _choose(self, slot: AttackState, share: int) -> None:
         """Choose each network's precision by what it takes for so many photos a pass."""
         self._chosen_for = share
         pictures = (seen.expand(share, -1, -1, -1) for seen in slot.see())
@@ -228,7 +230,7 @@ class Engine:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            free_cached(self._panel.device)
+            free_cached(self._ensemble.device)
             return  # the pass that comes will find out how many photos there is room for
         self._networks = tuple(choice.network for choice in choices)
         self.choices = tuple(choice.reason for choice in choices)
@@ -238,13 +240,13 @@ class Engine:
         """The networks in fp32, for photos that bf16 does not get anywhere with."""
         return tuple(
             network if network.precision == "fp32" else GradientNetwork(classifier, "fp32")
-            for network, classifier in zip(self._networks, self._panel.classifiers, strict=True)
+            for network, classifier in zip(self._networks, self._ensemble.classifiers, strict=True)
         )
 
-    def _turn(self, slot: Slot, standing: Standing) -> "Attempt | Failed | Literal['step', 'restart']":
+    def _turn(self, slot: AttackState, standing: Score) -> "Attempt | Failed | Literal['step', 'restart']":
         """Return what the present eps ends with, by the candidate that was just seen, or how it goes on."""
         if not math.isfinite(standing.log_confidence):
-            name = self._panel.name
+            name = self._ensemble.name
             return Failed(slot.job, ClassifierError(f"{name} gives logits that are not finite (NaN) during the attack"))
         if slot.diverse:
             return "step"
@@ -252,14 +254,14 @@ class Engine:
         try:
             if standing.fooled == len(self._networks) and standing.confidence >= slot.job.settings.min_confidence:
                 levels = slot.candidate_levels()
-                verdicts = self._panel.judge(levels)
+                verdicts = self._ensemble.judge(levels)
                 # The untouched classifier has the last word.
                 if slot.reached(verdicts):
                     return slot.attempt(levels, verdicts, steps=slot.steps)
                 slot.refused(verdicts)
             if slot.out_of_starts:
                 levels = slot.best_levels()
-                return slot.attempt(levels, self._panel.judge(levels), steps=slot.best_steps)
+                return slot.attempt(levels, self._ensemble.judge(levels), steps=slot.best_steps)
         except ClassifierError as error:
             return Failed(slot.job, error)
         return "restart" if slot.out_of_steps else "step"
@@ -294,7 +296,7 @@ def _precision_of(networks: Iterable[GradientNetwork]) -> str:
     return " and ".join(dict.fromkeys(network.precision for network in networks))
 
 
-def _diversified(slots: Sequence[Slot], number: int, seen: Tensor) -> Tensor:
+def _diversified(slots: Sequence[AttackState], number: int, seen: Tensor) -> Tensor:
     """Alter what the network of this number sees, [n, 3, crop, crop], for those slots whose attack shall transfer."""
     if not any(slot.diverse for slot in slots):
         return seen

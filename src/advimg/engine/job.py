@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from advimg.classifiers.classifier import Verdict
-from advimg.engine.goal import Sight
+from advimg.engine.criterion import Judgement
 from advimg.errors import AdvimgError
 from advimg.images.mask import Mask
 from advimg.images.photo import Levels, Photo
@@ -36,7 +36,7 @@ class Result:
         levels: the adversarial picture, [height, width, 3], uint8: the best that was found.
         eps: within which it is.
         tried: what came of each eps, where the least was looked for.
-        sights: what each classifier that was attacked sees in the photo and in ``levels``.
+        judgements: what each classifier that was attacked sees in the photo and in ``levels``.
         steps: how many steps led to ``levels`` from its start.
         gradients: passes through the network, or through each of several, of all starts; the last needs no way back.
         seconds: from the first look to the verdict.
@@ -47,7 +47,7 @@ class Result:
     levels: Levels
     eps: float
     tried: tuple[Trial, ...]
-    sights: tuple[Sight, ...]
+    judgements: tuple[Judgement, ...]
     steps: int
     gradients: int
     seconds: float
@@ -56,22 +56,22 @@ class Result:
     @property
     def target(self) -> int:
         """The class that was aimed at, or reached, as the first classifier counts."""
-        return self.sights[0].target
+        return self.judgements[0].target
 
     @property
     def before(self) -> Verdict:
         """What the first classifier sees in the photo."""
-        return self.sights[0].before
+        return self.judgements[0].before
 
     @property
     def after(self) -> Verdict:
         """What the first classifier sees in ``levels``."""
-        return self.sights[0].after
+        return self.judgements[0].after
 
     @property
     def fooled(self) -> bool:
         """Whether every classifier is fooled."""
-        return all(sight.fooled for sight in self.sights)
+        return all(judgement.fooled for judgement in self.judgements)
 
 
 @dataclass(frozen=True, eq=False)

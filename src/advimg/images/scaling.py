@@ -1,4 +1,4 @@
-"""Pictures at another size, for people to look at; what networks see is resized by :mod:`advimg.classifiers.view`."""
+"""Pictures at another size, for people to look at; networks get theirs from a preprocessing of their own."""
 
 import numpy as np
 from PIL import Image

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
-from advimg.record import Guess, Record, Seen, Target, percent, printable
+from advimg.record import NetworkRecord, Prediction, Record, Target, percent, printable
 from advimg.report.thumbnails import Pictures
 
 VERIFIED, NOT_REACHED, FAILED = "verified", "not reached", "failed"
@@ -142,19 +142,19 @@ def _shown_name(source: str, root: Path | None) -> str:
     return printable(inner.as_posix())
 
 
-def _class(found: Target | Guess) -> tuple[int, str]:
+def _class(found: Target | Prediction) -> tuple[int, str]:
     return found.index, printable(found.name)
 
 
-def _rows(guesses: Sequence[Guess], target: Target) -> tuple[Row, ...]:
+def _rows(predictions: Sequence[Prediction], target: Target) -> tuple[Row, ...]:
     return tuple(
         Row(
-            printable(guess.name),
-            min(1.0, max(0.0, guess.confidence)),
-            percent(guess.confidence),
-            guess.index == target.index,
+            printable(prediction.name),
+            min(1.0, max(0.0, prediction.confidence)),
+            percent(prediction.confidence),
+            prediction.index == target.index,
         )
-        for guess in guesses
+        for prediction in predictions
     )
 
 
@@ -163,7 +163,7 @@ def _change(record: Record) -> str:
     return largest if record.norm == "linf" else f"{largest}, {record.l2:.3g} in L2"
 
 
-def _other(seen: Seen) -> str:
+def _other(seen: NetworkRecord) -> str:
     top = seen.after[0]
     fooled = "is fooled, too" if seen.fooled else "is not fooled"
     return printable(f"{seen.model} {fooled}: it sees {top.name}, {percent(top.confidence)}")

@@ -13,7 +13,7 @@ import matplotlib.style
 from advimg.images.perturbation import amplified
 from advimg.images.photo import Levels
 from advimg.images.scaling import fit, pick_pixels, resample
-from advimg.record import Guess, Record
+from advimg.record import Prediction, Record
 from advimg.report.page import (
     GREY,
     INK,
@@ -181,27 +181,27 @@ def _draw_equals(page: Page, x: int, y: int) -> None:
     page.box(x - 20, y + 7, 40, 6, INK)
 
 
-def _draw_guesses(page: Page, guesses: Sequence[Guess], target: int, x: int, y: int) -> None:
+def _draw_guesses(page: Page, predictions: Sequence[Prediction], target: int, x: int, y: int) -> None:
     """Draw one row a class: its name and confidence, and a bar under them on a track as long as 100 %."""
-    for row, guess in enumerate(guesses):
+    for row, prediction in enumerate(predictions):
         top = y + row * _ROW
-        is_target = guess.index == target
-        _draw_class(page, guess, is_target, x, top + _FIRST_BASELINE)
+        is_target = prediction.index == target
+        _draw_class(page, prediction, is_target, x, top + _FIRST_BASELINE)
         page.box(x, top + _BAR_DOWN, _COLUMN, _BAR, TRACK_COLOUR)
-        length = round(_COLUMN * guess.confidence)
+        length = round(_COLUMN * prediction.confidence)
         page.box(x, top + _BAR_DOWN, length, _BAR, TARGET_COLOUR if is_target else OTHER_COLOUR)
 
 
-def _draw_class(page: Page, guess: Guess, is_target: bool, x: int, baseline: int) -> None:
+def _draw_class(page: Page, prediction: Prediction, is_target: bool, x: int, baseline: int) -> None:
     """Write a class name on the left, shortened if need be, and its confidence on the right; mark the target."""
     type_ = _TARGET_NAME if is_target else _NAME
-    confidence = thin_percent(guess.confidence)
+    confidence = thin_percent(prediction.confidence)
     page.text(x + _COLUMN, baseline, confidence, type_, "right")
     room = _COLUMN - page.text_width(confidence, type_) - 24
     if is_target:
-        _draw_marked(page, x, baseline, cut_end(page, guess.name, type_, room - _MARK_ROOM), type_)
+        _draw_marked(page, x, baseline, cut_end(page, prediction.name, type_, room - _MARK_ROOM), type_)
     else:
-        page.text(x, baseline, cut_end(page, guess.name, type_, room), type_)
+        page.text(x, baseline, cut_end(page, prediction.name, type_, room), type_)
 
 
 def _draw_marked(page: Page, x: float, baseline: float, text: str, type_: Type) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from advimg.images.photo import Levels
-from advimg.record import Record, Seen
+from advimg.record import NetworkRecord, Record
 from advimg.report.page import (
     GREY,
     INK,
@@ -25,7 +25,7 @@ from advimg.report.page import (
     cut_middle,
     thin_percent,
 )
-from advimg.report.unfolding import WIDEST, WIDEST_STACKED, Frame, Point, Unfolding
+from advimg.report.trace_data import WIDEST, WIDEST_STACKED, Frame, Point, TraceData
 
 Animation = Literal["webp", "gif"]
 
@@ -87,9 +87,9 @@ class _Story:
     """
 
     record: Record
-    unfolding: Unfolding
+    unfolding: TraceData
     number: int
-    seen: Seen
+    seen: NetworkRecord
     rows: tuple[int, ...]
     names: Sequence[str]
     ends: tuple[float, float]
@@ -108,7 +108,7 @@ class _Curve:
     colour: str
 
 
-def draw_trace(record: Record, unfolding: Unfolding, kind: Animation) -> bytes:
+def draw_trace(record: Record, unfolding: TraceData, kind: Animation) -> bytes:
     """Draw an attack that has ended as an animation.
 
     Of several networks, the one is shown that is fooled least in the end, as in the figure.
@@ -130,7 +130,7 @@ def draw_trace(record: Record, unfolding: Unfolding, kind: Animation) -> bytes:
         frames = early + late[::-2][::-1]  # the last one stays
 
 
-def draw_frames(record: Record, unfolding: Unfolding, frames: Sequence[Frame] | None = None) -> Iterator[Levels]:
+def draw_frames(record: Record, unfolding: TraceData, frames: Sequence[Frame] | None = None) -> Iterator[Levels]:
     """Draw the pictures of which the animation consists, each [height, 1000, 3]; all frames if none are given."""
     story = _story(record, unfolding)
     for frame in unfolding.frames if frames is None else frames:
@@ -141,7 +141,7 @@ def draw_frames(record: Record, unfolding: Unfolding, frames: Sequence[Frame] | 
         yield levels
 
 
-def _encoded(record: Record, unfolding: Unfolding, frames: Sequence[Frame], kind: Animation) -> bytes:
+def _encoded(record: Record, unfolding: TraceData, frames: Sequence[Frame], kind: Animation) -> bytes:
     # Drawn one by one as the encoder asks for them: together they would be large.
     pictures = (Image.fromarray(levels) for levels in draw_frames(record, unfolding, frames))
     lasts = min(_MOST, max(_LEAST, _ALL_LAST // len(frames)))
@@ -175,7 +175,7 @@ def _colours(levels: Levels, count: int) -> list[int]:
     return (reduced.getpalette() or [])[: 3 * count]
 
 
-def _story(record: Record, unfolding: Unfolding) -> _Story:
+def _story(record: Record, unfolding: TraceData) -> _Story:
     seen = record.least_fooled
     number = record.attacked.index(seen)
     losses = [point.losses[number] for point in unfolding.points if math.isfinite(point.losses[number])] or [0.0]

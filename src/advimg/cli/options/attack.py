@@ -51,7 +51,9 @@ def attack_options() -> Decorator[Any]:
             help="Further starts at random points, for a photo that resists.",
         ),
         click.option(
-            "--transfer", is_flag=True, help="Look at the picture in many ways, so that it may fool other models, too."
+            "--transfer",
+            is_flag=True,
+            help="ForwardPass at the picture in many ways, so that it may fool other models, too.",
         ),
         click.option("--seed", default=_DEFAULTS.seed, help="Seeds whatever is random."),
         click.option(

@@ -25,12 +25,12 @@ class Process:
         self.finished = False
         context = multiprocessing.get_context("spawn")
         self.calls, calls = context.Pipe()
-        leash, self._leash = context.Pipe(duplex=False)
-        self._process = context.Process(target=work, args=(task, calls, leash))
+        control, self._control = context.Pipe(duplex=False)
+        self._process = context.Process(target=work, args=(task, calls, control))
         self._process.start()
         # The worker has its own: once it has gone, these here come to their end.
         calls.close()
-        leash.close()
+        control.close()
 
     def answer(self, value: Any, error: AdvimgError | None = None) -> None:
         """Answer the worker's question."""
@@ -40,9 +40,9 @@ class Process:
     def stop(self) -> None:
         """Have the worker write what is complete, and drop the rest."""
         with contextlib.suppress(OSError):
-            self._leash.send("stop")
+            self._control.send("stop")
 
-    def obituary(self) -> DeviceError:
+    def exit_error(self) -> DeviceError:
         """Say how the process ended by itself."""
         self._process.join(_LAST_BREATH)
         code = self._process.exitcode
@@ -59,7 +59,7 @@ class Process:
         self._process.kill()
         self._process.join()
         self.calls.close()
-        self._leash.close()
+        self._control.close()
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from advimg.classifiers.listing import Listed
-from advimg.classifiers.published import Published
-from advimg.classifiers.view import View
+from advimg.classifiers.preprocessing import Preprocessing
+from advimg.classifiers.sources.listing import Listed
+from advimg.classifiers.sources.published import Published
 from advimg.errors import ClassifierError, UsageError
 from advimg.labels import Labels, imagenet_labels
 
@@ -44,7 +44,7 @@ def find(name: str) -> Published:
     return Published(
         name=f"{PREFIX}{base.partition('.')[0]}{tag}",
         build=partial(_empty, timm, base),
-        view=_view(name, config),
+        preprocessing=_preprocessing(name, config),
         labels=_labels(config.num_classes),
         fetch=partial(_fetch, base, config),
         load=partial(_filled, timm, base),
@@ -86,14 +86,14 @@ def _unknown_model(timm: Any, base: str) -> str:
     return f"unknown model {PREFIX + base!r}; {hint}"
 
 
-def _view(name: str, config: Any) -> View:
+def _preprocessing(name: str, config: Any) -> Preprocessing:
     """Read the view off a model's data config, as ``timm.data.create_transform`` reads it for evaluation."""
     _, height, width = config.input_size
     share = config.crop_pct or 0.875
     if height != width or share > 1 or config.crop_mode == "border":
         kind = f"to {width}x{height} pixels" if height != width else "with borders"
         raise ClassifierError(f"{name} cannot be attacked: its preprocessing, {kind}, is not supported")
-    return View(
+    return Preprocessing(
         resize=math.floor(height / share),
         crop=height,
         interpolation=config.interpolation,

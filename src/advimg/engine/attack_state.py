@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from advimg.attacks import l2, pgd
+from advimg.attacks.eps_search import EpsSearch
 from advimg.attacks.schedule import softness, step_size, temperature
-from advimg.attacks.targets import choose_target
+from advimg.attacks.target_rules import choose_target
 from advimg.attacks.transfer import diversify
 from advimg.classifiers.classifier import Verdict
-from advimg.classifiers.panel import Panel
-from advimg.classifiers.view import Twin
-from advimg.engine.goal import Goal, Sight, goals_for
+from advimg.classifiers.ensemble import Ensemble
+from advimg.classifiers.preprocessing import ResizeCrop
+from advimg.engine.criterion import Criterion, Judgement, criteria_for
 from advimg.engine.job import Attempt, Job, Result
-from advimg.engine.search import EpsSearch
 from advimg.images.photo import Levels
 
 # Elementwise work goes in pieces that stay in a core's cache: on a 12-megapixel photo a third of the time of whole
@@ -35,24 +35,26 @@ _PATIENCE = 20
 _DIVERSE = 0.9
 
 
-class Slot:
+class AttackState:
     """The state of one photo under attack.
 
     Only the window of the photo that the classifiers' views depend on is held; pixels outside it never change.
     Tensors of the window have shape [3, window height, window width] on the classifiers' device. What is given or
-    taken for each classifier is in the order of the panel.
+    taken for each classifier is in the order of the ensemble.
     """
 
-    def __init__(self, job: Job, panel: Panel) -> None:
+    def __init__(self, job: Job, ensemble: Ensemble) -> None:
         self._began = time.perf_counter()
         self.job = job
-        self._panel = panel
-        self._before = panel.judge_photo(job.photo)
-        first = panel.classifiers[0]
-        self.goals = goals_for(_target(job, self._before[0]), first.labels, panel.classifiers, self._before)
-        device = panel.device
-        self._twins = tuple(classifier.view.twin(*job.photo.size, device) for classifier in panel.classifiers)
-        self._window = _hull([twin.window for twin in self._twins])
+        self._ensemble = ensemble
+        self._before = ensemble.judge_photo(job.photo)
+        first = ensemble.classifiers[0]
+        self.criteria = criteria_for(_target(job, self._before[0]), first.labels, ensemble.classifiers, self._before)
+        device = ensemble.device
+        self._resize_crops = tuple(
+            classifier.preprocessing.resize_crop(*job.photo.size, device) for classifier in ensemble.classifiers
+        )
+        self._window = _hull([resize_crop.window for resize_crop in self._resize_crops])
         self._photo = _planes(job.photo.levels[self._window]).to(device)
         self._free = None if job.mask is None else torch.from_numpy(job.mask.free[self._window].copy()).to(device)
         self._delta = torch.zeros(self._photo.shape, device=device)
@@ -77,7 +79,7 @@ class Slot:
         """Return the current candidate as each classifier sees it, float levels [3, crop, crop]."""
         for delta, photo, out in self._pieces(self._delta, self._photo, self._scratch):
             pgd.candidate(delta, photo, out)
-        return [twin.see(self._part(self._scratch, twin)) for twin in self._twins]
+        return [resize_crop.forward(self._part(self._scratch, resize_crop)) for resize_crop in self._resize_crops]
 
     @property
     def diverse(self) -> bool:
@@ -136,7 +138,7 @@ class Slot:
         """
         self._refusals.add(self.steps)
         if self.best_steps == self.steps:  # it is the best so far, but not by as much as was believed
-            met = sum(map(Goal.met, self.goals, verdicts))
+            met = sum(map(Criterion.met, self.criteria, verdicts))
             self._best_rank = (met, math.log(max(self._least(verdicts), _TINY)))
 
     @property
@@ -197,7 +199,10 @@ class Slot:
 
     def reached(self, verdicts: Sequence[Verdict]) -> bool:
         """Tell whether every classifier sees what it shall, with the confidence asked for."""
-        return all(map(Goal.met, self.goals, verdicts)) and self._least(verdicts) >= self.job.settings.min_confidence
+        return (
+            all(map(Criterion.met, self.criteria, verdicts))
+            and self._least(verdicts) >= self.job.settings.min_confidence
+        )
 
     def candidate_levels(self) -> Levels:
         """Return the picture that was just seen, whole, [height, width, 3], uint8."""
@@ -214,7 +219,9 @@ class Slot:
             levels=attempt.levels,
             eps=attempt.eps,
             tried=tuple(self._search.tried) if self.job.settings.eps == "auto" else (),
-            sights=tuple(map(Sight.of, self._panel.classifiers, self.goals, self._before, attempt.verdicts)),
+            judgements=tuple(
+                map(Judgement.of, self._ensemble.classifiers, self.criteria, self._before, attempt.verdicts)
+            ),
             steps=attempt.steps,
             gradients=self.gradients,
             seconds=time.perf_counter() - self._began,
@@ -229,17 +236,17 @@ class Slot:
 
     def _least(self, verdicts: Sequence[Verdict]) -> float:
         """Return the confidence of the classifier that is least sure of what it shall see."""
-        return min(map(Goal.confidence, self.goals, verdicts))
+        return min(map(Criterion.confidence, self.criteria, verdicts))
 
     def _gather(self, gradients: Sequence[Tensor]) -> None:
         """Carry the gradients back to the window, into the scratch: their mean, each normalised before."""
         if len(gradients) == 1:
-            pgd.normalise(self._twins[0].gradient(gradients[0], out=self._scratch))
+            pgd.normalise(self._resize_crops[0].backward(gradients[0], out=self._scratch))
             return
         self._scratch.zero_()
-        for gradient, twin in zip(gradients, self._twins, strict=True):
-            part = self._part(self._scratch, twin)
-            part += pgd.normalise(twin.gradient(gradient, out=torch.empty_like(part)))
+        for gradient, resize_crop in zip(gradients, self._resize_crops, strict=True):
+            part = self._part(self._scratch, resize_crop)
+            part += pgd.normalise(resize_crop.backward(gradient, out=torch.empty_like(part)))
         pgd.normalise(self._scratch)
 
     def _keep_to_mask(self, values: Tensor) -> None:
@@ -247,9 +254,9 @@ class Slot:
         if self._free is not None:
             values.mul_(self._free)
 
-    def _part(self, picture: Tensor, twin: Twin) -> Tensor:
+    def _part(self, picture: Tensor, resize_crop: ResizeCrop) -> Tensor:
         """Return that part of the window on which one classifier's view depends."""
-        places = zip(twin.window, self._window, strict=True)
+        places = zip(resize_crop.window, self._window, strict=True)
         rows, columns = (slice(own.start - whole.start, own.stop - whole.start) for own, whole in places)
         return picture[:, rows, columns]
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from advimg.batch.tally import Tally
+from advimg.batch.stats import BatchStats
 from advimg.cli.console import Console, shown_path
 from advimg.record import Record
 
@@ -19,16 +19,16 @@ Follower = Callable[[dict[str, Any]], None]
 
 
 @contextmanager
-def following(tally: Tally, console: Console, *, silent: bool) -> Iterator[Follower]:
+def show_progress(stats: BatchStats, console: Console, *, silent: bool) -> Iterator[Follower]:
     """Show how far a batch is while the context lasts; give what is to be called after each attack.
 
     Args:
-        tally: counted before the call.
+        stats: counted before the call.
         console: where to.
         silent: whether to name failures only.
     """
     last = time.monotonic()
-    with console.moving_line(total=tally.total, done=tally.done, wanted=not silent) as move:
+    with console.moving_line(total=stats.total, done=stats.done, wanted=not silent) as move:
 
         def follow(record: dict[str, Any]) -> None:
             nonlocal last
@@ -37,38 +37,38 @@ def following(tally: Tally, console: Console, *, silent: bool) -> Iterator[Follo
             elif console.verbose:
                 console.detail(_changes(Record.from_dict(record)))
             if move is not None:
-                move(tally.done, _standing(tally))
+                move(stats.done, _standing(stats))
             elif not silent and time.monotonic() - last >= _PLAIN_EVERY:
                 last = time.monotonic()
-                console.say(f"{tally.done} of {tally.total}, {_standing(tally)}")
+                console.say(f"{stats.done} of {stats.total}, {_standing(stats)}")
 
         if move is not None:
-            move(tally.done, _standing(tally))
+            move(stats.done, _standing(stats))
         yield follow
 
 
-def sum_up(tally: Tally, folder: Path, console: Console) -> None:
+def print_summary(stats: BatchStats, folder: Path, console: Console) -> None:
     """Say what became of a batch."""
-    console.say(f"{tally.done} of {tally.total} attacks, in {shown_path(folder)}", "bold")
-    rows = [("verified", tally.verified), ("not reached", tally.not_reached), ("failed", len(tally.failures))]
-    rows += [(f"fool {name}", count) for name, count in tally.checked.items()]
+    console.say(f"{stats.done} of {stats.total} attacks, in {shown_path(folder)}", "bold")
+    rows = [("verified", stats.verified), ("not reached", stats.not_reached), ("failed", len(stats.failures))]
+    rows += [(f"fool {name}", count) for name, count in stats.checked.items()]
     wide = max(12, *(len(name) + 1 for name, _ in rows))
     for name, count in rows:
-        share = f"{count / tally.done:8.1%}".replace("%", " %") if tally.done else ""
+        share = f"{count / stats.done:8.1%}".replace("%", " %") if stats.done else ""
         console.say(f"  {name:<{wide}}{count:>7}{share}")
-    reasons = list(dict.fromkeys(error for _, error in tally.failures))  # once for a photo with several targets
+    reasons = list(dict.fromkeys(error for _, error in stats.failures))  # once for a photo with several targets
     for reason in reasons[:_REASONS]:
         console.say(f"  failed: {reason}", "red")
     if len(reasons) > _REASONS:
         console.say(f"  and {len(reasons) - _REASONS} more; summary.json has them all", "red")
-    if tally.earlier == tally.total:
+    if stats.earlier == stats.total:
         return
-    now = f"{tally.done - tally.earlier} now " if tally.earlier else ""
-    pace = [f"{now}in {duration(tally.seconds)}"]
-    if tally.rate is not None:
-        pace.append(f"{tally.rate:.2f} photos/s")
-    if tally.gradients_each is not None:
-        pace.append(f"{tally.gradients_each:.1f} gradients a photo")
+    now = f"{stats.done - stats.earlier} now " if stats.earlier else ""
+    pace = [f"{now}in {duration(stats.seconds)}"]
+    if stats.rate is not None:
+        pace.append(f"{stats.rate:.2f} photos/s")
+    if stats.gradients_each is not None:
+        pace.append(f"{stats.gradients_each:.1f} gradients a photo")
     console.say(f"  {', '.join(pace)}")
 
 
@@ -88,10 +88,10 @@ def _changes(record: Record) -> str:
     return f"{record.source}: {'; '.join(changes)}; {record.gradients} gradients"
 
 
-def _standing(tally: Tally) -> str:
-    parts = [f"{tally.verified} verified"]
-    if tally.failures:
-        parts.append(f"{len(tally.failures)} failed")
-    if tally.rate is not None and tally.seconds_left is not None:
-        parts += [f"{tally.rate:.2f} photos/s", f"{duration(tally.seconds_left)} left"]
+def _standing(stats: BatchStats) -> str:
+    parts = [f"{stats.verified} verified"]
+    if stats.failures:
+        parts.append(f"{len(stats.failures)} failed")
+    if stats.rate is not None and stats.seconds_left is not None:
+        parts += [f"{stats.rate:.2f} photos/s", f"{duration(stats.seconds_left)} left"]
     return ", ".join(parts)

@@ -9,8 +9,8 @@ import torch
 
 from advimg.batch.journal import Journal
 from advimg.batch.options import Options
+from advimg.batch.pipeline import Pipeline
 from advimg.batch.plan import Files, Item, by_photo
-from advimg.batch.stream import Stream
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.identity import Identity
 
@@ -18,7 +18,7 @@ Ended = Callable[[dict[str, Any]], None]
 """Called with the record of each attack after it is in the journal, in any thread, one at a time."""
 
 
-class Attacker(Protocol):
+class Executor(Protocol):
     """Who does the attacks of a batch."""
 
     @property
@@ -63,7 +63,7 @@ class Attacker(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class OneDevice:
+class InProcess:
     """Attacks in this process, on the device of the classifiers."""
 
     classifiers: Sequence[Classifier]
@@ -85,7 +85,7 @@ class OneDevice:
         ended: Ended,
         stop: threading.Event,
     ) -> None:
-        """Attack items, as :class:`Attacker` has it."""
-        stream = Stream(self.classifiers, files, journal, options, check_on=self.check_on, ended=ended, stop=stop)
+        """Attack items, as :class:`Executor` has it."""
+        stream = Pipeline(self.classifiers, files, journal, options, check_on=self.check_on, ended=ended, stop=stop)
         began()
         stream.run(by_photo(items))

@@ -10,7 +10,7 @@ from advimg.batch.photos import absolute
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.settings import Eps, Norm, TargetRule, parse_eps_or_auto
-from advimg.targets import read_target
+from advimg.target_names import read_target
 
 ALL = "all"
 """The target that stands for every class."""
@@ -19,7 +19,7 @@ ALL = "all"
 def read_targets(
     texts: tuple[str, ...], labels: Labels, others: Mapping[str, Labels] | None = None
 ) -> list[int | TargetRule]:
-    """Read several targets, each once, as :func:`advimg.targets.read_target` does; ``all`` is every class.
+    """Read several targets, each once, as :func:`advimg.target_names.read_target` does; ``all`` is every class.
 
     Raises:
         UsageError: there is no such class.

@@ -1,4 +1,4 @@
-"""The view: its stock form against torchvision, its twin against PIL."""
+"""The preprocessing: its stock form against torchvision, its resize_crop against PIL."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from advimg.classifiers import resample
-from advimg.classifiers.resample import Interpolation
-from advimg.classifiers.view import View
+from advimg.classifiers import pil_resize
+from advimg.classifiers.pil_resize import Interpolation
+from advimg.classifiers.preprocessing import Preprocessing
 from advimg.errors import ClassifierError, PhotoError
 from tests.conftest import random_photo
 
@@ -21,8 +21,10 @@ _ALL_WEIGHTS = [
 ]
 
 
-def view(resize: int = 64, crop: int = 56, interpolation: Interpolation = "bilinear") -> View:
-    return View(resize=resize, crop=crop, interpolation=interpolation, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+def preprocessing(resize: int = 64, crop: int = 56, interpolation: Interpolation = "bilinear") -> Preprocessing:
+    return Preprocessing(
+        resize=resize, crop=crop, interpolation=interpolation, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)
+    )
 
 
 def window_of(levels: np.ndarray, window: tuple[slice, slice]) -> torch.Tensor:
@@ -34,17 +36,17 @@ def test_stock_is_torchvision_s_own_preprocessing(weights: torchvision.models.We
     preset = weights.transforms()
     for size in ((97, 131), (300, 211)):
         picture = Image.fromarray(random_photo(*size).levels)
-        assert torch.equal(View.from_preset(preset).stock(picture), preset(picture))
+        assert torch.equal(Preprocessing.from_preset(preset).stock(picture), preset(picture))
 
 
 @pytest.mark.parametrize("weights", _ALL_WEIGHTS, ids=str)
 def test_twin_agrees_with_torchvision_s_own_preprocessing(weights: torchvision.models.Weights) -> None:
     preset = weights.transforms()
-    shown = View.from_preset(preset)
+    shown = Preprocessing.from_preset(preset)
     levels = random_photo(211, 297).levels
-    twin = shown.twin(211, 297)
+    resize_crop = shown.resize_crop(211, 297)
     official = preset(Image.fromarray(levels))
-    seen = shown.normalise(twin.see(window_of(levels, twin.window)))
+    seen = shown.normalise(resize_crop.forward(window_of(levels, resize_crop.window)))
     level = 1 / (255 * torch.tensor(shown.std).view(3, 1, 1))
     assert ((seen - official).abs() <= 1.001 * level).all()
 
@@ -61,10 +63,10 @@ def test_twin_agrees_with_pil_within_a_level(
 ) -> None:
     if max(width, height) > 40 * min(width, height):
         width = height
-    shown = view(crop + margin, crop, interpolation)
+    shown = preprocessing(crop + margin, crop, interpolation)
     levels = random_photo(width, height, seed).levels
-    twin = shown.twin(width, height)
-    seen = twin.see(window_of(levels, twin.window))
+    resize_crop = shown.resize_crop(width, height)
+    seen = resize_crop.forward(window_of(levels, resize_crop.window))
     stock = shown.stock(Image.fromarray(levels))
     official = (stock * torch.tensor(shown.std).view(3, 1, 1) + torch.tensor(shown.mean).view(3, 1, 1)) * 255
     difference = (seen - official.round()).abs()
@@ -75,10 +77,10 @@ def test_twin_agrees_with_pil_within_a_level(
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (64, 64), (31, 90), (1000, 70), (70, 1000)])
 def test_twin_is_nearly_always_the_same_as_stock(width: int, height: int, interpolation: Interpolation) -> None:
     """They differ only where single precision cannot tell on which side of a half a sum falls."""
-    shown = view(interpolation=interpolation)
+    shown = preprocessing(interpolation=interpolation)
     levels = random_photo(width, height).levels
-    twin = shown.twin(width, height)
-    seen = shown.normalise(twin.see(window_of(levels, twin.window)))
+    resize_crop = shown.resize_crop(width, height)
+    seen = shown.normalise(resize_crop.forward(window_of(levels, resize_crop.window)))
     assert (seen != shown.stock(Image.fromarray(levels))).float().mean() < 0.01
 
 
@@ -86,12 +88,12 @@ def test_twin_is_nearly_always_the_same_as_stock(width: int, height: int, interp
 def test_gradient_is_the_adjoint_of_the_resize(
     width: int, height: int, crop: int, interpolation: Interpolation
 ) -> None:
-    twin = view(crop + 5, crop, interpolation).twin(width, height)
-    shape = (3, twin.rows.window_length, twin.columns.window_length)
+    resize_crop = preprocessing(crop + 5, crop, interpolation).resize_crop(width, height)
+    shape = (3, resize_crop.rows.window_length, resize_crop.columns.window_length)
     generator = torch.Generator().manual_seed(width * height)
     picture, gradient = torch.randn(shape, generator=generator), torch.randn(3, crop, crop, generator=generator)
-    resized = twin.rows.rows(twin.columns.columns(picture))
-    carried = twin.gradient(gradient, out=torch.empty(shape))
+    resized = resize_crop.rows.rows(resize_crop.columns.columns(picture))
+    carried = resize_crop.backward(gradient, out=torch.empty(shape))
     torch.testing.assert_close(
         (resized.double() * gradient).sum(), (picture.double() * carried).sum(), rtol=1e-3, atol=1e-2
     )
@@ -99,24 +101,24 @@ def test_gradient_is_the_adjoint_of_the_resize(
 
 @pytest.mark.parametrize("size", [(500, 375), (70, 1000)])
 def test_one_product_as_on_gpus_gives_what_blocks_give(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    shown = view(256, 224, "bilinear")
-    blocks = shown.twin(*size)
-    there = shown.twin(*size, "meta")
+    shown = preprocessing(256, 224, "bilinear")
+    blocks = shown.resize_crop(*size)
+    there = shown.resize_crop(*size, "meta")
     assert [len(axis.blocks) for axis in (blocks.rows, blocks.columns, there.rows, there.columns)] == [7, 7, 1, 1]
-    monkeypatch.setattr(resample, "_BLOCK", 224)
-    whole = shown.twin(*size)
+    monkeypatch.setattr(pil_resize, "_BLOCK", 224)
+    whole = shown.resize_crop(*size)
     assert whole.window == blocks.window == there.window
     picture = window_of(random_photo(*size).levels, whole.window)
-    assert (whole.see(picture) != blocks.see(picture)).float().mean() < 1e-3
+    assert (whole.forward(picture) != blocks.forward(picture)).float().mean() < 1e-3
     gradient = torch.randn(3, 224, 224)
-    one, other = (twin.gradient(gradient, out=torch.empty_like(picture)) for twin in (whole, blocks))
+    one, other = (resize_crop.backward(gradient, out=torch.empty_like(picture)) for resize_crop in (whole, blocks))
     torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_window_is_just_what_the_crop_depends_on(interpolation: Interpolation) -> None:
-    shown, levels = view(32, 24, interpolation), random_photo(200, 160).levels.copy()
-    rows, columns = shown.twin(200, 160).window
+    shown, levels = preprocessing(32, 24, interpolation), random_photo(200, 160).levels.copy()
+    rows, columns = shown.resize_crop(200, 160).window
     before = shown.stock(Image.fromarray(levels))
     outside = levels.copy()
     outside[: rows.start], outside[rows.stop :] = 0, 255
@@ -130,11 +132,11 @@ def test_window_is_just_what_the_crop_depends_on(interpolation: Interpolation) -
 
 @pytest.mark.parametrize(("size", "expected"), [((500, 375), (85, 64)), ((375, 500), (64, 85)), ((7, 7), (64, 64))])
 def test_the_shorter_side_is_resized(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert view().resized(*size) == expected
+    assert preprocessing().resized(*size) == expected
 
 
 def test_shapes_that_would_be_blown_up_are_refused() -> None:
-    wide = View(resize=256, crop=224, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
+    wide = Preprocessing(resize=256, crop=224, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
     with pytest.raises(PhotoError, match=r"thin\.png .* 853333x256; crop it first"):
         wide.check_size(10000, 3, source="thin.png")
     wide.check_size(1, 1, source="one.png")
@@ -149,20 +151,22 @@ def test_shapes_that_would_be_blown_up_are_refused() -> None:
 def test_views_that_make_no_sense_are_refused(changes: dict[str, object]) -> None:
     values = {"resize": 64, "crop": 56, "interpolation": "bilinear", "mean": (0, 0, 0), "std": (1, 1, 1)}
     with pytest.raises(ClassifierError):
-        View(**(values | changes))  # type: ignore[arg-type]
+        Preprocessing(**(values | changes))  # type: ignore[arg-type]
 
 
 def test_a_preset_of_another_kind_is_refused() -> None:
     preset = torchvision.models.segmentation.FCN_ResNet50_Weights.DEFAULT.transforms()
     with pytest.raises(ClassifierError, match="not that of an image classifier"):
-        View.from_preset(preset)
+        Preprocessing.from_preset(preset)
 
 
 # A view that squashes.
 
 
-def squashing(resize: int, crop: int, interpolation: Interpolation) -> View:
-    return View(resize=resize, crop=crop, interpolation=interpolation, mean=(0, 0, 0), std=(1 / 255,) * 3, squash=True)
+def squashing(resize: int, crop: int, interpolation: Interpolation) -> Preprocessing:
+    return Preprocessing(
+        resize=resize, crop=crop, interpolation=interpolation, mean=(0, 0, 0), std=(1 / 255,) * 3, squash=True
+    )
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -181,6 +185,6 @@ def test_a_squashing_twin_agrees_with_pil_within_a_level(
     width: int, height: int, crop: int, margin: int, interpolation: Interpolation
 ) -> None:
     shown, levels = squashing(crop + margin, crop, interpolation), random_photo(width, height).levels
-    twin = shown.twin(width, height)
+    resize_crop = shown.resize_crop(width, height)
     official = shown.stock(Image.fromarray(levels)).round()
-    assert (twin.see(window_of(levels, twin.window)) - official).abs().max() <= 1
+    assert (resize_crop.forward(window_of(levels, resize_crop.window)) - official).abs().max() <= 1

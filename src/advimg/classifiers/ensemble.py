@@ -1,4 +1,4 @@
-"""Several classifiers that look at the same pictures, each through its own view."""
+"""Several classifiers that look at the same pictures, each through its own preprocessing."""
 
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
@@ -8,7 +8,7 @@ from advimg.errors import UsageError
 from advimg.images.photo import Levels, Photo
 
 
-class Panel:
+class Ensemble:
     """Classifiers that judge together.
 
     Attributes:

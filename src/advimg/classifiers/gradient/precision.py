@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from advimg.classifiers.gradient import GradientNetwork
+from advimg.classifiers.gradient.network import GradientNetwork
 
 # What is gained has to be more than the noise of a measurement, so that the next run chooses the same.
 _WORTH = 0.8

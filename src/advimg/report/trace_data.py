@@ -63,7 +63,7 @@ class Frame:
     probabilities: tuple[npt.NDArray[np.float32], ...]
 
 
-class Unfolding:
+class TraceData:
     """Keeps what is needed to show one attack: for every step a few numbers, and at most 60 frames.
 
     Args:

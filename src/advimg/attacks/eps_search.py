@@ -44,8 +44,8 @@ class EpsSearch:
             return False
         short = max((trial.eps for trial in self.tried if not trial.reached), default=self.least - 1)
         enough = min((trial.eps for trial in self.tried if trial.reached), default=None)
-        following = min(2 * self.eps, self.most) if enough is None else (short + enough) // 2
-        if following in (short, enough):
+        show_progress = min(2 * self.eps, self.most) if enough is None else (short + enough) // 2
+        if show_progress in (short, enough):
             return False
-        self.eps = following
+        self.eps = show_progress
         return True

@@ -8,16 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from advimg.batch.feed import PhotoFeed
 from advimg.batch.options import Options
 from advimg.batch.plan import Files, Item
+from advimg.batch.reader import PhotoReader
 from advimg.batch.resume import file_sha256
 from advimg.batch.writer import Writer
 from advimg.checking import look_on
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.panel import Panel
+from advimg.classifiers.ensemble import Ensemble
+from advimg.engine.criterion import Judgement
 from advimg.engine.engine import Engine
-from advimg.engine.goal import Sight
 from advimg.engine.job import Failed, Result
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError, PhotoError
 from advimg.images.decode import read_photo
@@ -27,7 +27,7 @@ from advimg.record import Failure, Record
 from advimg.writing import write_outputs
 
 
-class Ledger(Protocol):
+class RecordStore(Protocol):
     """What a stream writes down: :class:`advimg.batch.journal.Journal`, or whoever asks it for another process."""
 
     def claim(self, paths: Iterable[Path]) -> None:
@@ -40,7 +40,7 @@ class Ledger(Protocol):
         """Add a record, after its files are in place."""
 
 
-class Stream:
+class Pipeline:
     """Attacks items on one classifier, or on several at once, and keeps the journal.
 
     Args:
@@ -57,7 +57,7 @@ class Stream:
         self,
         classifiers: Sequence[Classifier],
         files: Files,
-        journal: Ledger,
+        journal: RecordStore,
         options: Options,
         *,
         check_on: Sequence[Classifier],
@@ -65,7 +65,7 @@ class Stream:
         stop: threading.Event,
     ) -> None:
         self._classifiers = classifiers
-        self._watching = Panel(check_on) if check_on else None
+        self._watching = Ensemble(check_on) if check_on else None
         self._files = files
         self._journal = journal
         self._options = options
@@ -85,7 +85,7 @@ class Stream:
         # As many as can end in one pass are rarely more than half.
         ahead = 2 + self._engine.slots // 2
         read = partial(read_photo, max_pixels=self._options.max_pixels)
-        feed = PhotoFeed(photos, settings, read=read, refuse=self._fail, ahead=ahead)
+        feed = PhotoReader(photos, settings, read=read, refuse=self._fail, ahead=ahead)
         writer = Writer(_writers(), failed=self._stop.set)
         try:
             for end in self._engine.run(feed, stop=self._stop.is_set):
@@ -96,7 +96,7 @@ class Stream:
             feed.close()
             writer.close()
 
-    def _checked(self, end: Result | Failed) -> tuple[Result | Failed, tuple[Sight, ...]]:
+    def _checked(self, end: Result | Failed) -> tuple[Result | Failed, tuple[Judgement, ...]]:
         """Show a result to the classifiers that look on."""
         if self._watching is None or isinstance(end, Failed):
             return end, ()
@@ -105,7 +105,7 @@ class Stream:
         except (PhotoError, ClassifierError) as error:
             return Failed(end.job, error.with_traceback(None)), ()
 
-    def _finish(self, end: Result | Failed, checked: Sequence[Sight], item: Item) -> None:
+    def _finish(self, end: Result | Failed, checked: Sequence[Judgement], item: Item) -> None:
         """Write the files and the record of one attack."""
         if isinstance(end, Failed):
             self._fail(item, end.error)
@@ -119,7 +119,7 @@ class Stream:
             return
         self._enter(record.to_dict(), file_sha256(item.outputs.adversarial))
 
-    def _write(self, result: Result, checked: Sequence[Sight], item: Item) -> Record:
+    def _write(self, result: Result, checked: Sequence[Judgement], item: Item) -> Record:
         outcome = outcome_of(result, checked=checked)
         make_folder(item.outputs.adversarial.parent)
         paths = [path for _, path in item.outputs]

@@ -11,7 +11,7 @@ FAILED, NOT_REACHED = 1, 3
 
 
 @dataclass(slots=True)
-class Tally:
+class BatchStats:
     """Counts the ends of attacks; safe to use from several threads.
 
     Attributes:

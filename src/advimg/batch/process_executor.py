@@ -1,8 +1,8 @@
 """Several devices at once, the side of the parent: what there is one of.
 
-Each device has a process, which makes attacks as :mod:`advimg.batch.worker` says. Plan and journal stay here: a worker
-asks for photos as it needs them, before it writes files, and when they are in place (:mod:`advimg.batch.dispatch`), so
-that a folder is kept as if one process wrote there.
+Each device has a process that runs :func:`advimg.batch.worker.work`. Plan and journal stay in the parent: a worker asks
+it for photos, before it writes files and when they are in place (:mod:`advimg.batch.coordinator`), so that a folder is
+kept as if one process wrote there.
 """
 
 import threading
@@ -10,19 +10,19 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from advimg.batch.attacker import Ended
-from advimg.batch.dispatch import Dispatch
+from advimg.batch.coordinator import Coordinator
+from advimg.batch.executor import Ended
 from advimg.batch.journal import Journal
 from advimg.batch.options import Options
 from advimg.batch.plan import Files, Item
-from advimg.batch.processes import running
 from advimg.batch.worker import Task
+from advimg.batch.worker_process import running
 from advimg.classifiers.device import find_device
 from advimg.classifiers.load import identity_of
 from advimg.classifiers.spec import ModelSpec
 
 
-class SeveralDevices:
+class SeveralProcesses:
     """Attacks on several devices, each in a process with classifiers of its own; nothing is loaded in this one.
 
     Args:
@@ -66,7 +66,7 @@ class SeveralDevices:
         ended: Ended,
         stop: threading.Event,
     ) -> None:
-        """Attack items, as :class:`advimg.batch.attacker.Attacker` has it."""
+        """Attack items, as :class:`advimg.batch.executor.Executor` has it."""
         attacked, watching = self._specs
         # Those on the CPU share its cores: threads that wait for each other make a pass many times as slow.
         sharing = sum(device.type == "cpu" for device in self.devices)
@@ -76,4 +76,4 @@ class SeveralDevices:
             for name in self._names[: len(items)]
         ]
         with running(tasks, files.folder) as processes:
-            Dispatch(processes, items, journal, began=began, ended=ended, warn=self._warn, stop=stop).run()
+            Coordinator(processes, items, journal, began=began, ended=ended, warn=self._warn, stop=stop).run()

@@ -1,8 +1,8 @@
-"""How a classifier looks at a picture: the one place that knows resize, crop and normalisation.
+"""Preprocessing: the one place that knows a classifier's resize, crop and normalisation.
 
-There are two forms of one view. The *stock* form is the official preprocessing: PIL's resize and crop of a picture,
-then 32-bit floats; every verdict comes from it. The *twin* does the same to a tensor of levels and can be
-differentiated: the attack looks through it.
+There are two forms. The *stock* form is the official preprocessing: PIL's resize and crop of a picture, then 32-bit
+floats; every verdict comes from it. :class:`ResizeCrop` does the same to a tensor of levels and can be differentiated:
+the attack uses it.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from advimg.classifiers.resample import Axis, Interpolation, resample_axis, round_levels, rows_first
+from advimg.classifiers.pil_resize import Axis, Interpolation, resample_axis, round_levels, rows_first
 from advimg.errors import ClassifierError, PhotoError
 from advimg.settings import MAX_PIXELS
 
@@ -25,7 +25,7 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class Preprocessing:
     """Resize the shorter side (or both), crop the centre, normalise: what ImageNet classifiers do to a photo.
 
     Attributes:
@@ -75,7 +75,7 @@ class View:
             raise ClassifierError(f"its preprocessing is not that of an image classifier: {preset!r}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the view as plain JSON values."""
+        """Return the preprocessing as plain JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
@@ -108,11 +108,11 @@ class View:
         picture = picture.crop((left, top, left + self.crop, top + self.crop))
         return self.normalise(torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(torch.float32))
 
-    def twin(self, width: int, height: int, device: torch.device | str = "cpu") -> "Twin":
+    def resize_crop(self, width: int, height: int, device: torch.device | str = "cpu") -> "ResizeCrop":
         """Return the differentiable form for photos of one size."""
         wide, high = self.resized(width, height)
         left, top = self._corner(wide, high)
-        return Twin(
+        return ResizeCrop(
             columns=resample_axis(width, wide, slice(left, left + self.crop), self.interpolation, device),
             rows=resample_axis(height, high, slice(top, top + self.crop), self.interpolation, device),
             rows_first=rows_first((width, height), (wide, high)),
@@ -130,7 +130,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Twin:
+class ResizeCrop:
     """A view of photos of one size, as a map of tensors, with its gradient.
 
     It sees only the *window*: the pixels that the crop depends on. All others never matter to the classifier.
@@ -145,7 +145,7 @@ class Twin:
         """Rows and columns of the photo that the view depends on."""
         return self.rows.window, self.columns.window
 
-    def see(self, window: Tensor) -> Tensor:
+    def forward(self, window: Tensor) -> Tensor:
         """Resize and crop: float levels [3, window height, window width] to whole float levels [3, crop, crop].
 
         Agrees with PIL to the level wherever single precision can tell which side of a half a sum falls on, and
@@ -155,7 +155,7 @@ class Twin:
             return round_levels(self.columns.columns(round_levels(self.rows.rows(window))))
         return round_levels(self.rows.rows(round_levels(self.columns.columns(window))))
 
-    def gradient(self, seen: Tensor, out: Tensor) -> Tensor:
+    def backward(self, seen: Tensor, out: Tensor) -> Tensor:
         """Carry a gradient back: [3, crop, crop] into ``out``, [3, window height, window width].
 
         The adjoint of the resize; rounding and clipping pass it straight through (arXiv:1308.3432).

@@ -10,7 +10,7 @@ _TOGETHER = 8
 """So many attacks on one photo go to one worker, which decodes it once; more would leave others without."""
 
 
-class Shares:
+class WorkQueue:
     """The items of a plan, handed out.
 
     Args:

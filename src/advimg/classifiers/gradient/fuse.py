@@ -17,7 +17,7 @@ from torch.nn import functional
 from advimg.classifiers.device import repeatable
 
 
-def rebuilt(network: nn.Module, crop: int, device: torch.device) -> tuple[nn.Module, torch.memory_format]:
+def fused_copy(network: nn.Module, crop: int, device: torch.device) -> tuple[nn.Module, torch.memory_format]:
     """Return a copy of a network in the quickest form that gives the same logits, and its memory layout.
 
     Where none does, for the network gives something else each time, or no logits, it is the copy as it is.

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from advimg.classifiers.listing import Listed
-from advimg.classifiers.published import Published, as_it_is, hash_digits
-from advimg.classifiers.view import View
+from advimg.classifiers.preprocessing import Preprocessing
+from advimg.classifiers.sources.listing import Listed
+from advimg.classifiers.sources.published import Published, as_it_is, hash_digits
 from advimg.errors import ClassifierError, UsageError
 from advimg.labels import Labels
 
@@ -33,7 +33,7 @@ def find(name: str) -> Published:
     return Published(
         name=f"{base}:{weights.name}",
         build=partial(_empty, base),
-        view=View.from_preset(weights.transforms()),
+        preprocessing=Preprocessing.from_preset(weights.transforms()),
         labels=Labels(weights.meta["categories"]),
         fetch=partial(_cached, weights),
         modern=_modern_densenet if base.startswith("densenet") else as_it_is,
@@ -47,7 +47,7 @@ def listed() -> Iterator[Listed]:
             accuracy = weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
             yield Listed(
                 name=f"{name}:{weights.name}",
-                input_size=View.from_preset(weights.transforms()).crop,
+                input_size=Preprocessing.from_preset(weights.transforms()).crop,
                 parameters=weights.meta["num_params"],
                 top1=accuracy,
                 on_disk=_path(weights).exists(),

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from advimg.classifiers.efficientnet_lite import VARIANTS, EfficientNetLite
-from advimg.classifiers.listing import Listed
-from advimg.classifiers.published import Published
-from advimg.classifiers.view import View
+from advimg.classifiers.preprocessing import Preprocessing
+from advimg.classifiers.sources.efficientnet_lite import VARIANTS, EfficientNetLite
+from advimg.classifiers.sources.listing import Listed
+from advimg.classifiers.sources.published import Published
 from advimg.errors import ClassifierError, UsageError
 from advimg.labels import imagenet_labels
 
@@ -40,7 +40,7 @@ def find(name: str) -> Published:
     return Published(
         name=base,
         build=partial(_empty, base),
-        view=View(
+        preprocessing=Preprocessing(
             resize=_RESIZES[base],
             crop=VARIANTS[base].resolution,
             interpolation="bicubic",

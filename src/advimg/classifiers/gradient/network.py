@@ -1,8 +1,8 @@
-"""The gradient network: a private copy of a classifier, rebuilt for speed, that the attack looks through.
+"""The gradient network: a private copy of a classifier, fused_copy for speed, that the attack looks through.
 
 It never gives a verdict. Its copy of the network is frozen and, where the network allows it, put together anew
-(:mod:`advimg.classifiers.rebuild`), and it computes in bfloat16 where that is quicker. What it sees is what the
-classifier sees; the way back can be softened (:mod:`advimg.classifiers.soft_relu`).
+(:mod:`advimg.classifiers.gradient.fuse`), and it computes in bfloat16 where that is quicker. What it sees is what the
+classifier sees; the way back can be softened (:mod:`advimg.classifiers.gradient.soft_relu`).
 """
 
 import copy
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.rebuild import rebuilt
-from advimg.classifiers.soft_relu import soften
+from advimg.classifiers.gradient.fuse import fused_copy
+from advimg.classifiers.gradient.soft_relu import soften
 from advimg.errors import UsageError
 from advimg.settings import Precision
 
 
 class GradientNetwork:
-    """Whole float levels as a view's twin sees them to logits that can be differentiated.
+    """Whole float levels as a view's resize_crop sees them to logits that can be differentiated.
 
     Attributes:
         precision: what it computes in, "fp32" or "bf16"; "auto" is bf16 on GPUs with tensor cores, else fp32.
@@ -32,8 +32,8 @@ class GradientNetwork:
     def __init__(self, classifier: Classifier, precision: Precision = "auto") -> None:
         self._classifier = classifier
         self.precision = _resolve(precision, classifier.device)
-        network, self._layout = rebuilt(classifier.network, classifier.view.crop, classifier.device)
-        self._softness = soften(network, classifier.view.crop)
+        network, self._layout = fused_copy(classifier.network, classifier.preprocessing.crop, classifier.device)
+        self._softness = soften(network, classifier.preprocessing.crop)
         self._network = network.to(_DTYPES[self.precision]).requires_grad_(False).eval()
 
     def in_bf16(self) -> Self:
@@ -55,7 +55,7 @@ class GradientNetwork:
         Raises:
             ClassifierError: the output is not logits.
         """
-        pictures = self._classifier.view.normalise(seen)
+        pictures = self._classifier.preprocessing.normalise(seen)
         self._softness.values = softness
         output = self._network(pictures.to(dtype=_DTYPES[self.precision], memory_format=self._layout))
         return self._classifier.checked_logits(output, count=len(seen)).to(torch.float32)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import differentiable
 from advimg.classifiers.identity import Identity
+from advimg.classifiers.preprocessing import Preprocessing
+from advimg.classifiers.sources.state_dict import file_sha256, fill, read_state_dict
 from advimg.classifiers.spec import ModelSpec
-from advimg.classifiers.state_dict import file_sha256, fill, read_state_dict
-from advimg.classifiers.view import View
 from advimg.errors import ClassifierError
 from advimg.labels import Labels
 
@@ -37,7 +37,7 @@ class Published:
     Attributes:
         name: in full, such as ``resnet50:IMAGENET1K_V1``.
         build: makes the network, to be filled, for a number of classes and an input size.
-        view: the preprocessing.
+        preprocessing: the preprocessing.
         labels: the classes' names.
         fetch: returns the path of the weights, after a download if need be; is told whether to show its progress.
         modern: renames the parameters of weights that are older than the present architecture.
@@ -46,7 +46,7 @@ class Published:
 
     name: str
     build: Callable[[int, int], nn.Module]
-    view: View
+    preprocessing: Preprocessing
     labels: Labels
     fetch: Callable[[bool], Path]
     modern: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = as_it_is
@@ -59,16 +59,16 @@ def assemble(published: Published, spec: ModelSpec, device: torch.device, *, pro
     Raises:
         ClassifierError: the weights cannot be had, are damaged or do not fit, or the labels are of another number.
     """
-    view = _view(published.view, spec)
+    preprocessing = _preprocessing(published.preprocessing, spec)
     path, sha256 = _fetched(published, spec, progress=progress)
     if spec.weights is None and published.load is not None:
-        network, classes = published.load(path, view.crop), len(published.labels)
+        network, classes = published.load(path, preprocessing.crop), len(published.labels)
     else:
-        network, classes = _filled(published, path, view.crop)
+        network, classes = _filled(published, path, preprocessing.crop)
     return Classifier(
         name=spec.title or published.name,
         network=_placed(network, device).eval(),
-        view=view,
+        preprocessing=preprocessing,
         labels=_labels(spec, published.labels, classes),
         device=device,
         weights=spec.weights.name if spec.weights else None,
@@ -85,7 +85,7 @@ def identify(published: Published, spec: ModelSpec, *, progress: bool) -> Identi
     _, sha256 = _fetched(published, spec, progress=progress)
     return Identity(
         name=spec.title or published.name,
-        view=_view(published.view, spec),
+        preprocessing=_preprocessing(published.preprocessing, spec),
         labels=labels_in(published, spec),
         weights=spec.weights.name if spec.weights else None,
         weights_sha256=sha256,
@@ -103,7 +103,7 @@ def labels_in(published: Published, spec: ModelSpec) -> Labels:
         return given
     if spec.weights is None:
         return published.labels
-    _, _, classes = _read(published, spec.weights, _view(published.view, spec).crop)
+    _, _, classes = _read(published, spec.weights, _preprocessing(published.preprocessing, spec).crop)
     return _labels(spec, published.labels, classes)
 
 
@@ -171,13 +171,16 @@ def _labels(spec: ModelSpec, published: Labels, classes: int) -> Labels:
     return published if len(published) == classes else Labels(f"class {index}" for index in range(classes))
 
 
-def _view(view: View, spec: ModelSpec) -> View:
+def _preprocessing(preprocessing: Preprocessing, spec: ModelSpec) -> Preprocessing:
     changes: dict[str, Any] = {
         name: value for name in ("interpolation", "mean", "std") if (value := getattr(spec, name)) is not None
     }
     if spec.input_size is not None:
         # Unless told otherwise, the crop stays the same share of what is resized.
-        changes |= {"crop": spec.input_size, "resize": round(view.resize * spec.input_size / view.crop)}
+        changes |= {
+            "crop": spec.input_size,
+            "resize": round(preprocessing.resize * spec.input_size / preprocessing.crop),
+        }
     if spec.resize is not None:
         changes["resize"] = spec.resize
-    return replace(view, **changes)
+    return replace(preprocessing, **changes)

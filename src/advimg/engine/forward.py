@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from advimg.attacks.losses import loss_named
-from advimg.classifiers.gradient import GradientNetwork
-from advimg.engine.goal import Goal
+from advimg.classifiers.gradient.network import GradientNetwork
+from advimg.engine.criterion import Criterion
 from advimg.settings import LossName
 
 
-class Standing(NamedTuple):
+class Score(NamedTuple):
     """Where what the attack is after stands among the logits of one candidate.
 
     Attributes:
@@ -34,22 +34,22 @@ class Standing(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Look:
+class ForwardPass:
     """What one network sees.
 
     Attributes:
         seen: the candidates through its view, [n, 3, crop, crop].
         logits: [n, classes], to be differentiated with respect to ``seen``.
-        goals: what it shall see in each.
-        targets: the goals' classes, [n].
+        criteria: what it shall see in each.
+        targets: the criteria' classes, [n].
         standings: where each candidate stands.
     """
 
     seen: Tensor
     logits: Tensor
-    goals: Sequence[Goal]
+    criteria: Sequence[Criterion]
     targets: Tensor
-    standings: list[Standing]
+    standings: list[Score]
 
     def gradient(self, losses: Sequence[LossName], temperatures: Sequence[float]) -> Tensor:
         """Return the gradient of each candidate's own loss with respect to what was seen, [n, 3, crop, crop].
@@ -58,7 +58,7 @@ class Look:
             losses: one a candidate.
             temperatures: what each candidate's logits are divided by before.
         """
-        kinds = [(loss, goal.away) for loss, goal in zip(losses, self.goals, strict=True)]
+        kinds = [(loss, criterion.away) for loss, criterion in zip(losses, self.criteria, strict=True)]
         total = torch.zeros((), device=self.logits.device)
         logits = self.logits / self.logits.new_tensor(temperatures)[:, None]
         for name, away in set(kinds):
@@ -70,7 +70,7 @@ class Look:
 
     def loss(self, position: int, name: LossName) -> float:
         """Return the loss of one candidate, at temperature 1."""
-        loss = loss_named(name, away=self.goals[position].away)
+        loss = loss_named(name, away=self.criteria[position].away)
         one = slice(position, position + 1)
         return loss(self.logits.detach()[one], self.targets[one]).item()
 
@@ -80,36 +80,42 @@ class Look:
         return probabilities
 
 
-def look_at(
+def forward(
     pictures: Sequence[Tensor],
     network: GradientNetwork,
-    goals: Sequence[Goal],
+    criteria: Sequence[Criterion],
     softness: Sequence[tuple[float, float]] = (),
     alter: Callable[[Tensor], Tensor] = lambda seen: seen,
-) -> Look:
-    """Look at candidates through one network.
+) -> ForwardPass:
+    """ForwardPass at candidates through one network.
 
     Args:
         pictures: each [3, crop, crop].
         network: which.
-        goals: what it shall see in each.
+        criteria: what it shall see in each.
         softness: of the network's derivatives, for each, deep in it and before; the true ones if left out.
         alter: what is done to them all, [n, 3, crop, crop], before the network is fed; differentiated with it.
     """
     seen = torch.stack(list(pictures)).requires_grad_()
-    targets = torch.tensor([goal.index for goal in goals], device=seen.device)
+    targets = torch.tensor([criterion.index for criterion in criteria], device=seen.device)
     logits = network.logits(alter(seen), softness)
-    return Look(seen, logits, goals, targets, _standings(logits.detach(), targets, [goal.away for goal in goals]))
+    return ForwardPass(
+        seen,
+        logits,
+        criteria,
+        targets,
+        _standings(logits.detach(), targets, [criterion.away for criterion in criteria]),
+    )
 
 
-def together(standings: Sequence[Standing]) -> Standing:
+def together(standings: Sequence[Score]) -> Score:
     """Sum up where one candidate stands with several networks; what is not finite for one is not for all."""
     values = [standing.log_confidence for standing in standings]
     least = min(values) if all(map(math.isfinite, values)) else math.nan
-    return Standing(least, sum(standing.fooled for standing in standings))
+    return Score(least, sum(standing.fooled for standing in standings))
 
 
-def _standings(logits: Tensor, targets: Tensor, away: Sequence[bool]) -> list[Standing]:
+def _standings(logits: Tensor, targets: Tensor, away: Sequence[bool]) -> list[Score]:
     """Read off where each photo stands: the one transfer from the device in a step.
 
     For a photo that goes away from its class, all others together stand in the place of the target.
@@ -122,4 +128,4 @@ def _standings(logits: Tensor, targets: Tensor, away: Sequence[bool]) -> list[St
         others = log_probabilities.scatter(1, targets[:, None], float("-inf")).logsumexp(dim=1)
         log_confidence, top1 = torch.where(leaving, others, log_confidence), top1 != leaving
     pairs = torch.stack([log_confidence, top1.float()], dim=1).tolist()
-    return [Standing(value, int(top)) for value, top in pairs]
+    return [Score(value, int(top)) for value, top in pairs]

@@ -9,7 +9,7 @@ from advimg.labels import Labels
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class Criterion:
     """The class that a classifier shall see; or, to go away from it, any but that.
 
     Attributes:
@@ -33,12 +33,12 @@ class Goal:
         """Return the class that is wanted; going away, the one that was reached, or that came nearest."""
         if not self.away:
             return self.index
-        first, *others = (guess.index for guess in verdict.top(2))
+        first, *others = (prediction.index for prediction in verdict.top(2))
         return first if first != self.index or not others else others[0]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Sight:
+class Judgement:
     """What one classifier sees before and after an attack.
 
     Attributes:
@@ -56,9 +56,9 @@ class Sight:
     fooled: bool
 
     @classmethod
-    def of(cls, classifier: Classifier, goal: Goal, before: Verdict, after: Verdict) -> Self:
-        """Hold a verdict against the goal."""
-        return cls(classifier, before, after, goal.target(after), goal.met(after))
+    def of(cls, classifier: Classifier, criterion: Criterion, before: Verdict, after: Verdict) -> Self:
+        """Hold a verdict against the criterion."""
+        return cls(classifier, before, after, criterion.target(after), criterion.met(after))
 
     @property
     def confidence(self) -> float:
@@ -66,9 +66,9 @@ class Sight:
         return self.after.confidence(self.target)
 
 
-def goals_for(
+def criteria_for(
     target: int | None, labels: Labels, classifiers: Sequence[Classifier], before: Sequence[Verdict]
-) -> tuple[Goal, ...]:
+) -> tuple[Criterion, ...]:
     """Return what an attack wants each classifier to see in a photo.
 
     Args:
@@ -81,5 +81,5 @@ def goals_for(
         UsageError: a classifier has no class of the target's name.
     """
     if target is None:
-        return tuple(Goal(verdict.top1, away=True) for verdict in before)
-    return tuple(Goal(classifier.labels.counterpart(target, labels[target])) for classifier in classifiers)
+        return tuple(Criterion(verdict.top1, away=True) for verdict in before)
+    return tuple(Criterion(classifier.labels.counterpart(target, labels[target])) for classifier in classifiers)

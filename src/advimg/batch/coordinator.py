@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
-from advimg.batch.attacker import Ended
+from advimg.batch.executor import Ended
 from advimg.batch.journal import Entry, Journal
 from advimg.batch.plan import Item
-from advimg.batch.processes import Process
-from advimg.batch.shares import Shares
+from advimg.batch.work_queue import WorkQueue
+from advimg.batch.worker_process import Process
 from advimg.errors import AdvimgError, DeviceError
 
 _LOOK = 0.1
 """Seconds between two looks whether to stop."""
 
 
-class Dispatch:
+class Coordinator:
     """Answers what workers ask, one question at a time: none takes long, and nothing needs a lock."""
 
     def __init__(
@@ -33,7 +33,7 @@ class Dispatch:
     ) -> None:
         self._working = list(processes)
         self._idle: list[Process] = []  # those that have asked for more
-        self._shares = Shares(items, processes)
+        self._queue = WorkQueue(items, processes)
         self._journal = journal
         self._began = began
         self._ended = ended
@@ -57,7 +57,7 @@ class Dispatch:
         try:
             verb, *arguments = process.calls.recv()
         except (EOFError, OSError):
-            self._lose(process, process.obituary())
+            self._lose(process, process.exit_error())
             return
         if verb == "more":
             self._idle.append(process)
@@ -72,14 +72,14 @@ class Dispatch:
     def _answer(self, process: Process, verb: str, *arguments: Any) -> Any:
         match verb, *arguments:
             case "take", *_:
-                return None if self._stop.is_set() else self._shares.take(process)
+                return None if self._stop.is_set() else self._queue.take(process)
             case "claim", paths:
                 self._journal.claim(paths)
             case "owns", path:
                 return self._journal.owns(path)
             case "append", record:
                 self._journal.append(record)
-                self._shares.done(process, Entry.of(record).key)
+                self._queue.done(process, Entry.of(record).key)
                 self._ended(record)
             case "give up", DeviceError() as error:
                 self._lose(process, error)
@@ -101,7 +101,7 @@ class Dispatch:
             self._loaded = True
             self._began()
         for process in tuple(self._idle):
-            if self._shares.waiting and not self._stop.is_set():
+            if self._queue.waiting and not self._stop.is_set():
                 self._idle.remove(process)
                 process.answer(True)
             elif self._stop.is_set() or not busy:
@@ -112,8 +112,8 @@ class Dispatch:
     def _lose(self, process: Process, error: DeviceError) -> None:
         """Go on without a worker, if that is possible."""
         self._dismiss(process)
-        self._shares.drop(process)
-        if self._stop.is_set() or not self._shares.left:
+        self._queue.drop(process)
+        if self._stop.is_set() or not self._queue.left:
             return
         if self._loaded and self._working:
             self._warn(f"{error}; its photos go to the other devices")

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from advimg.classifiers.gradient import GradientNetwork
-from advimg.engine.goal import Goal
-from advimg.engine.look import look_at
+from advimg.classifiers.gradient.network import GradientNetwork
+from advimg.engine.criterion import Criterion
+from advimg.engine.forward import forward
 from tests.conftest import linear_classifier, weight_of
 
 _SCALE = 255 * 0.5
@@ -17,7 +17,7 @@ _SCALE = 255 * 0.5
 def test_each_gradient_is_that_of_its_own_loss_at_its_own_temperature(away: bool) -> None:
     classifier = linear_classifier(classes=4, scale=0.01)
     pictures = [torch.randint(0, 256, (3, 8, 8)).float() for _ in range(3)]
-    look = look_at(pictures, GradientNetwork(classifier, "fp32"), [Goal(2, away=away)] * 3)
+    look = forward(pictures, GradientNetwork(classifier, "fp32"), [Criterion(2, away=away)] * 3)
     warm, cool, margin = look.gradient(["ce", "ce", "margin"], [3.0, 1.0, 1.0])
     logits = look.logits.detach()
     weight = weight_of(classifier)

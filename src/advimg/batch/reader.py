@@ -15,7 +15,7 @@ from advimg.settings import Settings
 _THREADS = 2
 
 
-class PhotoFeed:
+class PhotoReader:
     """The jobs of a batch, in about the order of its photos; a photo with several targets is decoded once.
 
     Args:
