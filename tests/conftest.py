@@ -20,8 +20,9 @@ import advimg
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.spec import ModelSpec
 from advimg.cli import run
-from advimg.engine.engine import Engine, Watcher
+from advimg.engine.engine import Engine
 from advimg.engine.job import Job, Result
+from advimg.engine.step_report import Watcher
 from advimg.images.decode import photo_from_pixels
 from advimg.images.photo import Photo
 

@@ -20,7 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advimg.attacks.target_rules import RULES, choose_target
+from advimg.attacks.target_rules import choose_target
 from advimg.batch.journal import Entry, Journal, asked_in, changed
 from advimg.batch.pairs import Pair, read_pairs, read_targets
 from advimg.batch.photos import Found, common_root, find_photos, is_output, read_list
@@ -29,13 +29,15 @@ from advimg.batch.stats import BatchStats
 from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.engine.attack_state import AttackState
 from advimg.engine.capacity import Capacity, is_out_of_memory
-from advimg.engine.engine import Engine, StepReport
+from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Job, Result
+from advimg.engine.step_report import StepReport
 from advimg.errors import ClassifierError, DiskError, OutputError, PhotoError, UsageError
 from advimg.images.encode import encode_png
 from advimg.images.photo import Photo
 from advimg.labels import Labels
 from advimg.record import Failure
+from advimg.registry import TARGET_RULES
 from advimg.settings import Settings, TargetRule
 from tests.batches import attack_all, open_descriptors, save_photos
 from tests.conftest import linear_classifier, random_photo, run_all
@@ -314,7 +316,7 @@ def test_rules_that_go_by_rank(rule: TargetRule, expected: int) -> None:
 def test_random_is_any_class_but_the_present_one_with_equal_chances() -> None:
     probabilities = torch.tensor([0.1, 0.5, 0.3, 0.1])
     draw = Random(1)
-    chosen = [RULES["random"](probabilities, draw) for _ in range(3000)]
+    chosen = [TARGET_RULES["random"](probabilities, draw) for _ in range(3000)]
     counts = [chosen.count(index) for index in range(4)]
     assert counts[1] == 0
     assert all(900 < counts[index] < 1100 for index in (0, 2, 3))
@@ -327,7 +329,7 @@ def test_the_seed_decides_what_random_is() -> None:
     assert len({choose_target("random", probabilities, seed=f"{seed} abc") for seed in range(20)}) > 15
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", TARGET_RULES)
 def test_a_network_of_one_class_has_one_target(rule: TargetRule) -> None:
     assert choose_target(rule, torch.tensor([1.0]), seed="") == 0
 
@@ -847,21 +849,21 @@ def test_what_out_of_memory_looks_like(error: Exception, expected: bool) -> None
 def test_the_room_of_a_cpu() -> None:
     cpu = torch.device("cpu")
     auto = Capacity.of(cpu, "auto")
-    assert 1 <= auto.slots <= 8
+    assert 1 <= auto.batch_size <= 8
     assert auto.pixels > 1_000_000
     assert Capacity.of(cpu, 33) == Capacity(33, auto.pixels)
 
 
 def test_little_memory_is_little_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("advimg.engine.capacity._memory", lambda _: 1 << 31)
-    assert Capacity.of(torch.device("cpu"), "auto").slots == 2
+    assert Capacity.of(torch.device("cpu"), "auto").batch_size == 2
     monkeypatch.setattr("advimg.engine.capacity._memory", lambda _: 1 << 20)
-    assert Capacity.of(torch.device("cpu"), "auto").slots == 1
+    assert Capacity.of(torch.device("cpu"), "auto").batch_size == 1
 
 
 def test_a_system_that_does_not_tell_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("os.sysconf", raising=False)
-    assert Capacity.of(torch.device("cpu"), "auto").slots >= 1
+    assert Capacity.of(torch.device("cpu"), "auto").batch_size >= 1
 
 
 # The engine when things go wrong.
@@ -928,7 +930,7 @@ def test_a_pass_that_does_not_fit_is_halved_and_nothing_is_lost(
     results = run_all(engine, jobs, steps.append)
     assert len(results) == len(jobs)
     assert _levels(results) == alone
-    assert engine.slots == slots
+    assert engine.batch_size == slots
     for result in results:
         seen = [report.step for report in steps if report.job is result.job]
         assert seen == list(range(len(seen)))
@@ -967,7 +969,7 @@ def test_a_photo_that_finds_no_room_beside_others_waits_for_it(monkeypatch: pyte
     jobs = _jobs(6)
     engine = Engine(linear_classifier(classes=4), batch_size=4)
     assert {result.job for result in run_all(engine, jobs)} == set(jobs)
-    assert engine.slots == 2
+    assert engine.batch_size == 2
 
 
 def _live_at_each_pass(engine: Engine, jobs: Iterable[Job]) -> list[int]:

@@ -1,7 +1,7 @@
 """The loop, on networks whose answers are known in closed form."""
 
 from dataclasses import replace
-from typing import get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -9,12 +9,16 @@ import torch
 from torch import nn
 
 from advimg.classifiers.classifier import Classifier
-from advimg.engine.engine import Engine, StepReport
+from advimg.engine.engine import Engine
 from advimg.engine.job import Job, Result
 from advimg.errors import ClassifierError, PhotoError
 from advimg.images.photo import Levels
-from advimg.settings import LossName, Settings, TargetRule
+from advimg.registry import LOSSES
+from advimg.settings import Settings, TargetRule
 from tests.conftest import linear_classifier, random_photo, run_all, weight_of
+
+if TYPE_CHECKING:
+    from advimg.engine.step_report import StepReport
 
 NEVER = Settings(confidence=0.999999, steps=40)
 """Settings that a small linear network never satisfies, so that the attack goes to its optimum."""
@@ -33,7 +37,7 @@ def optimum(photo: Levels, direction: torch.Tensor, eps: int) -> Levels:
 
 @pytest.mark.parametrize("eps", [1, 2, 3, 10, 100, 255])
 @pytest.mark.parametrize("loss", ["ce", "margin"])
-def test_linear_network_is_solved_exactly(eps: int, loss: LossName) -> None:
+def test_linear_network_is_solved_exactly(eps: int, loss: str) -> None:
     classifier = linear_classifier(seed=eps, scale=0.0001)
     photo = random_photo(8, 8, seed=eps)
     settings = replace(NEVER, eps=eps, loss=loss)
@@ -205,7 +209,7 @@ def test_the_untouched_network_wins_over_the_gradient_network() -> None:
 
 
 @pytest.mark.parametrize("loss", ["ce", "margin"])
-def test_of_two_classes_untargeted_is_towards_the_other(loss: LossName) -> None:
+def test_of_two_classes_untargeted_is_towards_the_other(loss: str) -> None:
     classifier = linear_classifier(scale=0.02)
     photo = random_photo(8, 8)
     other = 1 - classifier.judge(photo.levels).top1
@@ -250,9 +254,9 @@ def test_with_and_without_a_target_share_a_pass() -> None:
         assert np.array_equal(result.levels, alone[result.job].levels)
 
 
-@pytest.mark.parametrize("loss", get_args(LossName))
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("aim", ["untargeted", 2])
-def test_a_network_whose_softmax_is_saturated_is_no_obstacle(loss: LossName, aim: int | TargetRule) -> None:
+def test_a_network_whose_softmax_is_saturated_is_no_obstacle(loss: str, aim: int | TargetRule) -> None:
     """Logits multiplied by 100: the confidence is 1 to the last digit, and its gradient nothing."""
     quiet = linear_classifier(classes=4, size=8, scale=0.5)
     sure = Classifier.wrap(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import advimg
-from advimg.attacks import pgd
+from advimg.attacks.base import Evaluation, normalise
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.ensemble import Ensemble
 from advimg.engine.attack_state import AttackState
@@ -167,16 +167,16 @@ def test_gradients_are_averaged_after_normalising_each() -> None:
     quiet = linear_classifier(classes=3, size=8, seed=1, scale=0.001)
     loud = linear_classifier(classes=3, size=8, seed=2, scale=1)
     photo = random_photo(8, 8)
-    slot = AttackState(
+    state = AttackState(
         Job(photo=photo, target=1, settings=Settings(eps=8, step_size=1, momentum=0)), Ensemble([quiet, loud])
     )
-    slot.see()
+    state.inputs()
     draw = torch.Generator().manual_seed(0)
     gradients = [torch.randn(3, 8, 8, generator=draw) * scale for scale in (1e-4, 1e3)]
-    expected = sum((pgd.normalise(gradient.clone()) for gradient in gradients), torch.zeros(3, 8, 8))
-    slot.step(gradients)
-    slot.see()
-    moved = slot.candidate_levels().astype(int) - photo.levels.astype(int)
+    expected = sum((normalise(gradient.clone()) for gradient in gradients), torch.zeros(3, 8, 8))
+    state.step(gradients, Evaluation(fooled=False, confidence=0.0, compute_loss=lambda: 0.0))
+    state.inputs()
+    moved = state.candidate_levels().astype(int) - photo.levels.astype(int)
     free = (photo.levels > 0) & (photo.levels < 255)
     assert np.array_equal(moved[free], -np.sign(expected.numpy()).transpose(1, 2, 0).astype(int)[free])
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import advimg
-from advimg.attacks import l2
+from advimg.attacks.base import Evaluation
+from advimg.attacks.pgd import BALLS, PGD, project_l2
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
 from advimg.errors import UsageError
@@ -34,7 +35,7 @@ def length(one: Path, other: Path) -> float:
 def test_a_projection_is_in_the_ball_and_the_box_rounded_or_not(seed: int, spread: float, eps: float) -> None:
     draw = torch.Generator().manual_seed(seed)
     photo = torch.randint(0, 256, (3, 6, 7), generator=draw, dtype=torch.uint8)
-    delta = l2.project(torch.randn(3, 6, 7, generator=draw) * spread, photo, eps)
+    delta = project_l2(torch.randn(3, 6, 7, generator=draw) * spread, photo, eps)
     assert float(delta.double().norm()) <= eps * (1 + 1e-9)
     rounded = delta.round()
     assert float(rounded.double().norm()) <= eps
@@ -45,27 +46,30 @@ def test_a_projection_is_in_the_ball_and_the_box_rounded_or_not(seed: int, sprea
 def test_what_is_inside_stays_as_it_is() -> None:
     photo = torch.full((3, 4, 4), 100, dtype=torch.uint8)
     delta = torch.tensor([-3.0, 0.2, 7.0]).repeat(16).view(3, 4, 4)
-    assert torch.equal(l2.project(delta.clone(), photo, 100), delta)
+    assert torch.equal(project_l2(delta.clone(), photo, 100), delta)
 
 
 def test_a_projection_shrinks_no_more_than_it_must() -> None:
     """The length of what is written is near to the radius, where there are enough pixels of different sizes."""
     draw = torch.Generator().manual_seed(0)
     photo = torch.full((3, 40, 40), 128, dtype=torch.uint8)
-    delta = l2.project(torch.randn(3, 40, 40, generator=draw) * 50, photo, 200)
+    delta = project_l2(torch.randn(3, 40, 40, generator=draw) * 50, photo, 200)
     assert float(delta.round().norm()) == pytest.approx(200, rel=0.02)
 
 
 def test_a_gradient_of_nothing_moves_nothing() -> None:
-    delta, velocity = torch.ones(3, 2, 2), torch.zeros(3, 2, 2)
-    l2.descend(delta, velocity, torch.zeros(3, 2, 2), step_size=5, momentum=0.5)
-    assert torch.equal(delta, torch.ones(3, 2, 2))
+    photo = torch.full((3, 2, 2), 9, dtype=torch.uint8)
+    attack = PGD(photo, Settings(norm="l2", eps=5, step_size=1), 5)
+    attack.update(torch.zeros(3, 2, 2), Evaluation(fooled=False, confidence=0.0, compute_loss=lambda: 0.0))
+    candidate = torch.empty(3, 2, 2)
+    attack.propose(candidate)
+    assert torch.equal(candidate, photo.float())
 
 
 def test_a_random_start_is_on_the_sphere_and_seeded() -> None:
     photo = torch.full((3, 20, 20), 128, dtype=torch.uint8)
     one, same, other = (
-        l2.random_start(torch.empty(3, 20, 20), photo, 300, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        BALLS["l2"].draw(torch.empty(3, 20, 20), photo, 300, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
     )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)

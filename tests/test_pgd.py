@@ -5,8 +5,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advimg.attacks import pgd
-from advimg.attacks.losses import LOSSES
+from advimg.attacks.base import Evaluation, normalise
+from advimg.attacks.losses import loss_named
+from advimg.attacks.pgd import BALLS, PGD, project_linf
+from advimg.settings import Settings
+
+_UNSEEN = Evaluation(fooled=False, confidence=0.0, compute_loss=lambda: 0.0)
+"""PGD goes by the gradient alone."""
 
 
 @st.composite
@@ -21,7 +26,7 @@ def _cases(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, int]:
 @given(_cases())
 def test_projection_stays_in_the_ball_and_in_range(case: tuple[torch.Tensor, torch.Tensor, int]) -> None:
     delta, photo, eps = case
-    projected = pgd.project(delta.clone(), photo, eps)
+    projected = project_linf(delta.clone(), photo, eps)
     assert projected.abs().max() <= eps
     moved = projected + photo
     assert moved.min() >= 0
@@ -31,7 +36,11 @@ def test_projection_stays_in_the_ball_and_in_range(case: tuple[torch.Tensor, tor
 @given(_cases())
 def test_candidate_is_whole_levels_within_eps(case: tuple[torch.Tensor, torch.Tensor, int]) -> None:
     delta, photo, eps = case
-    candidate = pgd.candidate(pgd.project(delta.clone(), photo, eps), photo, torch.empty_like(delta))
+    attack = PGD(photo, Settings(eps=eps, step_size=1), eps)
+    for _ in range(3):
+        attack.update(delta.clone(), _UNSEEN)
+    candidate = torch.empty_like(delta)
+    attack.propose(candidate)
     assert torch.equal(candidate, candidate.round())
     assert (candidate - photo.float()).abs().max() <= eps
     assert candidate.min() >= 0
@@ -44,35 +53,41 @@ def test_projection_is_the_nearest_point(case: tuple[torch.Tensor, torch.Tensor,
     delta, photo, eps = case
     levels = photo.float()
     nearest = torch.maximum(torch.minimum(delta, (255 - levels).clamp(max=eps)), (-levels).clamp(min=-eps))
-    assert torch.equal(pgd.project(delta.clone(), photo, eps), nearest)
+    assert torch.equal(project_linf(delta.clone(), photo, eps), nearest)
 
 
 def test_projection_of_a_projection_is_itself() -> None:
     delta, photo = torch.randn(1000) * 50, torch.randint(0, 256, (1000,), dtype=torch.uint8)
-    once = pgd.project(delta, photo, 7).clone()
-    assert torch.equal(pgd.project(once.clone(), photo, 7), once)
+    once = project_linf(delta, photo, 7).clone()
+    assert torch.equal(project_linf(once.clone(), photo, 7), once)
 
 
-def test_descend_is_the_formula() -> None:
-    delta, velocity = torch.tensor([0.0, 1.0, -2.0]), torch.tensor([1.0, -1.0, 0.5])
-    gradient = torch.tensor([1.0, 0.25, -0.375])
-    pgd.descend(delta, velocity, gradient, step_size=2.0, momentum=0.75)
-    assert velocity.tolist() == [1.75, -0.5, 0.0]
-    assert delta.tolist() == [-2.0, 3.0, -2.0]
+def test_a_step_is_the_formula() -> None:
+    """Two steps of length 2: v = g / mean|g|, then v = 0.75 v + g / mean|g|; each moves δ by -2 sign(v)."""
+    photo = torch.full((3,), 100, dtype=torch.uint8)
+    attack = PGD(photo, Settings(eps=10, step_size=2, momentum=0.75), 10)
+    moved = []
+    for gradient in ([3.0, 1.0, 0.0], [-1.0, -1.0, 1.0]):  # normalised [2.25, 0.75, 0] and [-1, -1, 1]
+        attack.update(torch.tensor(gradient), _UNSEEN)
+        candidate = torch.empty(3)
+        attack.propose(candidate)
+        moved.append((candidate - photo).tolist())
+    assert moved == [[-2, -2, 0], [-4, 0, -2]]
 
 
 def test_normalise_divides_by_the_mean_absolute_value() -> None:
-    assert pgd.normalise(torch.tensor([1.0, -3.0])).tolist() == [0.5, -1.5]
+    assert normalise(torch.tensor([1.0, -3.0])).tolist() == [0.5, -1.5]
 
 
 def test_normalise_leaves_a_gradient_of_zeros() -> None:
-    assert pgd.normalise(torch.zeros(4)).tolist() == [0.0] * 4
+    assert normalise(torch.zeros(4)).tolist() == [0.0] * 4
 
 
 def test_random_start_fills_the_ball_and_obeys_the_seed() -> None:
     photo = torch.full((3, 50, 50), 128, dtype=torch.uint8)
     starts = [
-        pgd.random_start(torch.zeros(photo.shape), photo, 10, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        BALLS["linf"].draw(torch.zeros(photo.shape), photo, 10, torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
     ]
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
@@ -83,13 +98,13 @@ def test_random_start_fills_the_ball_and_obeys_the_seed() -> None:
 def test_cross_entropy_is_the_negative_log_softmax() -> None:
     logits, targets = torch.randn(5, 7), torch.tensor([0, 6, 3, 3, 1])
     expected = torch.stack([-torch.log(torch.softmax(row, 0)[t]) for row, t in zip(logits, targets, strict=True)])
-    torch.testing.assert_close(LOSSES["ce"](logits, targets), expected)
+    torch.testing.assert_close(loss_named("ce", away=False)(logits, targets), expected)
 
 
 @pytest.mark.parametrize("target", range(4))
 def test_margin_is_negative_exactly_where_the_target_is_top1(target: int) -> None:
     logits = torch.randn(200, 4, generator=torch.Generator().manual_seed(target))
-    losses = LOSSES["margin"](logits, torch.full((200,), target))
+    losses = loss_named("margin", away=False)(logits, torch.full((200,), target))
     assert torch.equal(losses < 0, logits.argmax(dim=1) == target)
     row = [value for index, value in enumerate(logits[0].tolist()) if index != target]
     assert float(losses[0]) == pytest.approx(max(row) - float(logits[0, target]))

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from advimg.attacks.pgd import PGD
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.classifiers.gradient.soft_relu import Softness, SoftReLU, soften
-from advimg.engine import attack_state
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
 from advimg.images.decode import read_photo
@@ -174,5 +174,5 @@ def test_soft_derivatives_save_passes(lite0: Classifier, monkeypatch: pytest.Mon
         return sum(result.gradients for result in results)
 
     soft = passes()
-    monkeypatch.setattr(attack_state, "softness", lambda *_: (0.0, 0.0))
+    monkeypatch.setattr(PGD, "softness", (0.0, 0.0))
     assert soft < 0.9 * passes()

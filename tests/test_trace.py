@@ -12,8 +12,9 @@ from PIL import Image
 
 from advimg.classifiers.classifier import Classifier
 from advimg.engine.attack_state import AttackState
-from advimg.engine.engine import Engine, StepReport
+from advimg.engine.engine import Engine
 from advimg.engine.job import Job, Result
+from advimg.engine.step_report import StepReport
 from advimg.images.perturbation import amplified
 from advimg.images.photo import Photo
 from advimg.outcome import outcome_of
@@ -26,7 +27,7 @@ from advimg.tracing import Tracer
 from tests.conftest import Cli, EveryModel, linear_classifier, random_photo
 
 if TYPE_CHECKING:
-    from advimg.engine.candidate import Candidate
+    from advimg.engine.step_report import Candidate
 
 LITE0 = ("-m", "efficientnet_lite0")
 NEVER = 0.999999
@@ -91,10 +92,10 @@ def test_a_candidate_is_made_only_if_asked_for_and_is_gone_after_the_step(monkey
     made = 0
     levels = AttackState.candidate_levels
 
-    def counted(slot: AttackState) -> object:
+    def counted(state: AttackState) -> object:
         nonlocal made
         made += 1
-        return levels(slot)
+        return levels(state)
 
     monkeypatch.setattr(AttackState, "candidate_levels", counted)
     reports: list[StepReport] = []

@@ -1,24 +1,29 @@
-"""Pictures that are looked at in many ways while they are made."""
+"""Attacks whose networks get the picture altered by chance, so that it may fool others."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 
 from advimg.attacks.losses import logit
-from advimg.attacks.transfer import diversify, placing
-from advimg.engine.engine import Engine, StepReport
+from advimg.engine.engine import Engine
 from advimg.engine.job import Job
 from advimg.settings import Settings
+from advimg.transforms.diversity import Diversity, placing
 from tests.conftest import Cli, linear_classifier, random_photo, run_all
 from tests.referee import judge, linf
 
+if TYPE_CHECKING:
+    from advimg.engine.step_report import StepReport
+
 BOTH = ("-m", "efficientnet_lite0", "-m", "efficientnet_lite1")
 PELICAN = 144
+DIVERSITY = Diversity()
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.6, 1.0, 1.37, 2.5])
@@ -54,18 +59,20 @@ def test_a_placing_puts_the_line_where_it_says() -> None:
 def test_what_is_left_free_is_grey_and_the_rest_keeps_its_mean() -> None:
     picture = torch.full((3, 20, 20), 200.0)
     for seed in range(40):
-        values = diversify(picture, Random(seed)).flatten().tolist()
+        values = DIVERSITY.apply(picture, Random(seed)).flatten().tolist()
         assert all(min(abs(value - 127.5), abs(value - 200)) < 1e-3 for value in values)
 
 
 def test_looks_are_straight_one_time_in_five_and_mirrored_half_of_the_others() -> None:
     picture = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255
-    looks = [diversify(picture, Random(seed)) for seed in range(400)]
+    looks = [DIVERSITY.apply(picture, Random(seed)) for seed in range(400)]
     straight = sum(torch.equal(look, picture) for look in looks)
     assert 50 <= straight <= 110
     left = torch.zeros(3, 16, 16)
     left[:, :, :8] = 255
-    mirrored = [look[:, :, 0].sum() < look[:, :, -1].sum() for look in (diversify(left, Random(s)) for s in range(400))]
+    mirrored = [
+        look[:, :, 0].sum() < look[:, :, -1].sum() for look in (DIVERSITY.apply(left, Random(s)) for s in range(400))
+    ]
     assert 80 <= sum(map(bool, mirrored)) <= 210
 
 
@@ -75,8 +82,8 @@ def test_the_gradient_of_a_look_is_its_adjoint() -> None:
     picture = (torch.rand(3, 16, 16, generator=draw) * 255).requires_grad_()
     other = torch.rand(3, 16, 16, generator=draw)
     for seed in range(10):
-        (gradient,) = torch.autograd.grad((diversify(picture, Random(seed)) * other).sum(), picture)
-        moved = (diversify(picture, Random(seed)) - diversify(torch.zeros(3, 16, 16), Random(seed))) * other
+        (gradient,) = torch.autograd.grad((DIVERSITY.apply(picture, Random(seed)) * other).sum(), picture)
+        moved = (DIVERSITY.apply(picture, Random(seed)) - DIVERSITY.apply(torch.zeros(3, 16, 16), Random(seed))) * other
         assert (picture * gradient).sum().item() == pytest.approx(moved.sum().item(), rel=1e-4)
 
 

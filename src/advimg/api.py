@@ -12,8 +12,9 @@ from advimg.checking import look_on
 from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.classifiers.ensemble import Ensemble
 from advimg.classifiers.load import load_classifier
-from advimg.engine.engine import Engine, Watcher
+from advimg.engine.engine import Engine
 from advimg.engine.job import Job
+from advimg.engine.step_report import Watcher
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.mask import mask_for
 from advimg.images.photo import Photo

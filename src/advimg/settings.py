@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from advimg.errors import UsageError
+from advimg.registry import ATTACKS, LOSSES, TRANSFORMS
 
 DEFAULT_MODEL = "resnet50:IMAGENET1K_V1"
 """The network of the article that this tool follows; its softmax is sharp."""
@@ -14,10 +15,10 @@ _LONGEST = 25_000.0
 MAX_PIXELS = 178_000_000
 """The most pixels a photo may have: PIL's own limit against decompression bombs."""
 
-LossName = Literal["ce", "margin", "logit"]
 Eps = float | Literal["auto"]
 Norm = Literal["linf", "l2"]
-TargetRule = Literal["random", "least-likely", "runner-up", "untargeted"]
+TargetRule = str
+"""A name in :data:`advimg.registry.TARGET_RULES`, or "untargeted"."""
 Precision = Literal["auto", "fp32", "bf16"]
 
 
@@ -46,10 +47,14 @@ class Settings:
     """Step length in the unit of eps; None is the usual, by eps (:mod:`advimg.attacks.schedule`)."""
     momentum: float = 0.8
     """The share of the last velocity that stays (arXiv:1710.06081); 0 is plain PGD."""
-    loss: LossName = "ce"
+    loss: str = "ce"
     """"ce" (cross-entropy), "margin" (best other logit less the target's) or "logit" (the target's alone)."""
     restarts: int = 0
     """How many further starts, at random points of the ε-ball, follow a start that fell short."""
+    attack: str = "pgd"
+    """Which attack, by its name in :data:`advimg.registry.ATTACKS`."""
+    transforms: tuple[str, ...] = ()
+    """What to take the gradient through besides, by names in :data:`advimg.registry.TRANSFORMS`."""
     transfer: bool = False
     """Whether to look at the picture in many ways while it is made, so that it may fool other networks, too."""
     seed: int = 0
@@ -71,11 +76,14 @@ class Settings:
             f"step size {self.step_size}: give a value above 0, in the unit of eps",
         )
         _require(0 <= self.momentum < 1, f"momentum {self.momentum:g}: give a value from 0 to below 1, like 0.75")
-        _require(self.loss in get_args(LossName), f"unknown loss {self.loss!r}: use {', '.join(get_args(LossName))}")
+        _require(self.loss in LOSSES, f"unknown loss {self.loss!r}: use {', '.join(LOSSES)}")
         _require(
-            not (self.transfer and self.eps == "auto"),
+            not (self.transform_names and self.eps == "auto"),
             "transfer goes with an eps that is given: the least eps is where a picture crosses least",
         )
+        _require(self.attack in ATTACKS, f"unknown attack {self.attack!r}: use {', '.join(ATTACKS)}")
+        for name in self.transforms:
+            _require(name in TRANSFORMS, f"unknown transform {name!r}: use {', '.join(TRANSFORMS)}")
         _require(self.restarts >= 0, f"restarts {self.restarts}: give 0 or more")
         _require(0 <= self.seed < 2**63, f"seed {self.seed}: give a whole number from 0 to 2^63 - 1")
 
@@ -92,6 +100,11 @@ class Settings:
         if self.steps is not None:
             return self.steps
         return 250 if self.eps == "auto" else 100
+
+    @property
+    def transform_names(self) -> tuple[str, ...]:
+        """The transforms, with that of ``transfer``."""
+        return (*self.transforms, *(("diversity",) if self.transfer else ()))
 
 
 def parse_eps_or_auto(text: str, norm: Norm = "linf") -> Eps:

@@ -1,10 +1,10 @@
 """What a picture shall be taken for, as people write it: a class, or the rule that chooses one."""
 
 from collections.abc import Mapping
-from typing import get_args
 
 from advimg.errors import UsageError
 from advimg.labels import Labels
+from advimg.registry import TARGET_RULES
 from advimg.settings import TargetRule
 
 
@@ -19,9 +19,8 @@ def read_target(text: str | int, labels: Labels, others: Mapping[str, Labels] | 
     Raises:
         UsageError: one of them has no such class; or is of other classes, where a rule is to choose.
     """
-    rules: tuple[TargetRule, ...] = get_args(TargetRule)
     word = str(text).strip().lower().replace("_", "-")
-    target = next((rule for rule in rules if rule == word), None) or labels.find(text)
+    target = next((rule for rule in (*TARGET_RULES, "untargeted") if rule == word), None) or labels.find(text)
     for name, names in (others or {}).items():
         if isinstance(target, int):
             try:

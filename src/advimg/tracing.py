@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from advimg.classifiers.classifier import Classifier
-from advimg.engine.engine import StepReport, Watcher
 from advimg.engine.job import Result
+from advimg.engine.step_report import StepReport, Watcher
 from advimg.images.photo import Photo
 from advimg.report.trace_data import Point, TraceData
 

@@ -28,6 +28,7 @@ from torch.nn import functional
 from torchvision import models
 
 from advimg.api import open_photo
+from advimg.attacks.base import Evaluation
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.ensemble import Ensemble
 from advimg.classifiers.gradient.network import GradientNetwork
@@ -120,18 +121,18 @@ def _contenders(
     network = GradientNetwork(subject.classifier, "fp32")
     settings = Settings(eps=_EPS)
     ensemble = Ensemble([subject.classifier])
-    slots = [
+    states = [
         AttackState(Job(photo=open_photo(picture), target=_TARGET, settings=settings), ensemble) for picture in pictures
     ]
     bare = copy.deepcopy(subject.published).requires_grad_(False)
     loops: dict[str, Callable[[], object]] = {
-        "advimg, fp32": partial(_ours, network, slots, gradients),
+        "advimg, fp32": partial(_ours, network, states, gradients),
         _BARE: partial(_bare, bare, fed, targets, gradients),
     }
-    quicker = chosen(network, torch.stack([seen for slot in slots for seen in slot.see()])).network
+    quicker = chosen(network, torch.stack([seen for state in states for seen in state.inputs()])).network
     if quicker.precision == "bf16":
         low = copy.deepcopy(bare).to(torch.bfloat16)
-        loops["advimg, bf16"] = partial(_ours, quicker, slots, gradients)
+        loops["advimg, bf16"] = partial(_ours, quicker, states, gradients)
         loops["bare network, bf16"] = partial(_bare, low, fed.to(torch.bfloat16), targets, gradients)
     preprocessing = subject.classifier.preprocessing
     model = Normalised(subject.published, preprocessing.mean, preprocessing.std).eval()
@@ -141,18 +142,22 @@ def _contenders(
     return {name: partial(_seconds, loop, device) for name, loop in loops.items()}
 
 
-def _ours(network: GradientNetwork, slots: Sequence[AttackState], gradients: int) -> None:
-    """Take so many steps of every slot as the engine does, without its verdicts."""
-    losses = [slot.job.settings.loss for slot in slots]
-    criteria = [criterion for slot in slots for criterion in slot.criteria]
+_UNSEEN = Evaluation(fooled=False, confidence=0.0, compute_loss=lambda: 0.0)
+"""PGD goes by the gradient alone."""
+
+
+def _ours(network: GradientNetwork, states: Sequence[AttackState], gradients: int) -> None:
+    """Take so many steps of every photo as the engine does, without its verdicts."""
+    losses = [state.job.settings.loss for state in states]
+    criteria = [criterion for state in states for criterion in state.criteria]
     for _ in range(gradients):
-        pictures = [picture for slot in slots for picture in slot.see()]
-        look = forward(pictures, network, criteria, [slot.softness for slot in slots])
-        for slot, standing in zip(slots, look.standings, strict=True):
-            slot.keep_if_best(fooled=0, log_confidence=standing.log_confidence)
-        temperatures = [slot.temperature for slot in slots]
-        for slot, slope in zip(slots, look.gradient(losses, temperatures), strict=True):
-            slot.step([slope])
+        pictures = [picture for state in states for picture in state.inputs()]
+        look = forward(pictures, network, criteria, [state.attack.softness for state in states])
+        for state, standing in zip(states, look.scores, strict=True):
+            state.keep_if_best(fooled=0, log_confidence=standing.log_confidence)
+        temperatures = [state.attack.temperature for state in states]
+        for state, slope in zip(states, look.gradient(losses, temperatures), strict=True):
+            state.step([slope], _UNSEEN)
 
 
 def _bare(network: nn.Module, fed: Tensor, targets: Tensor, gradients: int) -> None:

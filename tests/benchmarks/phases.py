@@ -1,7 +1,7 @@
 """The second table of the benchmark ``one_photo``: the time of each phase of an attack, inside one process.
 
-Timed around the public pieces that the engine is made of. The slot looks through a view whose two directions are timed;
-a step's arithmetic is what is left of the slot's own methods when they are taken off.
+Timed around the public pieces of the engine, with a preprocessing whose two directions are timed;
+a step's arithmetic is what is left of the state's own methods when they are taken off.
 """
 
 import tempfile
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advimg.attacks.base import Evaluation
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.ensemble import Ensemble
 from advimg.classifiers.gradient.network import GradientNetwork
@@ -36,7 +37,7 @@ _ONCE = (
     "load the classifier",
     "build the gradient network",
     "before-verdict",
-    "set up the slot",
+    "set up the attack",
     "encode the PNG",
     "save it: encode, write, reopen, compare",
     "encode the perturbation's picture",
@@ -100,30 +101,35 @@ def _phases(path: Path, weights: Path, device: str) -> dict[str, float]:
     job = Job(photo=photo, target=classifier.labels.find(TARGET), settings=Settings(steps=STEPS))
     timed = replace(classifier, preprocessing=_TimedPreprocessing(**asdict(classifier.preprocessing), watch=watch))
     ensemble = Ensemble([timed])
-    ensemble.judge_photo(photo)  # which the slot asks for, once a photo
-    slot = watch.time("set up the slot", lambda: AttackState(job, ensemble), _REPEATS)
+    ensemble.judge_photo(photo)  # which the state asks for, once a photo
+    state = watch.time("set up the attack", lambda: AttackState(job, ensemble), _REPEATS)
     for _ in range(STEPS):
-        _step(slot, network, watch)
-    _save(slot, classifier, watch)
+        _step(state, network, watch)
+    _save(state, classifier, watch)
     return _medians(watch.seconds)
 
 
-def _step(slot: AttackState, network: GradientNetwork, watch: Stopwatch) -> None:
+def _step(state: AttackState, network: GradientNetwork, watch: Stopwatch) -> None:
     """Take one step as the engine does."""
-    seen = watch.time("see", slot.see)
+    seen = watch.time("see", state.inputs)
 
     def gradient() -> tuple[Tensor, Score]:
-        look = forward(seen, network, slot.criteria, [slot.softness])
-        return look.gradient([slot.job.settings.loss], [slot.temperature]), look.standings[0]
+        each = forward(seen, network, state.criteria, [state.attack.softness])
+        return each.gradient([state.job.settings.loss], [state.attack.temperature]), each.scores[0]
 
-    slopes, standing = watch.time(_NETWORK, gradient)
-    watch.time("keep", lambda: slot.keep_if_best(fooled=0, log_confidence=standing.log_confidence))
-    watch.time("step", lambda: slot.step([slopes[0]]))
+    slopes, score = watch.time(_NETWORK, gradient)
+    watch.time("keep", lambda: state.keep_if_best(fooled=0, log_confidence=score.log_confidence))
+    watch.time(
+        "step",
+        lambda: state.step(
+            [slopes[0]], Evaluation(fooled=False, confidence=score.confidence, compute_loss=lambda: 0.0)
+        ),
+    )
 
 
-def _save(slot: AttackState, classifier: Classifier, watch: Stopwatch) -> None:
-    levels = slot.best_levels()
-    outcome = outcome_of(slot.result(slot.attempt(levels, [classifier.judge(levels)], steps=slot.best_steps)))
+def _save(state: AttackState, classifier: Classifier, watch: Stopwatch) -> None:
+    levels = state.best_levels()
+    outcome = outcome_of(state.result(state.attempt(levels, [classifier.judge(levels)], steps=state.best_steps)))
     watch.time("encode the PNG", outcome.png, _REPEATS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adversarial.png"

@@ -7,7 +7,7 @@ not have, because it added nothing here. Pairs of photo and target are those of 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -16,15 +16,17 @@ from unittest.mock import patch
 
 import click
 
-from advimg.attacks.schedule import softness, step_size, temperature
+from advimg.attacks.pgd import PGD
 from advimg.classifiers.load import load_classifier
-from advimg.engine import attack_state
 from advimg.engine.engine import Engine
 from advimg.settings import Settings
 from tests.benchmarks.measure import print_machine, print_table, progress
 from tests.benchmarks.photos import device_option, find_photos, photos_option
 from tests.benchmarks.strength import attack_all, random_targets
 from tests.referee import Judge
+
+_STEP_SIZE, _SOFTNESS = (vars(PGD)[name].fget for name in ("step_size", "softness"))
+"""As they are, whatever is patched."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,19 @@ class _Variant:
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    temperature: Callable[[Settings, int], float] = temperature
-    step_size: Callable[[Settings, float, int], float] = step_size
-    softness: Callable[[Settings, int], tuple[float, float]] = softness
+    schedule: Mapping[str, Callable[[PGD], Any]] = field(default_factory=dict)
 
 
 _VARIANTS = (
     _Variant("as it is"),
     _Variant("without momentum", {"momentum": 0.0}),
-    _Variant("without soft derivatives", softness=lambda _, __: (0.0, 0.0)),
-    _Variant("without the warm loss", temperature=lambda _, __: 1.0),
-    _Variant("all steps half of eps", step_size=lambda _, eps, __: eps / 2),
-    _Variant("soft derivatives in all layers", softness=lambda *now: softness(*now)[:1] * 2),
-    _Variant("warm throughout, at 2", temperature=lambda _, __: 2.0),
+    _Variant("without soft derivatives", schedule={"softness": lambda _: (0.0, 0.0)}),
+    _Variant("without the warm loss", schedule={"temperature": lambda _: 1.0}),
+    _Variant("all steps half of eps", schedule={"step_size": lambda attack: attack.eps / 2}),
+    _Variant("soft derivatives in all layers", schedule={"softness": lambda attack: _SOFTNESS(attack)[:1] * 2}),
+    _Variant("warm throughout, at 2", schedule={"temperature": lambda _: 2.0}),
     _Variant("margin loss", {"loss": "margin"}),
-    _Variant("steps half as long", step_size=lambda *now: step_size(*now) / 2),
+    _Variant("steps half as long", schedule={"step_size": lambda attack: _STEP_SIZE(attack) / 2}),
     _Variant("another start after half of the steps", {"steps": 50, "restarts": 1}),
 )
 
@@ -91,9 +91,7 @@ def benchmark(
 @contextmanager
 def _scheduled(variant: _Variant) -> Iterator[None]:
     """Have steps, loss and derivatives change as a variant has it while the context lasts."""
-    with (
-        patch.object(attack_state, "temperature", variant.temperature),
-        patch.object(attack_state, "step_size", variant.step_size),
-        patch.object(attack_state, "softness", variant.softness),
-    ):
+    with ExitStack() as patches:
+        for name, value in variant.schedule.items():
+            patches.enter_context(patch.object(PGD, name, property(value)))
         yield

@@ -15,7 +15,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import get_args
@@ -30,6 +30,7 @@ from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Job, Result
 from advimg.images.decode import read_photo
 from advimg.outcome import outcome_of
+from advimg.registry import ATTACKS
 from advimg.settings import Precision, Settings
 from tests.benchmarks.measure import print_machine, print_table, progress
 from tests.benchmarks.peers import Peer, find_peers, seeded
@@ -77,6 +78,7 @@ class Tally:
 @click.option("--seed", default=0, show_default=True, help="Of the targets.")
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(get_args(Precision)))
 @click.option("--confidence", default=None, type=float, help="At which to stop; the default of `attack` if not given.")
+@click.option("--attack", "attacks", multiple=True, default=("pgd",), type=click.Choice(list(ATTACKS)))
 @click.option("--peers/--no-peers", default=True, help="Whether to compare other libraries.")
 def benchmark(
     photos: Path | None,
@@ -87,6 +89,7 @@ def benchmark(
     seed: int,
     precision: Precision,
     confidence: float | None,
+    attacks: Sequence[str],
     peers: bool,
 ) -> None:
     """Count the files that keep the promise, at several eps."""
@@ -96,7 +99,8 @@ def benchmark(
     chosen = {path: random_targets(path, judge, targets, seed) for path in find_photos(photos)}
     classifier = load_classifier("efficientnet_lite0", device=device)
     engine = Engine(classifier, precision=precision, batch_size=slots)
-    _print_ours(chosen, budgets, judge, engine, classifier, confidence)
+    for attack in attacks:
+        _print_ours(chosen, budgets, judge, engine, classifier, Settings(attack=attack, confidence=confidence))
     if others:
         _print_peers(others, chosen, budgets, judge)
 
@@ -114,17 +118,16 @@ def _print_ours(
     judge: Judge,
     engine: Engine,
     classifier: Classifier,
-    confidence: float | None,
+    settings: Settings,
 ) -> None:
     rows = []
     for eps in budgets:
-        progress(f"advimg at eps {eps} ...")
-        rows.append(attack_all(targets, Settings(eps=eps, confidence=confidence), judge, engine).row(eps))
-    asked = Settings(confidence=confidence)
+        progress(f"{settings.attack} at eps {eps} ...")
+        rows.append(attack_all(targets, replace(settings, eps=eps), judge, engine).row(eps))
     print_table(
-        f"advimg, {classifier.name}, {len(targets)} photos, {engine.slots} slots, {classifier.device.type}, "
+        f"advimg {settings.attack}, {classifier.name}, {len(targets)} photos, {engine.batch_size} a pass, {classifier.device.type}, "
         f"{engine.precision}, confidence asked "
-        f"for {asked.min_confidence:g}, at most {asked.max_steps} steps; files on disk, judged independently",
+        f"for {settings.min_confidence:g}, at most {settings.max_steps} steps; files on disk, judged independently",
         (
             "eps",
             "files kept",

@@ -24,7 +24,7 @@ from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Job
 from advimg.images.decode import read_photo
 from advimg.outcome import outcome_of
-from advimg.settings import LossName, Settings
+from advimg.settings import Settings
 from tests.benchmarks.measure import print_machine, print_table, progress
 from tests.benchmarks.photos import device_option, find_photos, make_photos, photos_option
 from tests.referee import Judge
@@ -47,7 +47,7 @@ def benchmark(
     count: int,
     budgets: Sequence[int],
     steps: int,
-    losses: Sequence[LossName],
+    losses: Sequence[str],
     seed: int,
 ) -> None:
     """Count the files that fool a network that took no part."""

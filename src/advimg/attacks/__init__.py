@@ -1,1 +1,1 @@
-"""The attack as mathematics: pure functions of tensors. No files, no printing, no model loading."""
+"""Attacks, each a file that reads like its paper: tensors and settings only, no networks, no files, no printing."""

@@ -1,17 +1,18 @@
 """What the attack minimises: losses of logits that fall as the target rises. Shapes: [n, classes], [n] -> [n].
 
-To go away from a class, each has a counterpart that falls as the class falls. To add one, write both functions here,
-enter them in LOSSES and AWAY and name them in ``settings.LossName``.
+For untargeted attacks each has a counterpart that falls as the class drops. To add one, write and register both
+functions here and name the module in :data:`advimg.registry.LOSSES`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.nn import functional
 
-from advimg.settings import LossName
+from advimg.registry import LOSSES
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -43,18 +44,27 @@ def logit(logits: Tensor, targets: Tensor) -> Tensor:
     return -logits.gather(1, targets[:, None]).squeeze(1)
 
 
-def _negated(loss: Loss) -> Loss:
+def _negated(loss: LossFunction) -> LossFunction:
     return lambda logits, targets: -loss(logits, targets)
 
 
-AWAY: Mapping[LossName, Loss] = {
-    "ce": cross_entropy_of_the_others,
-    "margin": _negated(margin),
-    "logit": _negated(logit),
-}
-LOSSES: Mapping[LossName, Loss] = {"ce": cross_entropy, "margin": margin, "logit": logit}
+class Loss(NamedTuple):
+    """A loss that falls as the target's class rises, and the one that falls as it drops."""
+
+    towards: LossFunction
+    away: LossFunction
 
 
-def loss_named(name: LossName, *, away: bool) -> Loss:
-    """Return the loss that falls as the target rises or, going away from it, as it falls."""
-    return (AWAY if away else LOSSES)[name]
+LOSSES.register("ce")(Loss(cross_entropy, cross_entropy_of_the_others))
+LOSSES.register("margin")(Loss(margin, _negated(margin)))
+LOSSES.register("logit")(Loss(logit, _negated(logit)))
+
+
+def loss_named(name: str, *, away: bool) -> LossFunction:
+    """Return the loss that falls as the target rises or, for an untargeted attack, as the class drops.
+
+    Raises:
+        UsageError: no such loss.
+    """
+    loss: Loss = LOSSES[name]
+    return loss.away if away else loss.towards

@@ -1,48 +1,45 @@
-"""Targets that depend on what the classifier sees in the photo: from probabilities [classes] to the index of a class.
+"""Targets that depend on the classifier's prediction for the photo: from probabilities [classes] to a class's index.
 
-To add one, write a function here, enter it in RULES and name it in ``settings.TargetRule``. The rule "untargeted" is
-not among them: it names no class that shall be seen.
+To add one, write a function here and name it in :data:`advimg.registry.TARGET_RULES`. "untargeted" is not among them:
+it names no class to reach.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 
 from torch import Tensor
 
-from advimg.settings import TargetRule
+from advimg.registry import TARGET_RULES
 
 Rule = Callable[[Tensor, Random], int]
 
 
+@TARGET_RULES.register("random")
 def random_other(probabilities: Tensor, draw: Random) -> int:
-    """Return any class but the present one, all with the same chance."""
-    present = int(probabilities.argmax())
-    return (present + draw.randrange(1, max(2, len(probabilities)))) % len(probabilities)
+    """Return any class but the predicted one, all with the same chance."""
+    predicted = int(probabilities.argmax())
+    return (predicted + draw.randrange(1, max(2, len(probabilities)))) % len(probabilities)
 
 
+@TARGET_RULES.register("least-likely")
 def least_likely(probabilities: Tensor, draw: Random) -> int:  # noqa: ARG001
-    """Return the class that the classifier thinks of last (Kurakin et al. 2017, arXiv:1607.02533)."""
+    """Return the class of the lowest probability (Kurakin et al. 2017, arXiv:1607.02533)."""
     return int(probabilities.argmin())
 
 
+@TARGET_RULES.register("runner-up")
 def runner_up(probabilities: Tensor, draw: Random) -> int:  # noqa: ARG001
-    """Return the class behind the present one."""
+    """Return the class of the second highest probability."""
     return int(probabilities.topk(min(2, len(probabilities))).indices[-1])
 
 
-RULES: Mapping[TargetRule, Rule] = {
-    "random": random_other,
-    "least-likely": least_likely,
-    "runner-up": runner_up,
-}
-
-
-def choose_target(rule: TargetRule, probabilities: Tensor, *, seed: str) -> int:
-    """Return the class that a rule means for a photo in which the classifier sees ``probabilities``.
+def choose_target(rule: str, probabilities: Tensor, *, seed: str) -> int:
+    """Return the class that a rule gives for a photo.
 
     Args:
-        rule: which.
-        probabilities: [classes].
-        seed: what the rule's chance depends on, so that a photo gets the same target in any order of photos.
+        rule: its name.
+        probabilities: of the classifier for the photo, [classes].
+        seed: of the rule's chance, so that a photo gets the same target in any order of photos.
     """
-    return RULES[rule](probabilities, Random(seed))
+    chosen: Rule = TARGET_RULES[rule]
+    return chosen(probabilities, Random(seed))

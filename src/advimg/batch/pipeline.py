@@ -83,7 +83,7 @@ class Pipeline:
         """
         settings = self._options.settings
         # As many as can end in one pass are rarely more than half.
-        ahead = 2 + self._engine.slots // 2
+        ahead = 2 + self._engine.batch_size // 2
         read = partial(read_photo, max_pixels=self._options.max_pixels)
         feed = PhotoReader(photos, settings, read=read, refuse=self._fail, ahead=ahead)
         writer = Writer(_writers(), failed=self._stop.set)

@@ -18,7 +18,7 @@ from rich.text import Text
 from advimg.record import Prediction, percent, printable
 
 if TYPE_CHECKING:
-    from advimg.engine.engine import StepReport, Watcher
+    from advimg.engine.step_report import StepReport, Watcher
 
 
 class Console:

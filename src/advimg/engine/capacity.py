@@ -19,23 +19,23 @@ _UNKNOWN = 8 << 30
 
 @dataclass(slots=True)
 class Capacity:
-    """The room of an engine.
+    """How much an engine takes at a time.
 
     Attributes:
-        slots: how many photos share a pass.
+        batch_size: how many photos share a pass.
         pixels: how many pixels all live photos together may have; one photo is always let in.
     """
 
-    slots: int
+    batch_size: int
     pixels: int
 
     @classmethod
     def of(cls, device: torch.device, batch_size: BatchSize) -> "Capacity":
-        """Return the room of a device, with as many slots as asked for."""
+        """Return the room of a device, with the batch size asked for."""
         memory = _memory(device)
         fitting = max(1, memory // 4 // _BYTES_A_PASS)
-        slots = min(_MOST[device.type], fitting) if batch_size == "auto" else batch_size
-        return cls(slots, memory // 4 // _BYTES_A_PIXEL)
+        size = min(_MOST[device.type], fitting) if batch_size == "auto" else batch_size
+        return cls(size, memory // 4 // _BYTES_A_PIXEL)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,67 +1,36 @@
-"""Many photos over one network, or several: live photos have slots and share each pass, finished ones are replaced.
+"""The engine: many photos share each pass over one network, or several, and finished ones are replaced.
 
-A photo is finished when the *stock* view of the whole-level picture, through the untouched 32-bit network, shows the
-target with the confidence asked for; what the gradient network believes only says when it is worth asking. Several
+A photo is finished when the whole-level picture, through the *stock* preprocessing and the untouched 32-bit network, is
+the target with the confidence asked for; the gradient network's output only says when that is worth asking. Several
 networks are attacked together: the photo is finished when all of them are fooled.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import repeat
-from typing import Literal, Protocol
+from statistics import fmean
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from advimg.attacks.base import Evaluation
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import differentiable, repeatable
 from advimg.classifiers.ensemble import Ensemble
 from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.classifiers.gradient.precision import chosen
 from advimg.engine.attack_state import AttackState
-from advimg.engine.candidate import Candidate, offered
 from advimg.engine.capacity import BatchSize, Capacity, free_cached, is_out_of_memory
-from advimg.engine.forward import Score, forward, together
+from advimg.engine.forward import ForwardPass, Score, forward, least
 from advimg.engine.job import Attempt, Failed, Job, Result
+from advimg.engine.queue import JobQueue, JobSource
+from advimg.engine.step_report import StepReport, Watcher, offered
 from advimg.errors import AdvimgError, ClassifierError
 from advimg.settings import Precision
 
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """Where one photo stands, as the gradient network sees it; of several, the one that is least sure.
-
-    Attributes:
-        step: how many steps led here from this start, at this eps.
-        eps: that is tried.
-        confidence: of what is wanted, 0..1.
-        candidate: returns the picture and what is seen in it; to be called only while the step is watched.
-    """
-
-    job: Job
-    step: int
-    eps: float
-    confidence: float
-    candidate: Callable[[], Candidate]
-
-
-Watcher = Callable[[StepReport], None]
-
-
-class Feed(Protocol):
-    """Where the jobs come from: photos may take a while to read, and the network shall not wait for them."""
-
-    def take(self, *, wait: bool) -> Job | None:
-        """Return the next job.
-
-        Args:
-            wait: whether to wait for one that is not ready.
-
-        Returns:
-            None if no job is ready; with ``wait``, if there will be no more.
-        """
+Ended = dict[AttackState, Result | Failed]
 
 
 class Engine:
@@ -90,15 +59,15 @@ class Engine:
         return _precision_of(self._networks)
 
     @property
-    def slots(self) -> int:
+    def batch_size(self) -> int:
         """How many photos share a pass; halved whenever the device's memory does not hold them."""
-        return self._capacity.slots
+        return self._capacity.batch_size
 
     def attack(self, job: Job, *, watch: Watcher | None = None) -> Result:
         """Attack one photo.
 
         Raises:
-            PhotoError: the photo's shape cannot be looked at.
+            PhotoError: the photo is too long and thin for the preprocessing.
             ClassifierError: the network's output is not finite logits, or memory is too short for the photo.
         """
         (ended,) = self._run([job], watch=watch, stop=lambda: False, share=1)
@@ -108,7 +77,7 @@ class Engine:
 
     def run(
         self,
-        jobs: Iterable[Job] | Feed,
+        jobs: Iterable[Job] | JobSource,
         *,
         watch: Watcher | None = None,
         stop: Callable[[], bool] = lambda: False,
@@ -116,117 +85,118 @@ class Engine:
         """Attack each job's photo and yield results as they are ready, which need not be the order of the jobs.
 
         Args:
-            jobs: taken one by one, as slots become free.
+            jobs: taken one by one, as photos finish.
             watch: called for each photo at each step.
             stop: asked before each step; once it is true, photos that are not finished are dropped.
         """
-        return self._run(jobs, watch=watch, stop=stop, share=self.slots)
+        return self._run(jobs, watch=watch, stop=stop, share=self.batch_size)
 
     def _run(
-        self, jobs: Iterable[Job] | Feed, *, watch: Watcher | None, stop: Callable[[], bool], share: int
+        self, jobs: Iterable[Job] | JobSource, *, watch: Watcher | None, stop: Callable[[], bool], share: int
     ) -> Iterator[Result | Failed]:
         """Attack as :meth:`run` does, where so many photos may be expected to share a pass."""
-        queue = _Queue(_Ready(jobs) if isinstance(jobs, Iterable) else jobs)
+        queue = JobQueue(jobs)
         live: list[AttackState] = []
         while not stop():
             with differentiable(), repeatable(self._ensemble.device, exact=False):
-                refused = self._admit(queue, live)
+                failed = self._admit(queue, live)
                 if live and self._chosen_for < share:
                     self._choose(live[0], share)
                 ended = self._advance(live, watch) if live else {}
-            live = [slot for slot in live if slot not in ended]
+            live = [state for state in live if state not in ended]
             # Outside, for the caller's code runs here.
-            yield from refused
+            yield from failed
             yield from ended.values()
-            if not live and not refused and not ended:
+            if not live and not failed and not ended:
                 return
 
-    def _admit(self, queue: "_Queue", live: list[AttackState]) -> list[Failed]:
-        """Fill the free slots; return the jobs that cannot be attacked at all."""
-        refused: list[Failed] = []
-        while len(live) < self.slots and (job := queue.take(wait=not live and not refused)) is not None:
-            if live and sum(_pixels(slot.job) for slot in live) + _pixels(job) > self._capacity.pixels:
+    def _admit(self, queue: JobQueue, live: list[AttackState]) -> list[Failed]:
+        """Admit photos up to the batch size; return the jobs that cannot be attacked at all."""
+        failed: list[Failed] = []
+        while len(live) < self.batch_size and (job := queue.take(wait=not live and not failed)) is not None:
+            if live and sum(_pixels(state.job) for state in live) + _pixels(job) > self._capacity.pixels:
                 queue.put_back(job)
                 break
             try:
                 live.append(AttackState(job, self._ensemble))
             except AdvimgError as error:
-                # Its traceback would hold this frame, and with it all live slots, until garbage collection.
-                refused.append(Failed(job, error.with_traceback(None)))
+                # Its traceback would hold this frame, and with it all live photos, until garbage collection.
+                failed.append(Failed(job, error.with_traceback(None)))
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 if live:
                     queue.put_back(job)
-                    self._capacity.slots = len(live)
+                    self._capacity.batch_size = len(live)
                     break
-                refused.append(Failed(job, _too_little_memory(job)))
-        return refused
+                failed.append(Failed(job, _too_little_memory(job)))
+        return failed
 
-    def _advance(self, live: Sequence[AttackState], watch: Watcher | None) -> dict[AttackState, Result | Failed]:
-        """Move every slot on by one pass, in as many passes as memory asks for; return those that ended."""
-        ended: dict[AttackState, Result | Failed] = {}
-        size = self.slots
-        exact, others = ([slot for slot in live if slot.exact == wanted] for wanted in (True, False))
-        for slots in (exact, others) if any(network.precision == "bf16" for network in self._networks) else (live,):
-            for begin in range(0, len(slots), size):
-                ended |= self._pass_in_memory(slots[begin : begin + size], watch)
+    def _advance(self, live: Sequence[AttackState], watch: Watcher | None) -> Ended:
+        """Move every photo on by one pass, in as many passes as memory asks for; return those that ended."""
+        ended: Ended = {}
+        size = self.batch_size
+        exact, others = ([state for state in live if state.exact == wanted] for wanted in (True, False))
+        for states in (exact, others) if any(network.precision == "bf16" for network in self._networks) else (live,):
+            for begin in range(0, len(states), size):
+                ended |= self._pass_in_memory(states[begin : begin + size], watch)
         return ended
 
-    def _pass_in_memory(
-        self, slots: Sequence[AttackState], watch: Watcher | None
-    ) -> dict[AttackState, Result | Failed]:
+    def _pass_in_memory(self, states: Sequence[AttackState], watch: Watcher | None) -> Ended:
         try:
-            return self._pass(slots, watch)
+            return self._pass(states, watch)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
         # Only here, where the error no longer holds the tensors of the pass.
         free_cached(self._ensemble.device)
-        if len(slots) == 1:
-            return {slots[0]: Failed(slots[0].job, _too_little_memory(slots[0].job))}
-        self._capacity.slots = half = len(slots) // 2
-        return self._pass_in_memory(slots[:half], watch) | self._pass_in_memory(slots[half:], watch)
+        if len(states) == 1:
+            return {states[0]: Failed(states[0].job, _too_little_memory(states[0].job))}
+        self._capacity.batch_size = half = len(states) // 2
+        return self._pass_in_memory(states[:half], watch) | self._pass_in_memory(states[half:], watch)
 
-    def _pass(self, slots: Sequence[AttackState], watch: Watcher | None) -> dict[AttackState, Result | Failed]:
-        """ForwardPass at every slot's candidate once, end the slots that are done, and move the others a step.
+    def _pass(self, states: Sequence[AttackState], watch: Watcher | None) -> Ended:
+        """Evaluate every photo's candidate once, end the attacks that are done, and have the others take a step.
 
         All that can run out of memory comes before anything is changed that a second try would change again.
         """
-        pictures = zip(*(slot.see() for slot in slots), strict=True)
-        networks = self._exact_networks if slots[0].exact else self._networks
-        criteria = zip(*(slot.criteria for slot in slots), strict=True)
-        alter = [partial(_diversified, slots, number) for number in range(len(self._networks))]
-        softness = [slot.softness for slot in slots]
-        looks = list(map(forward, pictures, networks, criteria, repeat(softness), alter))
-        standings = [together(each) for each in zip(*(look.standings for look in looks), strict=True)]
-        turns = [self._turn(slot, standing) for slot, standing in zip(slots, standings, strict=True)]
+        inputs = zip(*(state.inputs() for state in states), strict=True)
+        networks = self._exact_networks if states[0].exact else self._networks
+        criteria = zip(*(state.criteria for state in states), strict=True)
+        transforms = [partial(_transform, states, number) for number in range(len(self._networks))]
+        softness = [state.attack.softness for state in states]
+        passes = list(map(forward, inputs, networks, criteria, repeat(softness), transforms))
+        scores = [least(each) for each in zip(*(each.scores for each in passes), strict=True)]
+        turns = [self._turn(state, score) for state, score in zip(states, scores, strict=True)]
         if "step" in turns:
-            losses, temperatures = zip(*((slot.job.settings.loss, slot.temperature) for slot in slots), strict=True)
-            gradients = [look.gradient(losses, temperatures) for look in looks]
-        ended: dict[AttackState, Result | Failed] = {}
+            losses = [state.job.settings.loss for state in states]
+            temperatures = [state.attack.temperature for state in states]
+            gradients = [each.gradient(losses, temperatures) for each in passes]
+        ended: Ended = {}
         precision = _precision_of(networks)
-        for position, (slot, standing, turn) in enumerate(zip(slots, standings, turns, strict=True)):
-            slot.passed(precision)
+        for position, (state, score, turn) in enumerate(zip(states, scores, turns, strict=True)):
+            state.count_pass(precision)
             if watch is not None:
-                with offered(slot, looks, position) as candidate:
-                    watch(StepReport(slot.job, slot.steps, slot.eps, standing.confidence, candidate))
+                with offered(state, passes, position) as candidate:
+                    watch(StepReport(state.job, state.attack.steps, state.attack.eps, score.confidence, candidate))
             if turn == "step":
-                slot.step([gradient[position] for gradient in gradients])
+                loss = partial(_mean_loss, passes, position, state.job.settings.loss)
+                evaluation = Evaluation(score.fooled == len(networks), score.confidence, loss)
+                state.step([gradient[position] for gradient in gradients], evaluation)
             elif turn == "restart":
-                slot.restart()
+                state.restart()
             elif isinstance(turn, Failed):
-                ended[slot] = turn
-            elif (attempt := slot.end_trial(turn)) is not None:
-                ended[slot] = slot.result(attempt)
+                ended[state] = turn
+            elif (attempt := state.end_trial(turn)) is not None:
+                ended[state] = state.result(attempt)
         return ended
 
-    def _choose(self, slot: AttackState, share: int) -> None:
+    def _choose(self, state: AttackState, share: int) -> None:
         """Choose each network's precision by what it takes for so many photos a pass."""
         self._chosen_for = share
-        pictures = (seen.expand(share, -1, -1, -1) for seen in slot.see())
+        inputs = (levels.expand(share, -1, -1, -1) for levels in state.inputs())
         try:
-            choices = [chosen(network, seen) for network, seen in zip(self._exact_networks, pictures, strict=True)]
+            choices = [chosen(network, levels) for network, levels in zip(self._exact_networks, inputs, strict=True)]
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -243,64 +213,46 @@ class Engine:
             for network, classifier in zip(self._networks, self._ensemble.classifiers, strict=True)
         )
 
-    def _turn(self, slot: AttackState, standing: Score) -> "Attempt | Failed | Literal['step', 'restart']":
-        """Return what the present eps ends with, by the candidate that was just seen, or how it goes on."""
-        if not math.isfinite(standing.log_confidence):
+    def _turn(self, state: AttackState, score: Score) -> Attempt | Failed | Literal["step", "restart"]:
+        """Return what the present eps ends with, by the candidate that was just evaluated, or how it goes on."""
+        if not math.isfinite(score.log_confidence):
             name = self._ensemble.name
-            return Failed(slot.job, ClassifierError(f"{name} gives logits that are not finite (NaN) during the attack"))
-        if slot.diverse:
+            return Failed(
+                state.job, ClassifierError(f"{name} gives logits that are not finite (NaN) during the attack")
+            )
+        if state.transformed:
             return "step"
-        slot.keep_if_best(fooled=standing.fooled, log_confidence=standing.log_confidence)
+        state.keep_if_best(fooled=score.fooled, log_confidence=score.log_confidence)
         try:
-            if standing.fooled == len(self._networks) and standing.confidence >= slot.job.settings.min_confidence:
-                levels = slot.candidate_levels()
+            if score.fooled == len(self._networks) and score.confidence >= state.job.settings.min_confidence:
+                levels = state.candidate_levels()
                 verdicts = self._ensemble.judge(levels)
                 # The untouched classifier has the last word.
-                if slot.reached(verdicts):
-                    return slot.attempt(levels, verdicts, steps=slot.steps)
-                slot.refused(verdicts)
-            if slot.out_of_starts:
-                levels = slot.best_levels()
-                return slot.attempt(levels, self._ensemble.judge(levels), steps=slot.best_steps)
+                if state.reached(verdicts):
+                    return state.attempt(levels, verdicts, steps=state.attack.steps)
+                state.reject(verdicts)
+            if state.out_of_starts:
+                levels = state.best_levels()
+                return state.attempt(levels, self._ensemble.judge(levels), steps=state.best_steps)
         except ClassifierError as error:
-            return Failed(slot.job, error)
-        return "restart" if slot.out_of_steps else "step"
-
-
-class _Ready:
-    """A feed of jobs that are ready."""
-
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._jobs = iter(jobs)
-
-    def take(self, *, wait: bool) -> Job | None:  # noqa: ARG002
-        return next(self._jobs, None)
-
-
-class _Queue:
-    """A feed that a job can be put back into."""
-
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
-        self._held: Job | None = None
-
-    def take(self, *, wait: bool) -> Job | None:
-        job, self._held = self._held, None
-        return job if job is not None else self._feed.take(wait=wait)
-
-    def put_back(self, job: Job) -> None:
-        self._held = job
+            return Failed(state.job, error)
+        return "restart" if state.attack.out_of_steps else "step"
 
 
 def _precision_of(networks: Iterable[GradientNetwork]) -> str:
     return " and ".join(dict.fromkeys(network.precision for network in networks))
 
 
-def _diversified(slots: Sequence[AttackState], number: int, seen: Tensor) -> Tensor:
-    """Alter what the network of this number sees, [n, 3, crop, crop], for those slots whose attack shall transfer."""
-    if not any(slot.diverse for slot in slots):
-        return seen
-    return torch.stack([slot.diversified(picture, number) for slot, picture in zip(slots, seen, strict=True)])
+def _transform(states: Sequence[AttackState], number: int, inputs: Tensor) -> Tensor:
+    """Apply each photo's transforms to what the network of this number gets, [n, 3, crop, crop]."""
+    if not any(state.transformed for state in states):
+        return inputs
+    pairs = zip(states, inputs, strict=True)
+    return torch.stack([state.transform_input(levels, number) for state, levels in pairs])
+
+
+def _mean_loss(passes: Sequence[ForwardPass], position: int, name: str) -> float:
+    return fmean(each.loss(position, name) for each in passes)
 
 
 def _pixels(job: Job) -> int:

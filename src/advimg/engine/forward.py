@@ -1,4 +1,4 @@
-"""One network's look at the candidates of a pass: where they stand, and which way leads on."""
+"""A forward pass of one network over the candidates of several photos, and the gradients that follow from it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,15 +13,14 @@ from torch import Tensor
 from advimg.attacks.losses import loss_named
 from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.engine.criterion import Criterion
-from advimg.settings import LossName
 
 
 class Score(NamedTuple):
-    """Where what the attack is after stands among the logits of one candidate.
+    """How near the logits of one candidate are to what the attack wants.
 
     Attributes:
         log_confidence: of what is wanted; of several networks, the least.
-        fooled: how many networks see it.
+        fooled: how many networks predict it.
     """
 
     log_confidence: float
@@ -29,33 +28,33 @@ class Score(NamedTuple):
 
     @property
     def confidence(self) -> float:
-        """How sure the network is of what is wanted, 0..1."""
+        """The confidence of what is wanted, 0..1."""
         return math.exp(min(0.0, self.log_confidence))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ForwardPass:
-    """What one network sees.
+    """What one network makes of n candidates.
 
     Attributes:
-        seen: the candidates through its view, [n, 3, crop, crop].
-        logits: [n, classes], to be differentiated with respect to ``seen``.
-        criteria: what it shall see in each.
-        targets: the criteria' classes, [n].
-        standings: where each candidate stands.
+        inputs: [n, 3, crop, crop], float levels.
+        logits: [n, classes], to be differentiated with respect to ``inputs``.
+        criteria: what is wanted of each candidate.
+        targets: the criteria's classes, [n].
+        scores: of each candidate.
     """
 
-    seen: Tensor
+    inputs: Tensor
     logits: Tensor
     criteria: Sequence[Criterion]
     targets: Tensor
-    standings: list[Score]
+    scores: list[Score]
 
-    def gradient(self, losses: Sequence[LossName], temperatures: Sequence[float]) -> Tensor:
-        """Return the gradient of each candidate's own loss with respect to what was seen, [n, 3, crop, crop].
+    def gradient(self, losses: Sequence[str], temperatures: Sequence[float]) -> Tensor:
+        """Return the gradient of each candidate's own loss with respect to its input, [n, 3, crop, crop].
 
         Args:
-            losses: one a candidate.
+            losses: the name of each candidate's.
             temperatures: what each candidate's logits are divided by before.
         """
         kinds = [(loss, criterion.away) for loss, criterion in zip(losses, self.criteria, strict=True)]
@@ -65,10 +64,10 @@ class ForwardPass:
             chosen = [position for position, kind in enumerate(kinds) if kind == (name, away)]
             loss = loss_named(name, away=away)
             total = total + loss(logits[chosen], self.targets[chosen]).sum()
-        (gradient,) = torch.autograd.grad(total, self.seen)
+        (gradient,) = torch.autograd.grad(total, self.inputs)
         return gradient
 
-    def loss(self, position: int, name: LossName) -> float:
+    def loss(self, position: int, name: str) -> float:
         """Return the loss of one candidate, at temperature 1."""
         loss = loss_named(name, away=self.criteria[position].away)
         one = slice(position, position + 1)
@@ -81,44 +80,39 @@ class ForwardPass:
 
 
 def forward(
-    pictures: Sequence[Tensor],
+    inputs: Sequence[Tensor],
     network: GradientNetwork,
     criteria: Sequence[Criterion],
     softness: Sequence[tuple[float, float]] = (),
-    alter: Callable[[Tensor], Tensor] = lambda seen: seen,
+    transform: Callable[[Tensor], Tensor] = lambda inputs: inputs,
 ) -> ForwardPass:
-    """ForwardPass at candidates through one network.
+    """Run candidates through one network.
 
     Args:
-        pictures: each [3, crop, crop].
+        inputs: each [3, crop, crop].
         network: which.
-        criteria: what it shall see in each.
+        criteria: what is wanted of each candidate.
         softness: of the network's derivatives, for each, deep in it and before; the true ones if left out.
-        alter: what is done to them all, [n, 3, crop, crop], before the network is fed; differentiated with it.
+        transform: applied to all inputs, [n, 3, crop, crop], before the network, and differentiated with it.
     """
-    seen = torch.stack(list(pictures)).requires_grad_()
-    targets = torch.tensor([criterion.index for criterion in criteria], device=seen.device)
-    logits = network.logits(alter(seen), softness)
-    return ForwardPass(
-        seen,
-        logits,
-        criteria,
-        targets,
-        _standings(logits.detach(), targets, [criterion.away for criterion in criteria]),
-    )
+    stacked = torch.stack(list(inputs)).requires_grad_()
+    targets = torch.tensor([criterion.index for criterion in criteria], device=stacked.device)
+    logits = network.logits(transform(stacked), softness)
+    scores = _scores(logits.detach(), targets, [criterion.away for criterion in criteria])
+    return ForwardPass(stacked, logits, criteria, targets, scores)
 
 
-def together(standings: Sequence[Score]) -> Score:
-    """Sum up where one candidate stands with several networks; what is not finite for one is not for all."""
-    values = [standing.log_confidence for standing in standings]
-    least = min(values) if all(map(math.isfinite, values)) else math.nan
-    return Score(least, sum(standing.fooled for standing in standings))
+def least(scores: Sequence[Score]) -> Score:
+    """Sum up one candidate's scores with several networks; what is not finite for one is not for all."""
+    values = [score.log_confidence for score in scores]
+    log_confidence = min(values) if all(map(math.isfinite, values)) else math.nan
+    return Score(log_confidence, sum(score.fooled for score in scores))
 
 
-def _standings(logits: Tensor, targets: Tensor, away: Sequence[bool]) -> list[Score]:
-    """Read off where each photo stands: the one transfer from the device in a step.
+def _scores(logits: Tensor, targets: Tensor, away: Sequence[bool]) -> list[Score]:
+    """Read off each candidate's score: the one transfer from the device in a step.
 
-    For a photo that goes away from its class, all others together stand in the place of the target.
+    For an untargeted attack all other classes together stand in the place of the target.
     """
     log_probabilities = torch.log_softmax(logits, dim=1)
     log_confidence = log_probabilities.gather(1, targets[:, None]).squeeze(1)

@@ -8,7 +8,8 @@ import click
 from advimg.cli.options.decorators import Decorator, together
 from advimg.cli.options.eps import eps_of
 from advimg.cli.options.param_types import BatchSizeType
-from advimg.settings import LossName, Precision, Settings
+from advimg.registry import LOSSES
+from advimg.settings import Precision, Settings
 
 _DEFAULTS = Settings()
 
@@ -41,7 +42,7 @@ def attack_options() -> Decorator[Any]:
         ),
         click.option(
             "--loss",
-            type=click.Choice(get_args(LossName)),
+            type=click.Choice(tuple(LOSSES)),
             default=_DEFAULTS.loss,
             help="Cross-entropy, logit margin, or the target's logit alone.",
         ),

@@ -1,13 +1,21 @@
 """How steps and loss change while an attack goes on."""
 
 import pytest
+import torch
 
-from advimg.attacks.schedule import softness, step_size, temperature
+from advimg.attacks.pgd import PGD
 from advimg.settings import Settings
 
 
+def _at(settings: Settings, step: int, eps: float = 10) -> PGD:
+    """Return an attack before the step of this number."""
+    attack = PGD(torch.zeros(3, 1, 1, dtype=torch.uint8), settings, eps)
+    attack.steps = step
+    return attack
+
+
 def test_steps_are_long_at_first_and_never_below_a_level() -> None:
-    lengths = [step_size(Settings(), 16, step) for step in range(100)]
+    lengths = [_at(Settings(), step, 16).step_size for step in range(100)]
     assert lengths[0] == pytest.approx(6)
     assert lengths[6] == pytest.approx(3)
     assert lengths == sorted(lengths, reverse=True)
@@ -15,12 +23,12 @@ def test_steps_are_long_at_first_and_never_below_a_level() -> None:
 
 
 def test_a_step_is_never_below_half_of_the_least_eps() -> None:
-    assert step_size(Settings(), 1, 1000) == 0.5
+    assert _at(Settings(), 1000, 1).step_size == 0.5
 
 
 @pytest.mark.parametrize("eps", [1, 2, 16, 64, 255])
 def test_the_border_is_in_reach(eps: int) -> None:
-    assert sum(step_size(Settings(), eps, step) for step in range(Settings().max_steps)) >= eps
+    assert sum(_at(Settings(), step, eps).step_size for step in range(Settings().max_steps)) >= eps
 
 
 @pytest.mark.parametrize(
@@ -33,16 +41,16 @@ def test_the_border_is_in_reach(eps: int) -> None:
     ],
 )
 def test_other_steps_keep_their_length(settings: Settings, length: float) -> None:
-    assert [step_size(settings, 16, step) for step in (0, 1, 50)] == pytest.approx([length] * 3)
+    assert [_at(settings, step, 16).step_size for step in (0, 1, 50)] == pytest.approx([length] * 3)
 
 
 def test_the_temperature_falls_from_two_to_one() -> None:
-    assert [temperature(Settings(), step) for step in (0, 4, 8, 9, 1000)] == [2, 1.5, 1, 1, 1]
-    assert temperature(Settings(transfer=True), 0) == 1
+    assert [_at(Settings(), step).temperature for step in (0, 4, 8, 9, 1000)] == [2, 1.5, 1, 1, 1]
+    assert _at(Settings(transfer=True), 0).temperature == 1
 
 
 def test_derivatives_are_soft_at_first_and_true_in_the_end() -> None:
-    deep, early = zip(*(softness(Settings(), step) for step in range(100)), strict=True)
+    deep, early = zip(*(_at(Settings(), step).softness for step in range(100)), strict=True)
     assert deep[:7:6] == pytest.approx([0.4, 0.2])
     assert list(deep) == sorted(deep, reverse=True)
     assert deep[41] > 0.05
@@ -50,5 +58,5 @@ def test_derivatives_are_soft_at_first_and_true_in_the_end() -> None:
     assert set(early) == {0}
 
 
-def test_what_shall_cross_is_made_softly_throughout() -> None:
-    assert {softness(Settings(transfer=True), step) for step in range(100)} == {(0.3, 0.3)}
+def test_with_transfer_derivatives_are_soft_throughout() -> None:
+    assert {_at(Settings(transfer=True), step).softness for step in range(100)} == {(0.3, 0.3)}
