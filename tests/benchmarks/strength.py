@@ -125,9 +125,9 @@ def _print_ours(
         progress(f"{settings.attack} at eps {eps} ...")
         rows.append(attack_all(targets, replace(settings, eps=eps), judge, engine).row(eps))
     print_table(
-        f"advimg {settings.attack}, {classifier.name}, {len(targets)} photos, {engine.batch_size} a pass, {classifier.device.type}, "
-        f"{engine.precision}, confidence asked "
-        f"for {settings.min_confidence:g}, at most {settings.max_steps} steps; files on disk, judged independently",
+        f"advimg {settings.attack}, {classifier.name}, {len(targets)} photos, {engine.batch_size} a pass, "
+        f"{classifier.device.type}, {engine.precision}, confidence asked for"
+        f" {settings.min_confidence:g}, at most {settings.max_steps} steps; files on disk, judged independently",
         (
             "eps",
             "files kept",
