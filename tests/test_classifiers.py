@@ -18,7 +18,7 @@ from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import find_device
 from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.classifiers.load import load_classifier
-from advimg.classifiers.sources.efficientnet_lite import VARIANTS, EfficientNetLite
+from advimg.classifiers.sources.bundled import VARIANTS, EfficientNetLite
 from advimg.errors import ClassifierError, UsageError
 from tests.conftest import linear_classifier, random_photo
 

@@ -91,7 +91,9 @@ def test_a_library_is_known_in_its_rooms_only(library: str, rooms: set[str]) -> 
     assert users == rooms
 
 
-@pytest.mark.parametrize("room", ["errors", "settings", "labels", "record", "target_names", "outputs", "images", "report"])
+@pytest.mark.parametrize(
+    "room", ["errors", "settings", "labels", "record", "target_names", "outputs", "images", "report"]
+)
 def test_what_needs_no_network_imports_no_torch(room: str) -> None:
     for name, imports in _IMPORTS.items():
         if name != "advimg" and _room(name) == room:

@@ -18,8 +18,7 @@ from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.classifiers.load import load_classifier
 from advimg.classifiers.preprocessing import Preprocessing
-from advimg.classifiers.sources import torchvision as torchvision_source
-from advimg.classifiers.sources.published import Published
+from advimg.classifiers.sources.base import Published, find
 from advimg.classifiers.sources.state_dict import fill
 from advimg.classifiers.spec import ModelSpec
 from advimg.errors import ClassifierError, UsageError
@@ -335,7 +334,7 @@ def _filled(name: str, published: Published, size: int) -> nn.Module:
 def test_every_torchvision_network_has_a_gradient(name: str) -> None:
     torch.manual_seed(0)
     size = {"maxvit_t": 224, "inception_v3": 96}.get(name, 64)  # as small as it can be
-    published = torchvision_source.find(name)
+    published = find(name)
     network = _filled(name, published, size)
     assert getattr(network, "transform_input", True)
     assert getattr(network, "aux_logits", True)

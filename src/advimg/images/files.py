@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files: hash them, write them whole or not at all, make their folders."""
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,17 @@ from pathlib import Path
 from advimg.errors import DiskError, OutputError
 
 _TEMPORARY = ".advimg-{process}-{random}.tmp"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        ValueError: the name holds a NUL.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:

@@ -1,6 +1,5 @@
 """Weights from a file into a network, without ever running what the file holds."""
 
-import hashlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,28 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from advimg.errors import ClassifierError
+from advimg.images.files import file_sha256
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal.
+def weights_sha256(path: Path) -> str:
+    """Return the SHA-256 of a weights file, in hexadecimal.
 
     Raises:
-        ClassifierError: it is missing or cannot be read.
+        ClassifierError: the file is missing or cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except FileNotFoundError:
         raise _missing(path) from None
-    except OSError as error:
-        raise ClassifierError(f"the weights {path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ClassifierError(f"the weights {path} cannot be read: {reason}") from error
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     """Read a state dict (``.pth``, ``.pt``, ``.safetensors``); pickled code is refused, not run.
 
-    People save them in many ways: the state dict may lie under a key such as ``state_dict`` or ``model``, and its names
-    may begin with what a wrapper put before them (``module.``, ``_orig_mod.``).
+    The state dict may lie under a key such as ``state_dict`` or ``model``, and its names may have the prefix of a
+    wrapper, such as ``module.`` or ``_orig_mod.``.
 
     Raises:
         ClassifierError: the file is missing, damaged, holds code, or is no state dict.
@@ -47,7 +47,7 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: Path) -> None:
-    """Put a state dict's tensors, in 32-bit, in the place of a network's own, which may be on the meta device.
+    """Replace a network's tensors, which may be on the meta device, by those of a state dict, in 32-bit.
 
     Raises:
         ClassifierError: names or shapes do not fit.
@@ -74,11 +74,11 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 
 def _unwrapped(loaded: object) -> Mapping[str, Tensor] | None:
-    """Return the state dict that was loaded, or that lies under one of the usual keys."""
+    """Return what was loaded if it is a state dict, or the one under one of the usual keys; None without any."""
     if not isinstance(loaded, Mapping):
         return None
     if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-        return loaded  # not a copy: its _metadata tells some layers the version they were saved by
+        return loaded  # not a copy: some layers read the version they were saved by from its _metadata
     for key in _WRAPPERS:
         if isinstance(loaded.get(key), Mapping):
             return _unwrapped(loaded[key])
@@ -86,7 +86,7 @@ def _unwrapped(loaded: object) -> Mapping[str, Tensor] | None:
 
 
 def _unprefixed(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Take off what wrappers put before all names (DataParallel, torch.compile, training loops)."""
+    """Remove the prefixes that wrappers add to all names (DataParallel, torch.compile, training loops)."""
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in state):
             return _unprefixed({key.removeprefix(prefix): value for key, value in state.items()})
@@ -98,7 +98,7 @@ def _missing(path: Path) -> ClassifierError:
 
 
 def _misfit(key: str, value: Tensor, own: Tensor) -> str | None:
-    """Say why a tensor cannot stand in the place of a network's own; None if it can."""
+    """Return why a tensor cannot replace a network's own; None if it can."""
     if value.shape != own.shape:
         return f"{key} is {list(value.shape)}, not {list(own.shape)}"
     if value.is_floating_point() != own.is_floating_point():
