@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from urllib.parse import urlparse
 
+import torch
 from torch import Tensor, nn
 
 from advimg.classifiers.preprocessing import Preprocessing
@@ -119,6 +121,23 @@ def listed(query: str = "") -> Iterator[Listed]:
     words = query.lower().split()
     for source in _sources_of(query):
         yield from (each for each in source.listed() if all(word in each.name.lower() for word in words))
+
+
+def cached_path(url: str) -> Path:
+    """Return where torch keeps the weights of a URL."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+
+
+def download(url: str, path: Path, *, progress: bool) -> Path:
+    """Download weights, with a progress bar on stderr if asked for, and return their path.
+
+    Raises:
+        URLError, OSError: the URL cannot be read, or the path not written.
+        RuntimeError: the hash that the file's name holds is another.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(url, str(path), hash_prefix=hash_digits(path.name) or None, progress=progress)
+    return path
 
 
 def hash_digits(file_name: str) -> str:

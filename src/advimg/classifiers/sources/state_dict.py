@@ -53,10 +53,9 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: Path) -> No
         ClassifierError: names or shapes do not fit.
     """
     own = network.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in own]
+    missing = [f"{key} is missing" for key in own if key not in state and not key.endswith("num_batches_tracked")]
     misfits = [misfit for key in own if key in state and (misfit := _misfit(key, state[key], own[key]))]
-    problems = [f"{key} is missing" for key in missing] + misfits + [f"{key} is not known" for key in unknown]
+    problems = missing + misfits + [f"{key} is not known" for key in state if key not in own]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ClassifierError(f"the weights {source} do not fit the network: {'; '.join(problems[:3])}{more}")
@@ -121,14 +120,17 @@ def _read_safetensors(path: Path) -> object:
 
 
 def _read_pickle(path: Path) -> object:
-    if _is_torchscript(path):
-        raise ClassifierError(
-            f"{path} is a TorchScript program, which is never run; save its state dict with "
-            "torch.save(m.state_dict(), …)"
-        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except (RuntimeError, OSError, EOFError) as error:
+        zipped = zipfile.is_zipfile(path)  # torch.save's format since 1.6, which can be mapped into memory
+        if zipped and _is_torchscript(path):
+            raise ClassifierError(
+                f"{path} is a TorchScript program, which is never run; save its state dict with "
+                "torch.save(m.state_dict(), …)"
+            )
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except ClassifierError:
+        raise
+    except (RuntimeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ClassifierError(f"the weights {path} are damaged or of another kind than a state dict") from error
     except Exception as error:  # bytes that are no pickle make the unpickler raise nearly anything
         raise ClassifierError(
@@ -136,16 +138,7 @@ def _read_pickle(path: Path) -> object:
         ) from error
 
 
-def _is_zip(path: Path) -> bool:
-    """torch.save's format since 1.6, the one that can be mapped into memory instead of read."""
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
 def _is_torchscript(path: Path) -> bool:
     """Tell a program from tensors: both are zip files, but only a program brings its code."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
-        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())

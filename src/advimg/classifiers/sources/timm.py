@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from advimg.classifiers.preprocessing import Preprocessing
-from advimg.classifiers.sources.base import Listed, Published, Source, register
+from advimg.classifiers.sources.base import Listed, Published, Source, cached_path, download, register
 from advimg.errors import ClassifierError, UsageError
 from advimg.labels import Labels, imagenet_labels
 
@@ -153,10 +152,7 @@ def _fetch(name: str, config: Any, progress: bool) -> Path:
             logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its retries
             return Path(hf_hub_download(config.hf_hub_id, _file_name(config)))
         if config.url:
-            path = _torch_path(config)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(config.url, str(path), progress=progress)
-            return path
+            return download(config.url, cached_path(config.url), progress=progress)
     except Exception as error:  # the hub's client raises errors of several libraries
         reason = " ".join(str(error).split())[:200]
         raise ClassifierError(
@@ -181,13 +177,9 @@ def _cached(config: Any) -> Path | None:
 
         found = try_to_load_from_cache(config.hf_hub_id, _file_name(config))
         return Path(found) if isinstance(found, str) else None
-    return path if config.url and (path := _torch_path(config)).exists() else None
+    return path if config.url and (path := cached_path(config.url)).exists() else None
 
 
 def _file_name(config: Any) -> str:
     name: str = config.hf_hub_filename or "model.safetensors"
     return name
-
-
-def _torch_path(config: Any) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(config.url).name

@@ -11,13 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
-from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
 
 from advimg.classifiers.preprocessing import Preprocessing
-from advimg.classifiers.sources.base import Listed, Published, Source, hash_digits, register
+from advimg.classifiers.sources.base import Listed, Published, Source, cached_path, download, register
 from advimg.errors import ClassifierError, UsageError
 from advimg.labels import Labels
 
@@ -54,7 +53,7 @@ def find(name: str) -> Published | None:
         build=partial(_build, base),
         preprocessing=Preprocessing.from_preset(weights.transforms()),
         labels=Labels(weights.meta["categories"]),
-        fetch=partial(_fetch, weights),
+        fetch=partial(_fetch, weights.url),
         rename=_renamed_densenet if base.startswith("densenet") else None,
     )
 
@@ -70,7 +69,7 @@ def listed() -> Iterator[Listed]:
                 input_size=Preprocessing.from_preset(weights.transforms()).crop,
                 parameters=weights.meta["num_params"],
                 top1=weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1"),
-                on_disk=_path(weights).exists(),
+                on_disk=cached_path(weights.url).exists(),
             )
 
 
@@ -99,23 +98,16 @@ def _renamed_densenet(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {re.sub(r"(\.denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key): state[key] for key in state}
 
 
-def _path(weights: Any) -> Path:
-    """Return where torch keeps published weights."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
-
-
-def _fetch(weights: Any, progress: bool) -> Path:
+def _fetch(url: str, progress: bool) -> Path:
     """Return the path of the published weights in torch's cache, after a download on first use."""
-    path = _path(weights)
-    if not os.path.exists(path):  # noqa: PTH110 - a folder that may not be searched is no error yet
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            digits = hash_digits(path.name) or None
-            torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=digits, progress=progress)
-        except (URLError, OSError, RuntimeError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise ClassifierError(
-                f"cannot download {weights.url} ({reason}); put that file at {path}, "
-                "or use --model efficientnet_lite0, which needs no download"
-            ) from error
-    return path
+    path = cached_path(url)
+    if os.path.exists(path):  # noqa: PTH110 - a folder that may not be searched is no error yet
+        return path
+    try:
+        return download(url, path, progress=progress)
+    except (URLError, OSError, RuntimeError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise ClassifierError(
+            f"cannot download {url} ({reason}); put that file at {path}, "
+            "or use --model efficientnet_lite0, which needs no download"
+        ) from error
