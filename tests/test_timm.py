@@ -64,7 +64,7 @@ def test_without_timm_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _spread() -> list[str]:
-    """Return a name for each way in which timm's classifiers look at pictures."""
+    """Return a name for each kind of preprocessing of timm's classifiers."""
     ways: dict[tuple[object, ...], str] = {}
     for name in timm.list_pretrained():
         config = timm.get_pretrained_cfg(name)
@@ -76,14 +76,14 @@ def _spread() -> list[str]:
 def test_stock_is_timm_s_own_preprocessing() -> None:
     pictures = [Image.fromarray(random_photo(*size).levels) for size in ((97, 131), (300, 211))]
     names = _spread()
-    views = [find(f"timm/{name}").preprocessing for name in names]
-    assert {(preprocessing.squash, preprocessing.interpolation) for preprocessing in views} == {
+    preprocessings = [find(f"timm/{name}").preprocessing for name in names]
+    assert {(preprocessing.squash, preprocessing.interpolation) for preprocessing in preprocessings} == {
         (False, "bilinear"),
         (False, "bicubic"),
         (True, "bicubic"),
     }
-    assert len({preprocessing.crop for preprocessing in views}) > 20
-    for name, preprocessing in zip(names, views, strict=True):
+    assert len({preprocessing.crop for preprocessing in preprocessings}) > 20
+    for name, preprocessing in zip(names, preprocessings, strict=True):
         config = timm.data.resolve_model_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
         official = timm.data.create_transform(**config, is_training=False)
         for picture in pictures:
