@@ -87,7 +87,7 @@ def identity_of(spec: ModelSpec, *, progress: bool = True) -> Identity:
     return Identity(
         name=spec.title or published.name,
         preprocessing=_preprocessing(published, spec),
-        labels=_labels_in(published, spec),
+        labels=_labels(published, spec),
         weights=spec.weights.name if spec.weights else None,
         weights_sha256=sha256,
     )
@@ -100,7 +100,7 @@ def labels_of(spec: ModelSpec) -> Labels:
         UsageError: no such model.
         ClassifierError: the labels or the weights cannot be read.
     """
-    return _labels_in(find(spec.model), spec)
+    return _labels(find(spec.model), spec)
 
 
 def assemble(published: Published, spec: ModelSpec, device: torch.device, *, progress: bool) -> Classifier:
@@ -169,24 +169,18 @@ def _read(published: Published, path: Path, size: int) -> tuple[Mapping[str, Ten
     return state, network, counts.pop() if len(counts) == 1 else published_classes
 
 
-def _labels_in(published: Published, spec: ModelSpec) -> Labels:
+def _labels(published: Published, spec: ModelSpec, classes: int | None = None) -> Labels:
+    """Return the labels for a number of classes; None reads the number off the weights where nothing else tells."""
     given = spec.given_labels()
     if given is not None:
+        if classes not in (None, len(given)):
+            raise ClassifierError(f"there are {len(given)} labels, but the network has {classes} outputs")
         return given
-    if spec.weights is None:
-        return published.labels
-    _, _, classes = _read(published, spec.weights, _preprocessing(published, spec).crop)
-    return _labels(published, spec, classes)
-
-
-def _labels(published: Published, spec: ModelSpec, classes: int) -> Labels:
-    given = spec.given_labels()
-    if given is None:
-        own = published.labels
-        return own if len(own) == classes else Labels(f"class {index}" for index in range(classes))
-    if len(given) != classes:
-        raise ClassifierError(f"there are {len(given)} labels, but the network has {classes} outputs")
-    return given
+    own = published.labels
+    if classes is None:
+        size = _preprocessing(published, spec).crop
+        classes = len(own) if spec.weights is None else _read(published, spec.weights, size)[2]
+    return own if len(own) == classes else Labels(f"class {index}" for index in range(classes))
 
 
 def _preprocessing(published: Published, spec: ModelSpec) -> Preprocessing:

@@ -64,7 +64,7 @@ def decode_photo(data: bytes, *, source: str, max_pixels: int = MAX_PIXELS) -> P
     """
     if not data:
         raise PhotoError(f"{source} is empty")
-    with _opened(data, source) as image:
+    with _broken_is_one_error(source), _opened(data) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise PhotoError(
@@ -123,14 +123,10 @@ def is_adversarial(path: Path) -> bool:
         return False
 
 
-@contextmanager
-def _opened(data: bytes, source: str) -> Iterator[Image.Image]:
+def _opened(data: bytes) -> Image.Image:
     """Open a picture: its size is read, its pixels are not decoded."""
-    with _broken_is_one_error(source):
-        with _without_pil_s_limit():
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        with image:
-            yield image
+    with _without_pil_s_limit():
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
 @contextmanager

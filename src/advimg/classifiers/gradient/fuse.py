@@ -107,7 +107,7 @@ def _output(network: nn.Module, picture: Tensor) -> object:
     try:
         with torch.no_grad():  # and not in inference mode, whose tensors could not be differentiated later
             output: object = network(picture)
-    except Exception:  # somebody else's code
+    except Exception:  # the code of other people
         return None
     return output
 

@@ -53,8 +53,8 @@ class Listed:
 
     Attributes:
         name: what ``--model`` takes.
-        input_size: width and height of the network's input, in pixels; None where only the weights tell.
-        parameters: how many; None where only the weights tell.
+        input_size: width and height of the network's input, in pixels; None where only the weights show it.
+        parameters: how many; None where only the weights show it.
         top1: the published accuracy on ImageNet's validation set, in per cent; None where none is published.
         on_disk: whether it loads without a download.
     """
@@ -71,7 +71,7 @@ class Source:
     """Where classifiers come from. Its functions import the libraries that they need; importing its file does not.
 
     Attributes:
-        prefix: what all its names begin with, such as ``timm/``; empty for names without a slash.
+        prefix: what all its names begin with, a word and a slash such as ``timm/``; empty for names without a slash.
         names: returns the names of its architectures, prefix included, for the hint that follows a misspelt one.
         find: returns what it publishes under a name; None if it does not know the name.
         listed: yields its classifiers.
@@ -159,7 +159,7 @@ def _sources_of(name: str) -> list[Source]:
 def _loaded(point: EntryPoint) -> Source:
     try:
         source = point.load()
-    except Exception as error:  # somebody else's code
+    except Exception as error:  # the code of other people
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ClassifierError(f"the model source {point.name}/ ({point.value}) cannot be loaded: {reason}") from error
     if not isinstance(source, Source) or source.prefix != f"{point.name}/":

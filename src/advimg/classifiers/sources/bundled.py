@@ -29,7 +29,7 @@ class Variant:
         width: factor of the channels of EfficientNet-B0.
         depth: factor of the repeats of its stages.
         resolution: width and height of the input, in pixels.
-        resize: the shorter side before the crop, of which the input is 87.5 %.
+        resize: the shorter side before the crop; the input is 87.5 % of it.
         parameters: how many, with 1,000 classes.
         top1: accuracy on ImageNet's validation set, in per cent.
     """
@@ -53,7 +53,7 @@ def find(name: str) -> Published | None:
     """Return one of the variants by name; None for any other name.
 
     Raises:
-        UsageError: with a name of weights, of which there is one set only.
+        UsageError: the name has a tag of weights, but there is one set only.
     """
     base, colon, _ = name.partition(":")
     variant = VARIANTS.get(base)

@@ -19,6 +19,7 @@ from advimg.errors import ClassifierError, UsageError
 from advimg.labels import Labels, imagenet_labels
 
 PREFIX = "timm/"
+_HUB_FILE = "model.safetensors"
 
 
 def names() -> Iterator[str]:
@@ -150,7 +151,7 @@ def _fetch(name: str, config: Any, progress: bool) -> Path:
             from huggingface_hub import hf_hub_download
 
             logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its retries
-            return Path(hf_hub_download(config.hf_hub_id, _file_name(config)))
+            return Path(hf_hub_download(config.hf_hub_id, config.hf_hub_filename or _HUB_FILE))
         if config.url:
             return download(config.url, cached_path(config.url), progress=progress)
     except Exception as error:  # the hub's client raises errors of several libraries
@@ -175,11 +176,6 @@ def _cached(config: Any) -> Path | None:
     if config.hf_hub_id:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(config.hf_hub_id, _file_name(config))
+        found = try_to_load_from_cache(config.hf_hub_id, config.hf_hub_filename or _HUB_FILE)
         return Path(found) if isinstance(found, str) else None
     return path if config.url and (path := cached_path(config.url)).exists() else None
-
-
-def _file_name(config: Any) -> str:
-    name: str = config.hf_hub_filename or "model.safetensors"
-    return name
