@@ -1,4 +1,4 @@
-"""A network put together anew: fewer operations, the same logits and the same gradient."""
+"""A fused network: fewer operations, the same logits and the same gradient."""
 
 from collections.abc import Callable
 
@@ -23,8 +23,8 @@ def _kernels(network: nn.Module) -> set[tuple[int, ...]]:
     return {module.kernel_size for module in network.modules() if isinstance(module, nn.Conv2d)}
 
 
-def _look(network: nn.Module, size: int) -> tuple[Tensor, Tensor]:
-    """Return a network's logits of some noise, and their gradient."""
+def _logits_and_gradient(network: nn.Module, size: int) -> tuple[Tensor, Tensor]:
+    """Return the logits of some noise, and their gradient."""
     pictures = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1)).requires_grad_()
     logits = network(pictures)
     (gradient,) = torch.autograd.grad(logits.square().sum(), pictures)
@@ -32,7 +32,7 @@ def _look(network: nn.Module, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _assert_same(network: nn.Module, other: nn.Module) -> None:
-    for one, same in zip(_look(network, 16), _look(other, 16), strict=True):
+    for one, same in zip(_logits_and_gradient(network, 16), _logits_and_gradient(other, 16), strict=True):
         torch.testing.assert_close(one, same, rtol=1e-3, atol=1e-4)
 
 
@@ -121,5 +121,5 @@ def test_the_bundled_network_pads_only_its_first_convolution(lite0: Classifier) 
     assert _modules(quick).count("ZeroPad2d") == 1
     assert "BatchNorm2d" not in _modules(quick)
     # Not element by element: a unit that is next to its kink falls on the one side or on the other.
-    for one, same in zip(_look(lite0.network, 224), _look(quick, 224), strict=True):
+    for one, same in zip(_logits_and_gradient(lite0.network, 224), _logits_and_gradient(quick, 224), strict=True):
         assert torch.cosine_similarity(one.flatten(), same.flatten(), dim=0) > 0.9999

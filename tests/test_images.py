@@ -61,9 +61,7 @@ def test_sixteen_bits_are_scaled_not_saturated(kind: str) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied_to_the_pixels(orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    turned = decode_photo(encoded(_RGB, "PNG", exif=exif), source="x")
+    turned = decode_photo(encoded(_RGB, "PNG", exif=_orientation(orientation)), source="x")
     upright = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],

@@ -224,14 +224,14 @@ def test_a_recorded_target_means_its_name_to_a_model_of_other_classes(cli: Cli, 
     assert [json.loads(line)["target"]["name"] for line in ran.out.splitlines()] == ["pelican", "pelican"], ran.err
 
 
-def test_a_file_made_through_a_view_of_one_s_own_is_not_judged_through_the_published_one(cli: Cli) -> None:
+def test_a_file_made_with_another_preprocessing_is_not_judged_with_the_published_one(cli: Cli) -> None:
     Image.fromarray(random_photo(90, 70).levels).save("noise.png")
     own = ("-m", LITE0, "--input-size", "128")
     made = cli("attack", "noise.png", "-t", "runner-up", *own, "--confidence", "0", "--no-figure")
     assert made.code == 0, made.err
     checked = ("verify", "noise_runner_up.png", "--original", "noise.png")
     assert cli(*checked, *own).code == 0
-    ran = cli(*checked)  # knows the view by the record, or asks for it
+    ran = cli(*checked)  # the record has the preprocessing, or verify asks for it
     assert ran.code in (0, 2), ran.err
 
 

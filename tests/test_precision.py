@@ -1,4 +1,4 @@
-"""What gradients are computed in: measured, not guessed; and left again where it leads nowhere."""
+"""The precision of gradients: measured, and left where it does not lead to the target."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from tests.conftest import linear_classifier, random_photo, run_all
 
 
 class Slow(nn.Module):
-    """A network that takes its time, which depends on the precision it is fed in."""
+    """A network whose delay depends on the precision of its input."""
 
     def __init__(self, fp32: float, bf16: Callable[[], float]) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def test_a_copy_in_bf16_agrees_with_the_network_it_was_made_of(lite0: Classifier
     assert (exact - rough).abs().max() < 0.1 * exact.abs().max()
 
 
-# Leaving bf16 where it leads nowhere.
+# Leaving bf16 where it does not lead to the target.
 
 
 def lying(engine: Engine) -> None:
@@ -125,7 +125,7 @@ def test_a_photo_whose_success_is_refused_again_and_again_goes_on_in_fp32() -> N
 
 
 def test_what_was_refused_is_not_taken_for_the_best() -> None:
-    """Where the target is out of reach, the end is as good as in fp32."""
+    """Where the target cannot be reached, the result is as good as in fp32."""
     classifier = linear_classifier(scale=0.0005)
     job = Job(photo=_seen_as(classifier, 0), target=1, settings=Settings(eps=2, steps=20))
     engine = Engine(classifier, precision="bf16")

@@ -1,4 +1,4 @@
-"""The preprocessing: its stock form against torchvision, its resize_crop against PIL."""
+"""The preprocessing: its stock form against torchvision, its differentiable form against PIL."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_stock_is_torchvision_s_own_preprocessing(weights: torchvision.models.We
 
 
 @pytest.mark.parametrize("weights", _ALL_WEIGHTS, ids=str)
-def test_twin_agrees_with_torchvision_s_own_preprocessing(weights: torchvision.models.Weights) -> None:
+def test_resize_crop_agrees_with_torchvision_s_own_preprocessing(weights: torchvision.models.Weights) -> None:
     preset = weights.transforms()
     shown = Preprocessing.from_preset(preset)
     levels = random_photo(211, 297).levels
@@ -58,7 +58,7 @@ _sizes = st.integers(1, 400)
     _sizes, _sizes, st.integers(1, 80), st.integers(0, 30), st.sampled_from(["bilinear", "bicubic"]), st.integers(0, 9)
 )
 @example(48, 487, 43, 0, "bicubic", 0)  # Pillow 13 takes the height first if it loses twice the pixels of the width
-def test_twin_agrees_with_pil_within_a_level(
+def test_resize_crop_agrees_with_pil_within_a_level(
     width: int, height: int, crop: int, margin: int, interpolation: Interpolation, seed: int
 ) -> None:
     if max(width, height) > 40 * min(width, height):
@@ -75,7 +75,7 @@ def test_twin_agrees_with_pil_within_a_level(
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (64, 64), (31, 90), (1000, 70), (70, 1000)])
-def test_twin_is_nearly_always_the_same_as_stock(width: int, height: int, interpolation: Interpolation) -> None:
+def test_resize_crop_is_nearly_always_the_same_as_stock(width: int, height: int, interpolation: Interpolation) -> None:
     """They differ only where single precision cannot tell on which side of a half a sum falls."""
     shown = preprocessing(interpolation=interpolation)
     levels = random_photo(width, height).levels
@@ -89,10 +89,11 @@ def test_gradient_is_the_adjoint_of_the_resize(
     width: int, height: int, crop: int, interpolation: Interpolation
 ) -> None:
     resize_crop = preprocessing(crop + 5, crop, interpolation).resize_crop(width, height)
-    shape = (3, resize_crop.rows.window_length, resize_crop.columns.window_length)
+    shape = (3, *(part.stop - part.start for part in resize_crop.window))
     generator = torch.Generator().manual_seed(width * height)
     picture, gradient = torch.randn(shape, generator=generator), torch.randn(3, crop, crop, generator=generator)
-    resized = resize_crop.rows.rows(resize_crop.columns.columns(picture))
+    first, second = resize_crop.axes
+    resized = second.forward(first.forward(picture))
     carried = resize_crop.backward(gradient, out=torch.empty(shape))
     torch.testing.assert_close(
         (resized.double() * gradient).sum(), (picture.double() * carried).sum(), rtol=1e-3, atol=1e-2
@@ -104,7 +105,7 @@ def test_one_product_as_on_gpus_gives_what_blocks_give(size: tuple[int, int], mo
     shown = preprocessing(256, 224, "bilinear")
     blocks = shown.resize_crop(*size)
     there = shown.resize_crop(*size, "meta")
-    assert [len(axis.blocks) for axis in (blocks.rows, blocks.columns, there.rows, there.columns)] == [7, 7, 1, 1]
+    assert [len(axis.blocks) for axis in (*blocks.axes, *there.axes)] == [7, 7, 1, 1]
     monkeypatch.setattr(pil_resize, "_BLOCK", 224)
     whole = shown.resize_crop(*size)
     assert whole.window == blocks.window == there.window
@@ -135,7 +136,7 @@ def test_the_shorter_side_is_resized(size: tuple[int, int], expected: tuple[int,
     assert preprocessing().resized(*size) == expected
 
 
-def test_shapes_that_would_be_blown_up_are_refused() -> None:
+def test_long_and_thin_shapes_are_refused() -> None:
     wide = Preprocessing(resize=256, crop=224, interpolation="bilinear", mean=(0, 0, 0), std=(1, 1, 1))
     with pytest.raises(PhotoError, match=r"thin\.png .* 853333x256; crop it first"):
         wide.check_size(10000, 3, source="thin.png")
@@ -148,7 +149,7 @@ def test_shapes_that_would_be_blown_up_are_refused() -> None:
     [{"crop": 65}, {"crop": 0}, {"interpolation": "lanczos"}, {"std": (0.0, 1.0, 1.0)}, {"mean": (0.5,)}],
     ids=str,
 )
-def test_views_that_make_no_sense_are_refused(changes: dict[str, object]) -> None:
+def test_values_out_of_range_are_refused(changes: dict[str, object]) -> None:
     values = {"resize": 64, "crop": 56, "interpolation": "bilinear", "mean": (0, 0, 0), "std": (1, 1, 1)}
     with pytest.raises(ClassifierError):
         Preprocessing(**(values | changes))  # type: ignore[arg-type]
@@ -160,7 +161,7 @@ def test_a_preset_of_another_kind_is_refused() -> None:
         Preprocessing.from_preset(preset)
 
 
-# A view that squashes.
+# Preprocessing that squashes.
 
 
 def squashing(resize: int, crop: int, interpolation: Interpolation) -> Preprocessing:
@@ -171,7 +172,7 @@ def squashing(resize: int, crop: int, interpolation: Interpolation) -> Preproces
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("size", [(97, 131), (131, 97), (64, 64), (300, 7), (7, 300)])
-def test_a_view_that_squashes_is_pil_s_resize_to_a_square(size: tuple[int, int], interpolation: Interpolation) -> None:
+def test_squashing_is_pil_s_resize_to_a_square(size: tuple[int, int], interpolation: Interpolation) -> None:
     picture = Image.fromarray(random_photo(*size).levels)
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
     square = picture.resize((70, 70), filters[interpolation]).crop((3, 3, 67, 67))
@@ -181,7 +182,7 @@ def test_a_view_that_squashes_is_pil_s_resize_to_a_square(size: tuple[int, int],
 
 @given(_sizes, _sizes, st.integers(1, 80), st.integers(0, 30), st.sampled_from(["bilinear", "bicubic"]))
 @example(97, 131, 64, 6, "bicubic")
-def test_a_squashing_twin_agrees_with_pil_within_a_level(
+def test_a_squashing_resize_crop_agrees_with_pil_within_a_level(
     width: int, height: int, crop: int, margin: int, interpolation: Interpolation
 ) -> None:
     shown, levels = squashing(crop + margin, crop, interpolation), random_photo(width, height).levels

@@ -1,4 +1,4 @@
-"""ReLU with a soft derivative: the same network, another way back."""
+"""ReLU with a soft derivative: the same logits, another gradient."""
 
 from collections.abc import Callable, Sequence
 
@@ -98,7 +98,7 @@ def test_memory_keeps_its_layout() -> None:
 
 
 class _Loud(nn.ReLU):
-    """A ReLU of somebody's own."""
+    """A subclass of ReLU."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 3 * super().forward(x)
@@ -132,7 +132,7 @@ def _gradient(network: GradientNetwork, softness: Sequence[tuple[float, float]])
     return logits.detach(), gradient
 
 
-def test_the_way_back_is_soft_and_the_logits_are_not() -> None:
+def test_the_derivative_is_soft_and_the_logits_are_the_same() -> None:
     classifier = _small()
     network = GradientNetwork(classifier, "fp32")
     logits, true = _gradient(network, ())

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from advimg.classifiers.load import load_classifier
-from advimg.classifiers.sources import timm as timm_source
+from advimg.classifiers.sources.base import find
 from advimg.errors import ClassifierError, UsageError
 from tests.conftest import Cli, random_photo
 from tests.test_sources import FLOWERS, assert_same_logits, load, prefixed
@@ -36,7 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_timm_names_with_and_without_a_tag(name: str, full: str) -> None:
-    published = timm_source.find(name)
+    published = find(name)
     assert published.name == full
     assert published.labels[144] == "pelican"
 
@@ -64,7 +64,7 @@ def test_without_timm_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _spread() -> list[str]:
-    """Return a name for each way in which timm's classifiers look at pictures."""
+    """Return a name for each kind of preprocessing of timm's classifiers."""
     ways: dict[tuple[object, ...], str] = {}
     for name in timm.list_pretrained():
         config = timm.get_pretrained_cfg(name)
@@ -76,14 +76,14 @@ def _spread() -> list[str]:
 def test_stock_is_timm_s_own_preprocessing() -> None:
     pictures = [Image.fromarray(random_photo(*size).levels) for size in ((97, 131), (300, 211))]
     names = _spread()
-    views = [timm_source.find(f"timm/{name}").preprocessing for name in names]
-    assert {(preprocessing.squash, preprocessing.interpolation) for preprocessing in views} == {
+    preprocessings = [find(f"timm/{name}").preprocessing for name in names]
+    assert {(preprocessing.squash, preprocessing.interpolation) for preprocessing in preprocessings} == {
         (False, "bilinear"),
         (False, "bicubic"),
         (True, "bicubic"),
     }
-    assert len({preprocessing.crop for preprocessing in views}) > 20
-    for name, preprocessing in zip(names, views, strict=True):
+    assert len({preprocessing.crop for preprocessing in preprocessings}) > 20
+    for name, preprocessing in zip(names, preprocessings, strict=True):
         config = timm.data.resolve_model_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
         official = timm.data.create_transform(**config, is_training=False)
         for picture in pictures:
@@ -110,7 +110,7 @@ def test_preprocessing_that_is_not_supported_is_refused_with_the_reason(
         setattr(config, key, value)
     monkeypatch.setattr(timm, "get_pretrained_cfg", lambda _: config)
     with pytest.raises(ClassifierError, match=message):
-        timm_source.find("timm/resnet18")
+        find("timm/resnet18")
 
 
 def test_a_checkpoint_of_a_timm_network(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from advimg import __version__
-from advimg.classifiers.identity import Identity
+from advimg.classifiers.classifier import Identity
 from advimg.engine.criterion import Judgement
 from advimg.engine.job import Result
 from advimg.images.decode import decode_photo

@@ -68,7 +68,7 @@ class _TimedPreprocessing(Preprocessing):
 
     def resize_crop(self, width: int, height: int, device: torch.device | str = "cpu") -> _TimedResizeCrop:
         resize_crop = super().resize_crop(width, height, device)
-        return _TimedResizeCrop(resize_crop.columns, resize_crop.rows, resize_crop.rows_first, self.watch)
+        return _TimedResizeCrop(resize_crop.axes, self.watch)
 
     def to_dict(self) -> dict[str, Any]:
         return {name: value for name, value in super().to_dict().items() if name != "watch"}

@@ -11,8 +11,7 @@ from advimg.batch.journal import Journal
 from advimg.batch.options import Options
 from advimg.batch.pipeline import Pipeline
 from advimg.batch.plan import Files, Item, by_photo
-from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.identity import Identity
+from advimg.classifiers.classifier import Classifier, Identity
 
 Ended = Callable[[dict[str, Any]], None]
 """Called with the record of each attack after it is in the journal, in any thread, one at a time."""

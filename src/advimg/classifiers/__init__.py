@@ -1,1 +1,1 @@
-"""What sees the picture: a classifier is a network, a view and labels."""
+"""Classifiers: a network, its official preprocessing and its labels."""

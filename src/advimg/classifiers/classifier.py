@@ -1,4 +1,4 @@
-"""A classifier: a network, the view it has of a picture, and the names of its outputs."""
+"""A classifier: a network, its official preprocessing, and the names of its outputs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from advimg.classifiers.device import find_device, repeatable
-from advimg.classifiers.identity import Identity
 from advimg.classifiers.pil_resize import Interpolation
 from advimg.classifiers.preprocessing import Preprocessing
 from advimg.errors import ClassifierError
@@ -20,11 +19,11 @@ from advimg.record import Prediction
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What a classifier sees in a picture.
+    """The probabilities that a classifier gives a picture.
 
     Attributes:
         probabilities: softmax of the logits, shape [classes], float64, on the CPU.
-        labels: the classes' names.
+        labels: the names of the classes.
     """
 
     probabilities: Tensor
@@ -47,13 +46,30 @@ class Verdict:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Classifier(Identity):
-    """An image classifier as its authors meant it to be used; every verdict on a file comes from here.
-
-    Besides what it is known by, it has a network.
+class Identity:
+    """What a record or a plan of attacks says of a classifier; known without its network.
 
     Attributes:
-        network: in eval mode, 32-bit, on ``device``: pictures [n, 3, crop, crop] to logits [n, classes].
+        name: its name in the record, such as ``resnet50:IMAGENET1K_V1``.
+        preprocessing: its official preprocessing.
+        labels: one name for each logit.
+        weights: the name of the file that was loaded instead of the published weights, if any.
+        weights_sha256: of the file of the weights; None where there is none.
+    """
+
+    name: str
+    preprocessing: Preprocessing
+    labels: Labels
+    weights: str | None = None
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Classifier(Identity):
+    """An image classifier as its authors published it; every verdict on a file comes from here.
+
+    Attributes:
+        network: in eval mode, 32-bit, on ``device``: normalised pictures [n, 3, crop, crop] to logits [n, classes].
         device: where the network is.
     """
 
@@ -74,7 +90,7 @@ class Classifier(Identity):
         name: str | None = None,
         device: str = "auto",
     ) -> Self:
-        """Make a classifier of any network of your own.
+        """Make a classifier of a network.
 
         The network is put into eval mode and moved to the device; its parameters are not changed.
 
@@ -86,7 +102,7 @@ class Classifier(Identity):
             resize: length of the shorter side after the resize.
             crop: width and height of the centre crop.
             interpolation: "bilinear" or "bicubic", antialiased.
-            name: what the record calls it; the class's name by default.
+            name: its name in the record; by default that of the network's class.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
         Raises:
@@ -106,7 +122,7 @@ class Classifier(Identity):
         )
 
     def judge_photo(self, photo: Photo) -> Verdict:
-        """Say what the classifier sees in a photo, as :meth:`judge` does, if it is of a shape that can be looked at.
+        """Return the verdict on a photo, as :meth:`judge` does, unless its resize would need too much memory.
 
         Raises:
             PhotoError: the photo is too long and thin.
@@ -116,7 +132,7 @@ class Classifier(Identity):
         return self.judge(photo.levels)
 
     def judge(self, levels: Levels) -> Verdict:
-        """Say what the classifier sees in a picture: official preprocessing, 32-bit, no gradient.
+        """Return the verdict on a picture: official preprocessing, 32-bit, no gradient.
 
         Args:
             levels: RGB, shape [height, width, 3], uint8.

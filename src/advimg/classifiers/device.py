@@ -1,4 +1,4 @@
-"""Where networks run, and how exactly."""
+"""Devices, and the exactness of convolutions on them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from advimg.errors import ClassifierError, UsageError
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """Return the device that ``name`` means: "auto" is CUDA if there is one, then MPS, else the CPU.
+    """Return a device by name; "auto" is CUDA if there is one, then MPS, else the CPU.
 
     Raises:
         UsageError: not a device's name.
@@ -36,14 +36,14 @@ def find_device(name: str = "auto") -> torch.device:
 
 @contextmanager
 def differentiable() -> Iterator[None]:
-    """Record gradients, whatever the caller has switched off."""
+    """Record gradients, also where the caller has switched that off."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 @contextmanager
 def repeatable(device: torch.device, *, exact: bool) -> Iterator[None]:
-    """Make convolutions on CUDA give the same numbers every time; elsewhere they do so anyway.
+    """Make convolutions on CUDA give the same numbers every time, as they do elsewhere.
 
     Args:
         device: where the convolutions run.

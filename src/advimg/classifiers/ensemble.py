@@ -1,4 +1,4 @@
-"""Several classifiers that look at the same pictures, each through its own preprocessing."""
+"""Ensembles: several classifiers of the same pictures, each with its own preprocessing."""
 
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
@@ -9,11 +9,11 @@ from advimg.images.photo import Levels, Photo
 
 
 class Ensemble:
-    """Classifiers that judge together.
+    """Classifiers whose verdicts are given together.
 
     Attributes:
-        classifiers: in the order in which verdicts are given.
-        device: where all of them are.
+        classifiers: in the order of the verdicts.
+        device: of all of them.
 
     Raises:
         UsageError: there are none, one is there twice, or they are on different devices.
@@ -28,7 +28,7 @@ class Ensemble:
         self.device, *others = dict.fromkeys(classifier.device for classifier in self.classifiers)
         if others:
             raise UsageError(f"the classifiers are on different devices, {self.device} and {others[0]}")
-        self._seen: WeakKeyDictionary[Photo, tuple[Verdict, ...]] = WeakKeyDictionary()
+        self._verdicts: WeakKeyDictionary[Photo, tuple[Verdict, ...]] = WeakKeyDictionary()
 
     @property
     def name(self) -> str:
@@ -36,17 +36,17 @@ class Ensemble:
         return " and ".join(classifier.name for classifier in self.classifiers)
 
     def judge_photo(self, photo: Photo) -> tuple[Verdict, ...]:
-        """Say what each sees in a photo; asked again for the same photo, it does not look again.
+        """Return the verdict of each on a photo; those on the same object are computed once.
 
         Raises:
             PhotoError, ClassifierError: as :meth:`Classifier.judge_photo`.
         """
-        if photo not in self._seen:
-            self._seen[photo] = tuple(classifier.judge_photo(photo) for classifier in self.classifiers)
-        return self._seen[photo]
+        if photo not in self._verdicts:
+            self._verdicts[photo] = tuple(classifier.judge_photo(photo) for classifier in self.classifiers)
+        return self._verdicts[photo]
 
     def judge(self, levels: Levels) -> tuple[Verdict, ...]:
-        """Say what each sees in a picture.
+        """Return the verdict of each on a picture.
 
         Raises:
             ClassifierError: as :meth:`Classifier.judge`.

@@ -1,14 +1,14 @@
-"""PIL's resize, as the linear map it is, with its adjoint.
+"""PIL's resize as a linear map of tensors, with its adjoint.
 
-``Image.resize`` resamples one axis after the other, mostly the horizontal first, and rounds to whole levels after each.
-Each output sample is a weighted sum over a few neighbouring input samples. Here the same weights (the same filters, the
-same 22-bit fixed point; Pillow's ``Resample.c``) stand in small matrices, so a resize is two matrix products, its
-gradient is two products with the transposes, and both can be restricted to the part of the picture that a centre crop
-will keep.
+``Image.resize`` resamples one axis after the other and rounds to whole levels after each. An output sample is a
+weighted sum over a few neighbouring input samples. Here the same weights (the same filters and 22-bit fixed point;
+Pillow's ``Resample.c``) stand in small matrices: a resize is two matrix products, its gradient two products with the
+transposes, and both can be restricted to the part of the picture that a centre crop keeps.
 """
 
 import math
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,64 +21,53 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 _FIXED_POINT = float(1 << 22)
 _PIL_13 = int(PIL.__version__.partition(".")[0]) >= 13
-# Output samples a block on a CPU: each block reads only the inputs its samples need, so the cost stays near that of the
-# non-zero weights while every product is still large enough for the matrix units. A GPU multiplies all of it sooner
-# than it takes orders for the parts: with one block a step of a photo is a third as many operations.
+# Output samples a block on a CPU: each block reads only the inputs of its samples, so the cost stays near that of the
+# non-zero weights while every product is still large enough for the matrix units. A GPU multiplies the whole matrix
+# faster than it launches the parts: with one block a step of a photo takes a third as many operations.
 _BLOCK = 32
 
 
+_Index = tuple[EllipsisType | slice, ...]
+
+
 class _Block(NamedTuple):
-    outputs: slice
-    inputs: slice
+    outputs: _Index
+    inputs: _Index
     weights: Tensor  # [outputs, inputs]
 
 
 @dataclass(frozen=True, eq=False)
 class Axis:
-    """The resampling of one axis, restricted to the outputs that are kept.
+    """The resampling of one axis of pictures [..., height, width], restricted to the outputs that are kept.
 
     Attributes:
+        dim: -2 for the height, -1 for the width.
         window: the input samples that the kept outputs depend on.
         length: how many outputs are kept.
         blocks: the matrix [length, window], in blocks along its diagonal.
     """
 
+    dim: int
     window: slice
     length: int
     blocks: tuple[_Block, ...]
 
-    @property
-    def window_length(self) -> int:
-        """How many input samples the kept outputs depend on."""
-        length: int = self.window.stop - self.window.start
-        return length
-
-    def columns(self, picture: Tensor) -> Tensor:
-        """Resample the last axis: [..., window] to [..., length]."""
-        out = picture.new_empty((*picture.shape[:-1], self.length))
-        for block in self.blocks:
-            out[..., block.outputs] = picture[..., block.inputs] @ block.weights.T
+    def forward(self, picture: Tensor) -> Tensor:
+        """Resample: along ``dim``, the window becomes the kept outputs."""
+        shape = [*picture.shape]
+        shape[self.dim] = self.length
+        out = picture.new_empty(shape)
+        for outputs, inputs, weights in self.blocks:
+            out[outputs] = picture[inputs] @ weights.T if self.dim == -1 else weights @ picture[inputs]
         return out
 
-    def rows(self, picture: Tensor) -> Tensor:
-        """Resample the last axis but one: [..., window, n] to [..., length, n]."""
-        out = picture.new_empty((*picture.shape[:-2], self.length, picture.shape[-1]))
-        for block in self.blocks:
-            out[..., block.outputs, :] = block.weights @ picture[..., block.inputs, :]
-        return out
-
-    def columns_adjoint(self, gradient: Tensor, out: Tensor) -> Tensor:
-        """The transpose of :meth:`columns`: [..., length] to ``out`` [..., window]."""
-        out.zero_()
-        for block in self.blocks:
-            out[..., block.inputs] += gradient[..., block.outputs] @ block.weights
-        return out
-
-    def rows_adjoint(self, gradient: Tensor, out: Tensor) -> Tensor:
-        """The transpose of :meth:`rows`: [..., length, n] to ``out`` [..., window, n]."""
-        out.zero_()
-        for block in self.blocks:
-            out[..., block.inputs, :] += block.weights.T @ gradient[..., block.outputs, :]
+    def adjoint(self, gradient: Tensor, out: Tensor | None = None) -> Tensor:
+        """Multiply with the transpose: along ``dim``, the kept outputs become the window; into ``out`` if given."""
+        shape = [*gradient.shape]
+        shape[self.dim] = self.window.stop - self.window.start
+        out = gradient.new_zeros(shape) if out is None else out.zero_()
+        for outputs, inputs, weights in self.blocks:
+            out[inputs] += gradient[outputs] @ weights if self.dim == -1 else weights.T @ gradient[outputs]
         return out
 
 
@@ -89,9 +78,9 @@ def rows_first(size: tuple[int, int], resized: tuple[int, int]) -> bool:
 
 
 def resample_axis(
-    size: int, resized: int, kept: slice, interpolation: Interpolation, device: torch.device | str = "cpu"
+    dim: int, size: int, resized: int, kept: slice, interpolation: Interpolation, device: torch.device | str = "cpu"
 ) -> Axis:
-    """Build the resampling of an axis of ``size`` samples to ``resized``, of which the slice ``kept`` is wanted."""
+    """Build the resampling of an axis of ``size`` samples to ``resized``, of which the slice ``kept`` is kept."""
     starts, weights = _pillow_weights(size, resized, interpolation)
     starts, weights = starts[kept], weights[kept]
     length, taps = weights.shape
@@ -105,17 +94,18 @@ def resample_axis(
         inside = slice(first[row] - starts[row], last[row] - starts[row])
         matrix[row, first[row] - low : last[row] - low] = weights[row, inside]
     blocks = []
-    size = _BLOCK if torch.device(device).type == "cpu" else length
-    for begin in range(0, length, size):
-        outputs = slice(begin, min(begin + size, length))
+    step = _BLOCK if torch.device(device).type == "cpu" else length
+    for begin in range(0, length, step):
+        outputs = slice(begin, min(begin + step, length))
         inputs = slice(int(first[outputs].min()) - low, int(last[outputs].max()) - low)
-        block = np.ascontiguousarray(matrix[outputs, inputs])
-        blocks.append(_Block(outputs, inputs, torch.from_numpy(block).to(device)))
-    return Axis(slice(low, high), length, tuple(blocks))
+        block = torch.from_numpy(np.ascontiguousarray(matrix[outputs, inputs])).to(device)
+        after = (slice(None),) * (-1 - dim)
+        blocks.append(_Block((..., outputs, *after), (..., inputs, *after), block))
+    return Axis(dim, slice(low, high), length, tuple(blocks))
 
 
 def round_levels(picture: Tensor) -> Tensor:
-    """Round to whole levels 0..255 in place, halves up, as PIL does after each pass."""
+    """Round to whole levels 0..255 in place, halves up, as PIL does after each axis."""
     return picture.add_(0.5).floor_().clamp_(0, 255)
 
 

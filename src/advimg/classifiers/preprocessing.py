@@ -1,4 +1,4 @@
-"""Preprocessing: the one place that knows a classifier's resize, crop and normalisation.
+"""Preprocessing: a classifier's resize, crop and normalisation.
 
 There are two forms. The *stock* form is the official preprocessing: PIL's resize and crop of a picture, then 32-bit
 floats; every verdict comes from it. :class:`ResizeCrop` does the same to a tensor of levels and can be differentiated:
@@ -26,7 +26,7 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """Resize the shorter side (or both), crop the centre, normalise: what ImageNet classifiers do to a photo.
+    """Resize the shorter side (or both), crop the centre, normalise: what ImageNet classifiers do with a photo.
 
     Attributes:
         resize: the length of the shorter side after the resize.
@@ -57,7 +57,7 @@ class Preprocessing:
 
     @classmethod
     def from_preset(cls, preset: Any) -> Self:
-        """Read the view off a torchvision weights' own ``transforms()``, an ``ImageClassification`` preset.
+        """Read the preprocessing off torchvision weights' ``transforms()``, an ``ImageClassification`` preset.
 
         Raises:
             ClassifierError: the preset is of another kind.
@@ -87,7 +87,7 @@ class Preprocessing:
         return int(self.resize * width / height), self.resize
 
     def check_size(self, width: int, height: int, *, source: str) -> None:
-        """Refuse a photo so long and thin that the official preprocessing would blow it up beyond any memory.
+        """Refuse a photo so long and thin that its resize would need more memory than a machine has.
 
         Raises:
             PhotoError: naming the photo and both sizes.
@@ -100,7 +100,7 @@ class Preprocessing:
             )
 
     def stock(self, picture: Image.Image) -> Tensor:
-        """The official preprocessing of an RGB picture: normalised floats, shape [3, crop, crop], on the CPU."""
+        """Return the official preprocessing of an RGB picture: normalised floats, [3, crop, crop], on the CPU."""
         size = self.resized(*picture.size)
         if picture.size != size:
             picture = picture.resize(size, _FILTERS[self.interpolation])
@@ -112,38 +112,38 @@ class Preprocessing:
         """Return the differentiable form for photos of one size."""
         wide, high = self.resized(width, height)
         left, top = self._corner(wide, high)
-        return ResizeCrop(
-            columns=resample_axis(width, wide, slice(left, left + self.crop), self.interpolation, device),
-            rows=resample_axis(height, high, slice(top, top + self.crop), self.interpolation, device),
-            rows_first=rows_first((width, height), (wide, high)),
-        )
+        columns = resample_axis(-1, width, wide, slice(left, left + self.crop), self.interpolation, device)
+        rows = resample_axis(-2, height, high, slice(top, top + self.crop), self.interpolation, device)
+        return ResizeCrop((rows, columns) if rows_first((width, height), (wide, high)) else (columns, rows))
 
     def normalise(self, levels: Tensor) -> Tensor:
-        """Turn float levels 0..255, shape [..., 3, h, w], into what the network is fed."""
+        """Normalise float levels 0..255, shape [..., 3, h, w], for the network."""
         mean = torch.tensor(self.mean, dtype=levels.dtype, device=levels.device).view(3, 1, 1)
         std = torch.tensor(self.std, dtype=levels.dtype, device=levels.device).view(3, 1, 1)
         return levels.div(255).sub_(mean).div_(std)
 
     def _corner(self, width: int, height: int) -> tuple[int, int]:
-        """Left and top of the crop; round() as torchvision does, halves to even."""
+        """Return left and top of the crop, rounded as in torchvision: halves to even."""
         return round((width - self.crop) / 2), round((height - self.crop) / 2)
 
 
 @dataclass(frozen=True, eq=False)
 class ResizeCrop:
-    """A view of photos of one size, as a map of tensors, with its gradient.
+    """Resize and crop of photos of one size as a map of tensors, with its gradient.
 
-    It sees only the *window*: the pixels that the crop depends on. All others never matter to the classifier.
+    It reads only the *window*: the pixels that the crop depends on. The others never matter to the classifier.
+
+    Attributes:
+        axes: the resampling of the two axes, in the order in which PIL resizes them.
     """
 
-    columns: Axis
-    rows: Axis
-    rows_first: bool
+    axes: tuple[Axis, Axis]
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """Rows and columns of the photo that the view depends on."""
-        return self.rows.window, self.columns.window
+        """Rows and columns of the photo that the crop depends on."""
+        rows, columns = sorted(self.axes, key=lambda axis: axis.dim)
+        return rows.window, columns.window
 
     def forward(self, window: Tensor) -> Tensor:
         """Resize and crop: float levels [3, window height, window width] to whole float levels [3, crop, crop].
@@ -151,17 +151,13 @@ class ResizeCrop:
         Agrees with PIL to the level wherever single precision can tell which side of a half a sum falls on, and
         within one level everywhere.
         """
-        if self.rows_first:
-            return round_levels(self.columns.columns(round_levels(self.rows.rows(window))))
-        return round_levels(self.rows.rows(round_levels(self.columns.columns(window))))
+        first, second = self.axes
+        return round_levels(second.forward(round_levels(first.forward(window))))
 
     def backward(self, seen: Tensor, out: Tensor) -> Tensor:
-        """Carry a gradient back: [3, crop, crop] into ``out``, [3, window height, window width].
+        """Map a gradient back: [3, crop, crop] into ``out``, [3, window height, window width].
 
         The adjoint of the resize; rounding and clipping pass it straight through (arXiv:1308.3432).
         """
-        if self.rows_first:
-            between = seen.new_empty((*seen.shape[:-1], self.columns.window_length))
-            return self.rows.rows_adjoint(self.columns.columns_adjoint(seen, between), out)
-        between = seen.new_empty((*seen.shape[:-2], self.rows.window_length, seen.shape[-1]))
-        return self.columns.columns_adjoint(self.rows.rows_adjoint(seen, between), out)
+        first, second = self.axes
+        return first.adjoint(second.adjoint(seen), out)

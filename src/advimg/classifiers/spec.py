@@ -1,4 +1,4 @@
-"""Which classifier is meant: a name, and what stands in the place of what is published under it."""
+"""The specification of a classifier: a name, and what replaces what is published under it."""
 
 import re
 import tomllib
@@ -13,17 +13,17 @@ from advimg.labels import Labels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A classifier by name, with a checkpoint and a preprocessing of one's own where they are given.
+    """A classifier by name; what is not None replaces what is published.
 
     Attributes:
         model: a name that a source knows, such as ``resnet50:IMAGENET1K_V1``; with weights it names the architecture.
-        weights: a state dict to load instead of what is published.
-        labels: the classes' names, or a text file with one a line.
-        input_size: width and height of what the network is fed.
-        resize: the length of the shorter side before the crop.
+        weights: a state dict.
+        labels: the names of the classes, or a text file with one a line.
+        input_size: width and height of the network's input, in pixels.
+        resize: the length of the shorter side before the crop, in pixels.
         interpolation: the filter of the resize.
         mean, std: of each channel, on the scale 0..1.
-        title: what the record calls it, where that is not the name.
+        title: the name in the record, if it is not that of the model.
     """
 
     model: str
@@ -38,26 +38,22 @@ class ModelSpec:
 
     @classmethod
     def of(cls, name: str) -> Self:
-        """Return the spec that a name means, which may be that of a TOML file.
+        """Return the spec of a model's name, or of a TOML file if the name ends in ``.toml``.
+
+        The keys of the file are the attributes of this class but title; paths in it are relative to it.
 
         Raises:
             UsageError: a key of the file is unknown, missing or of the wrong type.
             ClassifierError: the file cannot be read.
         """
-        return cls.from_toml(Path(name)) if name.lower().endswith(".toml") else cls(model=name)
+        return cls._read(Path(name)) if name.lower().endswith(".toml") else cls(model=name)
 
     def changed(self, **given: Any) -> Self:
-        """Return a spec in which what is given, and not None, stands in the place of what is there."""
+        """Return a spec with those of the given values that are not None."""
         return replace(self, **{key: value for key, value in given.items() if value is not None})
 
     @classmethod
-    def from_toml(cls, path: Path) -> Self:
-        """Read a TOML file whose keys are those of this class; paths in it are relative to it.
-
-        Raises:
-            UsageError: a key is unknown, missing or of the wrong type.
-            ClassifierError: the file cannot be read.
-        """
+    def _read(cls, path: Path) -> Self:
         try:
             text = path.read_text(encoding="utf-8")
             values = tomllib.loads(text)
@@ -75,7 +71,7 @@ class ModelSpec:
         return cls(title=path.name, **{key: _value(values, key, path) for key in values})
 
     def given_labels(self) -> Labels | None:
-        """Return the labels that are given, if any.
+        """Return the labels of the spec; None if it has none.
 
         Raises:
             ClassifierError: the file cannot be read.
@@ -96,7 +92,7 @@ def _names(line: str, key: str) -> bool:
 
 
 def _value(values: Mapping[str, Any], key: str, path: Path) -> Any:
-    """Return a value of a TOML file as the class has it."""
+    """Return a value of a TOML file in the type of its field."""
     value = values[key]
     if key in ("model", "interpolation") and isinstance(value, str):
         return value

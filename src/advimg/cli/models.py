@@ -11,7 +11,7 @@ from advimg.cli.options.streams import stream_options
 from advimg.errors import UsageError
 
 if TYPE_CHECKING:
-    from advimg.classifiers.sources.listing import Listed
+    from advimg.classifiers.sources.base import Listed
 
 
 @click.command(cls=GroupedCommand, short_help="List or search the classifiers.")

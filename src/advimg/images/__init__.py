@@ -1,1 +1,1 @@
-"""Files to pixels and back: decode, orient, encode, write whole or not at all. No classifier here."""
+"""Files to pixels and back: decode, orient, encode, write whole or not at all."""

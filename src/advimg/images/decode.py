@@ -1,4 +1,4 @@
-"""From a file's bytes to upright RGB levels, the way PIL does it; everything odd about files is settled here."""
+"""From the bytes of a file to upright RGB levels, as PIL decodes them."""
 
 import hashlib
 import io
@@ -15,11 +15,11 @@ from advimg.images.photo import Levels, Photo
 from advimg.record import CHUNK_KEY
 from advimg.settings import MAX_PIXELS
 
-# Named, so that a file that only calls itself a picture can start no other decoder (EPS runs Ghostscript).
+# Listed, so that no file can start another decoder (EPS runs Ghostscript).
 # PIL's JPEG reader opens MPO too, which some phones and cameras write under the name .jpg.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
-"""How the names of such files end."""
+"""The suffixes of such files."""
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
@@ -64,7 +64,7 @@ def decode_photo(data: bytes, *, source: str, max_pixels: int = MAX_PIXELS) -> P
     """
     if not data:
         raise PhotoError(f"{source} is empty")
-    with _opened(data, source) as image:
+    with _broken_is_one_error(source), _opened(data) as image:
         width, height = image.size
         if width * height > max_pixels:
             raise PhotoError(
@@ -91,7 +91,7 @@ def decode_photo(data: bytes, *, source: str, max_pixels: int = MAX_PIXELS) -> P
 
 
 def photo_from_pixels(picture: Image.Image | Levels, *, source: str = "picture") -> Photo:
-    """Take a picture that is in memory already: a PIL image, or an array of levels [height, width, 3], uint8.
+    """Make a photo of a PIL image, or of an array of levels [height, width, 3], uint8.
 
     Raises:
         PhotoError: an array of another shape or type, or a PIL image that cannot be decoded.
@@ -123,19 +123,15 @@ def is_adversarial(path: Path) -> bool:
         return False
 
 
-@contextmanager
-def _opened(data: bytes, source: str) -> Iterator[Image.Image]:
-    """Open a picture; its size is known, its pixels not yet decoded."""
-    with _broken_is_one_error(source):
-        with _without_pil_s_limit():
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        with image:
-            yield image
+def _opened(data: bytes) -> Image.Image:
+    """Open a picture: its size is read, its pixels are not decoded."""
+    with _without_pil_s_limit():
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
 @contextmanager
 def _without_pil_s_limit() -> Iterator[None]:
-    """Let the caller's limit on pixels stand alone: PIL's is a global of its module, checked when files are opened."""
+    """Switch off PIL's limit on pixels, a global that it checks when it opens a file; the caller has its own."""
     with _limit_lock:  # or threads would restore each other's value
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -146,10 +142,10 @@ def _without_pil_s_limit() -> Iterator[None]:
 
 @contextmanager
 def _broken_is_one_error(source: str) -> Iterator[None]:
-    """Turn whatever PIL raises into one PhotoError.
+    """Turn every error of PIL into a PhotoError.
 
     PIL's decoders raise nearly anything on damaged files (OSError, SyntaxError, ValueError, struct.error, EOFError,
-    IndexError, zlib.error, …), so all of it means the same here: this file is broken.
+    IndexError, zlib.error, …): all of them mean that the file is broken.
     """
     try:
         yield
@@ -164,7 +160,7 @@ def _broken_is_one_error(source: str) -> Iterator[None]:
 
 
 def _frames(image: Image.Image) -> int:
-    """Count the frames; one, where those behind the first are too damaged to be counted."""
+    """Count the frames; 1 where those after the first are too damaged to be counted."""
     try:
         with _without_pil_s_limit():
             frames: int = getattr(image, "n_frames", 1)
@@ -176,7 +172,7 @@ def _frames(image: Image.Image) -> int:
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation to the pixels.
 
-    Not PIL's own ``exif_transpose``: it writes the whole EXIF anew, and fails on odd entries that nobody needs here.
+    PIL's ``exif_transpose`` rewrites the whole EXIF as well, and fails on odd entries.
     """
     image.load()
     turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))

@@ -1,4 +1,4 @@
-"""From levels to the bytes of a PNG, and the record in its text chunk."""
+"""From levels to the bytes of a PNG, with the record in its text chunk."""
 
 import io
 import zlib
@@ -9,8 +9,8 @@ from PIL import Image, PngImagePlugin
 from advimg.images.photo import Levels
 from advimg.record import CHUNK_KEY
 
-# What is left of an adversarial picture after PNG's filters is noise: Huffman coding and runs shrink it as much as
-# zlib's search for repetitions does (PIL's default), in less than half the time.
+# PNG's filters leave noise of an adversarial picture: Huffman coding and runs compress it as well as zlib's search for
+# repetitions (PIL's default), in less than half the time.
 _COMPRESSION = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
 

@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all."""
+"""Files: hash them, write them whole or not at all, make their folders."""
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +13,19 @@ from advimg.errors import DiskError, OutputError
 _TEMPORARY = ".advimg-{process}-{random}.tmp"
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        ValueError: the name holds a NUL.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Find out before the work whether ``path`` can be written after it.
+    """Check before the work that ``path`` can be written after it.
 
     Raises:
         OutputError: its folder does not exist or cannot be written, or the file exists and ``overwrite`` is false.
@@ -39,13 +51,13 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool, check: Callable[[by
     """Write ``data`` to a temporary file in the same folder, read it back, and rename it into place.
 
     Args:
-        path: where the file shall appear.
+        path: of the file.
         data: all its bytes.
-        overwrite: whether a file that is there may be replaced.
-        check: called with the bytes read back from the disk; if it returns False the file does not appear.
+        overwrite: whether an existing file is replaced.
+        check: called with the bytes read back from the disk; the file does not appear if it returns False.
 
     Raises:
-        DiskError: the disk takes no more.
+        DiskError: the disk is full, over quota or read-only.
         OutputError: the file exists, has an impossible name, or did not pass ``check``.
     """
     temporary = _beside(path)
@@ -65,13 +77,13 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool, check: Callable[[by
 
 
 def make_folder(path: Path) -> list[Path]:
-    """Make a folder, and those above it, if they are not there.
+    """Make a folder and its parents where they do not exist.
 
     Returns:
-        Those that were made, the outermost first.
+        The folders that were made, the outermost first.
 
     Raises:
-        DiskError: the disk takes no more.
+        DiskError: the disk is full, over quota or read-only.
         OutputError: its name is impossible.
     """
     made: list[Path] = []
@@ -81,7 +93,7 @@ def make_folder(path: Path) -> list[Path]:
                 continue
             try:
                 folder.mkdir()
-            except FileExistsError:  # another process was quicker, or it is a file
+            except FileExistsError:  # another process made it, or it is a file
                 if not folder.is_dir():
                     raise
             else:
@@ -94,10 +106,10 @@ def make_folder(path: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def made_folder(path: Path) -> Iterator[None]:
-    """Make a folder as :func:`make_folder` does; at the end of the context remove what was made and is still empty.
+    """Make a folder and its parents; at the end of the context remove those that were made and are still empty.
 
     Raises:
-        DiskError: the disk takes no more.
+        DiskError: the disk is full, over quota or read-only.
         OutputError: its name is impossible.
     """
     made = make_folder(path)
@@ -108,7 +120,7 @@ def made_folder(path: Path) -> Iterator[None]:
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders, each within the one before, from the innermost to the first that is not empty."""
+    """Remove nested folders, from the innermost to the first that is not empty."""
     with contextlib.suppress(OSError):
         for folder in reversed(folders):
             folder.rmdir()
@@ -118,13 +130,13 @@ _OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.
 
 
 def _refused(what: str, error: OSError) -> OutputError:
-    # A name that the file system does not take, or that another thing has, says nothing about other files.
+    # A name that is impossible or taken says nothing about other files.
     kind = OutputError if error.errno in _OF_ONE_NAME else DiskError
     return kind(f"{what}: {error.strerror or error}")
 
 
 def _is_there(path: Path) -> bool:
-    """Tell whether something has this name, be it a link that leads nowhere.
+    """Tell whether the name exists, even as a dangling link.
 
     Raises:
         OSError: the name is too long, or its folder may not be searched.
@@ -137,14 +149,14 @@ def _is_there(path: Path) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder and those below it.
+    """Remove the temporary files that killed processes left in a folder and its subfolders.
 
-    Only where no other process writes: those of living ones cannot be told apart.
+    Only where no other process writes: its temporary files look the same.
     """
     for path in folder.rglob(_TEMPORARY.format(process="*", random="*")):
         path.unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> Path:
-    # Not built from the file's name, which may already be as long as the file system allows.
+    # Without the file's name, which may be as long as the file system allows.
     return path.with_name(_TEMPORARY.format(process=os.getpid(), random=secrets.token_hex(4)))

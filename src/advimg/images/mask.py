@@ -25,15 +25,15 @@ class Mask:
     sha256: str
 
     def kept(self, before: Levels, after: Levels) -> bool:
-        """Tell whether two pictures of the mask's size are the same where nothing may be changed."""
+        """Tell whether two pictures are the same where nothing may be changed."""
         return not ((before != after).any(axis=2) & ~self.free).any()
 
 
 def mask_for(photo: Photo, picture: Photo) -> Mask:
-    """Take a picture as the mask of a photo: white is free, black is not; what is transparent is not.
+    """Make the mask of a photo from a picture: what is white and opaque is free.
 
     Raises:
-        PhotoError: it is not of the photo's size, or has nothing white.
+        PhotoError: the picture is not of the photo's size, or has nothing white.
     """
     if picture.size != photo.size:
         (width, height), (wide, high) = picture.size, photo.size

@@ -1,4 +1,4 @@
-"""The difference between a photo and its adversarial picture: how large it is, and how it looks."""
+"""The difference between a photo and its adversarial picture: its size, and a picture of it."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import numpy as np
 from advimg.images.photo import Levels
 from advimg.settings import Norm
 
-# Rows at a time: on a 12-megapixel photo the temporaries of whole pictures would be the largest things in memory.
+# Rows at a time: the temporaries of a whole 12-megapixel photo would need more memory than anything else.
 _ROWS = 128
 
 
@@ -28,7 +28,7 @@ class Change:
     psnr: float | None
 
     def within(self, eps: float, norm: Norm) -> bool:
-        """Tell whether the change keeps a budget."""
+        """Tell whether the change is within a budget."""
         return (self.linf if norm == "linf" else self.l2) <= eps
 
 
@@ -45,7 +45,7 @@ def measure_change(before: Levels, after: Levels) -> Change:
 
 
 def amplified(before: Levels, after: Levels, factor: float) -> Levels:
-    """Return the perturbation made visible: mid-grey + factor·δ, clipped to 0..255; [height, width, 3]."""
+    """Return a picture of the perturbation: mid-grey + factor·δ, clipped to 0..255; [height, width, 3]."""
     table = np.rint(128 + factor * np.arange(-255, 256)).clip(0, 255).astype(np.uint8)
     picture = np.empty_like(before)
     for old, new, out in _strips(before, after, picture):

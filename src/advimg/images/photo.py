@@ -1,4 +1,4 @@
-"""A decoded photo: its upright RGB levels at native size, and what travels with them into the output."""
+"""A decoded photo: its upright RGB levels at native size, and what an output takes over from it."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,16 @@ Levels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Photo:
-    """A photo as every classifier's preprocessing would open it, upright.
+    """An upright photo, as a preprocessing opens it.
 
     Attributes:
         levels: RGB, shape [height, width, 3], dtype uint8. Read-only.
-        alpha: the photo's own transparency, shape [height, width], kept as it is in outputs; None if it has none.
-        icc_profile: the photo's RGB colour profile, carried over to outputs.
-        source: the path it was read from, or what to call it.
+        alpha: the transparency, shape [height, width], which outputs keep; None if there is none.
+        icc_profile: the RGB colour profile, which outputs keep.
+        source: the path of its file, or a name for it.
         sha256: of the file's bytes, or of the pixels where there was no file.
         chunk: the text that a PNG holds under advimg's key, if any: the record of an earlier attack.
-        notes: lines for a person: what reading the photo passed over.
+        notes: lines for a person on what was left out.
     """
 
     levels: Levels

@@ -1,11 +1,11 @@
-"""Pictures at another size, for people to look at; networks get theirs from a preprocessing of their own."""
+"""Pictures at another size, for reports."""
 
 import numpy as np
 from PIL import Image
 
 from advimg.images.photo import Levels
 
-# From here on an enlarged photo shows its pixels; below, smooth edges look like the photo does elsewhere.
+# From this factor on an enlarged photo shows its pixels.
 _SHOW_PIXELS = 4
 
 
@@ -16,10 +16,10 @@ def fit(width: int, height: int, widest: int, tallest: int) -> tuple[int, int]:
 
 
 def resample(levels: Levels, size: tuple[int, int]) -> Levels:
-    """Return a photo at another size, smoothly unless so much larger that its pixels are what there is to see."""
+    """Return a photo at another size: smooth, but with visible pixels where it is much larger."""
     if size[0] >= _SHOW_PIXELS * levels.shape[1]:
         return pick_pixels(levels, size)
-    # A coarse box reduction first, which the filter then hides, is many times faster on large photos.
+    # A coarse box reduction first is many times faster on large photos, and the filter hides it.
     return np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.LANCZOS, reducing_gap=3))
 
 

@@ -1,1 +1,1 @@
-"""What the attack looks through: a private copy of a classifier's network, made for quick gradients."""
+"""The gradient network: a private copy of a classifier's network, made for fast gradients."""

@@ -1,7 +1,7 @@
-"""A copy of a network that gives the same logits and their gradient sooner.
+"""A copy of a network that computes the same logits and their gradient faster.
 
-Batch norms are folded into the convolutions before them, depthwise convolutions pad for themselves, units rectify in
-place, and memory is laid out for convolutions. What comes of it is compared with the network itself.
+Batch norms are folded into the convolutions before them, padding into depthwise convolutions, ReLUs work in place, and
+memory is laid out for convolutions. The output is compared with that of the network itself.
 """
 
 import copy
@@ -18,13 +18,13 @@ from advimg.classifiers.device import repeatable
 
 
 def fused_copy(network: nn.Module, crop: int, device: torch.device) -> tuple[nn.Module, torch.memory_format]:
-    """Return a copy of a network in the quickest form that gives the same logits, and its memory layout.
+    """Return a copy of a network in the fastest form that gives the same logits, and its memory layout.
 
-    Where none does, for the network gives something else each time, or no logits, it is the copy as it is.
+    It is a plain copy where no form agrees: the network is random, or does not return logits.
 
     Args:
         network: in eval mode, 32-bit.
-        crop: width and height of the pictures it is fed.
+        crop: width and height of its input.
         device: where it is.
     """
     picture = torch.rand(1, 3, crop, crop, generator=torch.Generator().manual_seed(0)).to(device)
@@ -40,53 +40,46 @@ def fused_copy(network: nn.Module, crop: int, device: torch.device) -> tuple[nn.
 
 
 def _copies(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield a copy that is put together anew, if it can be traced, then one as it is.
+    """Yield a fused copy, if the network can be traced, then a plain one.
 
-    What the first gives has to be compared: tracing drops hooks, and takes one path of those that depend on the input.
+    The output of the first has to be compared: tracing drops hooks, and records one path where the input decides.
     """
     with suppress(Exception):  # a network that cannot be traced raises nearly anything
         fused = fuse(network)
         assert isinstance(fused, fx.GraphModule)
-        calls = _Calls(fused)
-        _pad_in_convolutions(calls)
-        _rectify_in_place(calls)
+        _fold_padding(fused)
+        _rectify_in_place(fused)
         fused.recompile()
         yield fused
     yield copy.deepcopy(network)
 
 
-class _Calls:
-    """Which modules of a traced network are called where."""
-
-    def __init__(self, network: fx.GraphModule) -> None:
-        self.graph = network.graph
-        self._modules = dict(network.named_modules(remove_duplicate=False))
-
-    def of(self, *kinds: type[nn.Module]) -> Iterator[tuple[nn.Module, list[fx.Node]]]:
-        """Yield each module of just these kinds, with the nodes that call it."""
-        called: dict[nn.Module, list[fx.Node]] = defaultdict(list)
-        for node in self.graph.nodes:
-            if node.op == "call_module" and type(module := self._modules[str(node.target)]) in kinds:
-                called[module].append(node)
-        yield from called.items()
-
-    def before(self, node: fx.Node) -> tuple[fx.Node, nn.Module | None]:
-        """Return the node whose output another takes, and its module; none if there are others that take it."""
-        source = node.args[0] if node.args else None
-        if not isinstance(source, fx.Node):
-            return node, None
-        alone = source.op == "call_module" and len(source.users) == 1
-        return source, self._modules[str(source.target)] if alone else None
+def _calls(network: fx.GraphModule, *kinds: type[nn.Module]) -> dict[nn.Module, list[fx.Node]]:
+    """Return the modules of exactly these kinds, each with the nodes that call it."""
+    called: dict[nn.Module, list[fx.Node]] = defaultdict(list)
+    for node in network.graph.nodes:
+        if node.op == "call_module" and type(module := network.get_submodule(str(node.target))) in kinds:
+            called[module].append(node)
+    return called
 
 
-def _pad_in_convolutions(calls: _Calls) -> None:
-    """Leave out the padding before depthwise convolutions, which takes them longer than the convolution itself.
+def _before(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, nn.Module | None]:
+    """Return the node whose output a node takes, and its module; None as the module if others take it as well."""
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return node, None
+    alone = source.op == "call_module" and len(source.users) == 1
+    return source, network.get_submodule(str(source.target)) if alone else None
 
-    torch pads opposite sides alike; where a network pads more on one of them, the kernel gets zeros on the other.
+
+def _fold_padding(network: fx.GraphModule) -> None:
+    """Replace the padding before depthwise convolutions, which is slower than they are, by their own padding.
+
+    torch's own pads opposite sides alike; where a network pads one of them more, the kernel gets zeros on the other.
     """
-    for conv, (node, *others) in calls.of(nn.Conv2d):
+    for conv, (node, *others) in _calls(network, nn.Conv2d).items():
         assert isinstance(conv, nn.Conv2d)
-        source, pad = calls.before(node)
+        source, pad = _before(network, node)
         if type(pad) is not nn.ZeroPad2d or min(pad.padding) < 0:
             continue
         depthwise = 1 < conv.in_channels == conv.groups
@@ -98,29 +91,29 @@ def _pad_in_convolutions(calls: _Calls) -> None:
         conv.kernel_size = (conv.weight.shape[2], conv.weight.shape[3])
         conv.padding = (max(top, bottom), max(left, right))
         node.args = source.args
-        calls.graph.erase_node(source)
+        network.graph.erase_node(source)
 
 
-def _rectify_in_place(calls: _Calls) -> None:
-    """Have ReLUs overwrite what convolutions give, which these do not need for their gradient."""
-    for relu, nodes in calls.of(nn.ReLU, nn.ReLU6):
+def _rectify_in_place(network: fx.GraphModule) -> None:
+    """Let ReLUs overwrite the outputs of convolutions, whose gradient does not need them."""
+    for relu, nodes in _calls(network, nn.ReLU, nn.ReLU6).items():
         assert isinstance(relu, nn.ReLU | nn.ReLU6)
-        if all(type(calls.before(node)[1]) is nn.Conv2d for node in nodes):
+        if all(type(_before(network, node)[1]) is nn.Conv2d for node in nodes):
             relu.inplace = True
 
 
 def _output(network: nn.Module, picture: Tensor) -> object:
-    """Return what a network makes of a picture; None if it cannot be fed that."""
+    """Return a network's output for a picture; None if it raises an error."""
     try:
         with torch.no_grad():  # and not in inference mode, whose tensors could not be differentiated later
             output: object = network(picture)
-    except Exception:  # somebody else's code
+    except Exception:  # the code of other people
         return None
     return output
 
 
 def _agree(expected: object, got: object) -> bool:
-    """Tell whether two outputs are the same logits but for the rounding of 32-bit arithmetic."""
+    """Tell whether two outputs are the same logits, up to the rounding of 32-bit arithmetic."""
     if not isinstance(expected, Tensor) or not isinstance(got, Tensor) or expected.shape != got.shape:
         return False
     return bool((expected - got).abs().max() <= 1e-3 * expected.abs().max())

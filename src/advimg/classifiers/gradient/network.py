@@ -1,8 +1,8 @@
-"""The gradient network: a private copy of a classifier, fused_copy for speed, that the attack looks through.
+"""The gradient network: a private copy of a classifier's network that the attack differentiates.
 
-It never gives a verdict. Its copy of the network is frozen and, where the network allows it, put together anew
-(:mod:`advimg.classifiers.gradient.fuse`), and it computes in bfloat16 where that is quicker. What it sees is what the
-classifier sees; the way back can be softened (:mod:`advimg.classifiers.gradient.soft_relu`).
+It never gives a verdict. It is frozen, fused where that is possible (:mod:`advimg.classifiers.gradient.fuse`), and
+computes in bfloat16 where that is faster. Its logits are those of the classifier; the derivatives of its ReLUs can be
+softened (:mod:`advimg.classifiers.gradient.soft_relu`).
 """
 
 import copy
@@ -20,10 +20,10 @@ from advimg.settings import Precision
 
 
 class GradientNetwork:
-    """Whole float levels as a view's resize_crop sees them to logits that can be differentiated.
+    """Maps float levels, resized and cropped, to logits that can be differentiated.
 
     Attributes:
-        precision: what it computes in, "fp32" or "bf16"; "auto" is bf16 on GPUs with tensor cores, else fp32.
+        precision: "fp32" or "bf16"; "auto" is bf16 on GPUs with tensor cores, else fp32.
 
     Raises:
         UsageError: an unknown precision.
@@ -45,12 +45,12 @@ class GradientNetwork:
         return other
 
     def logits(self, seen: Tensor, softness: Sequence[tuple[float, float]] = ()) -> Tensor:
-        """Return logits [n, classes], float32, of pictures [n, 3, crop, crop] of levels 0..255.
+        """Return logits [n, classes], float32.
 
         Args:
-            seen: the pictures.
-            softness: how soft the derivative of ReLU is for each, deep in the network and before; where it is left out,
-                or 0, it is the true one. Logits do not depend on it.
+            seen: float levels 0..255, [n, 3, crop, crop].
+            softness: of the derivative of ReLU for each picture, deep in the network and before; the derivative is the
+                true one where it is 0 or left out. Logits do not depend on it.
 
         Raises:
             ClassifierError: the output is not logits.
@@ -69,6 +69,6 @@ def _resolve(precision: Precision, device: torch.device) -> Literal["fp32", "bf1
         raise UsageError(f"unknown precision {precision!r}; use {', '.join(get_args(Precision))}")
     if precision != "auto":
         return precision
-    # On CPUs the gain depends on the network as much as on the processor: it is measured, once there are pictures.
+    # On CPUs the gain depends on the network as much as on the processor: it is measured on the first pictures.
     has_tensor_cores = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return "bf16" if has_tensor_cores else "fp32"

@@ -1,8 +1,8 @@
-"""In which precision gradients are quicker: found out on this machine, with this network, not by a table of names.
+"""The precision in which gradients are faster, measured with the network on the machine.
 
-On a CPU with bfloat16 units ResNet-50's gradient takes half the time in bfloat16, that of a network of depthwise
-convolutions half as much again, and a vision transformer's two fifths for one picture but twice as long for several;
-without such units it takes twenty times as long. No flag of the processor tells.
+On a CPU with bfloat16 units the gradient of ResNet-50 takes half the time in bfloat16, that of a network of depthwise
+convolutions one and a half times, that of a vision transformer two fifths for one picture and twice the time for
+several; without such units it takes twenty times as long. No flag of the processor tells these cases apart.
 """
 
 import time
@@ -16,27 +16,27 @@ from torch.nn import functional
 
 from advimg.classifiers.gradient.network import GradientNetwork
 
-# What is gained has to be more than the noise of a measurement, so that the next run chooses the same.
+# The gain has to exceed the noise of a measurement, so that the next run makes the same choice.
 _WORTH = 0.8
 _HOPELESS = 1.5
-# Below this many seconds a gradient costs less than what is around it.
+# Below this many seconds the gradient is not the largest part of a step.
 _QUICK = 0.005
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Choice:
-    """A gradient network in the precision that was chosen, and why, for a person."""
+    """A gradient network in the chosen precision, and the reason, for a person."""
 
     network: GradientNetwork
     reason: str
 
 
 def chosen(network: GradientNetwork, seen: Tensor) -> Choice:
-    """Choose the precision of a gradient network on a CPU by what it takes on these pictures.
+    """Choose the precision of a gradient network on a CPU by the time that a gradient takes.
 
     Args:
         network: in fp32.
-        seen: float levels [n, 3, crop, crop]: as many pictures as are going to share a pass.
+        seen: float levels [n, 3, crop, crop]: as many pictures as a pass will have.
     """
     usual = _seconds(lambda: _gradient(network, seen), count=2)
     if usual < _QUICK:
@@ -57,7 +57,7 @@ def chosen(network: GradientNetwork, seen: Tensor) -> Choice:
 
 @cache
 def has_bf16_units() -> bool:
-    """Tell whether a small convolution is quicker in bfloat16 than in 32 bits; takes a few milliseconds."""
+    """Tell whether a small convolution is faster in bfloat16 than in 32 bits; takes a few milliseconds."""
     picture, weight = torch.zeros(1, 64, 56, 56), torch.zeros(64, 64, 3, 3)
     low = picture.bfloat16(), weight.bfloat16()
     with torch.inference_mode():
@@ -71,7 +71,7 @@ def _gradient(network: GradientNetwork, seen: Tensor) -> None:
 
 
 def _seconds(work: Callable[[], object], *, count: int) -> float:
-    """Return the least seconds of so many runs; the first of a kind is the slowest."""
+    """Return the least seconds of ``count`` runs; the first of a kind is the slowest."""
     taken = []
     for _ in range(count):
         began = time.perf_counter()

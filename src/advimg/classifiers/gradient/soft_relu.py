@@ -1,17 +1,16 @@
-"""ReLU with a soft derivative: the network computes what it always computes, but its gradient sees around the kinks.
+"""ReLU with a soft derivative: the forward pass is unchanged, the gradient is smooth around the kinks.
 
-A step of an attack moves every pixel, and switches many units on and off that the gradient at one point takes for what
-they are there. So the derivative of ReLU, a step at zero, is replaced with
+A step of an attack moves every pixel and switches many units on and off, which the gradient at one point does not
+show. So the derivative of ReLU, a step at zero, is replaced with
 
     σ(x / w),  w = softness · rms(x),
 
-the derivative of softplus, where rms(x) is the root mean square of what the layer is fed for that picture. It is close
-to what the slope is on average around x. ReLU6 has a second kink, and the derivative σ(x / w) - σ((x - 6) / w). That a
-way back without kinks can need fewer steps was found for one that leaves ReLU out (Guo et al. 2020, arXiv:2012.03528;
-Li et al. 2021, arXiv:2112.11018).
+the derivative of softplus, where rms(x) is the root mean square of the layer's input for that picture. It is close to
+the mean slope around x. ReLU6 has a second kink, and the derivative σ(x / w) - σ((x - 6) / w). Backward passes without
+ReLU were found to need fewer steps (Guo et al. 2020, arXiv:2012.03528; Li et al. 2021, arXiv:2112.11018).
 
-How soft is told apart for layers deep in the network, whose maps are small, and for those before them, whose maps are
-large: there it costs most, and adds nothing for the network itself, though much for others that shall be fooled, too.
+Layers deep in the network, whose maps are small, have a softness of their own. In the layers before, whose maps are
+large, it costs most and does not help against the network itself, but it helps the transfer to other networks.
 """
 
 import math
@@ -23,13 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Maps of a thirty-second of the picture in width and height: the last stage of most networks. Those for small pictures
-# end before they come to that.
+# The last stage of most networks has maps of a thirty-second of the picture in width and height; networks for small
+# pictures end with larger ones.
 _SHARE = 32
 _SMALL = 8
-# Keeps a layer that is fed zeros from dividing by zero.
+# Avoids a division by zero in a layer whose input is zero.
 _NARROWEST = 1e-9
-# rms(x) is taken over a grid of about so many rows and columns.
+# rms(x) is taken over a grid of about this many rows and columns.
 _GRID = 16
 
 
@@ -38,21 +37,21 @@ class Softness:
     """How soft the derivatives of one network are.
 
     Attributes:
-        deep_map: the width and height up to which what a layer is fed counts as deep in the network.
-        values: for each picture of the pass that comes, of the layers deep in the network and of those before them; 0
-            is the true derivative.
+        deep_map: the largest width and height of a layer's input that counts as deep in the network.
+        values: for each picture of the next pass, of the layers deep in the network and of those before; 0 is the true
+            derivative.
     """
 
     deep_map: int
     values: Sequence[tuple[float, float]] = ()
 
     def of_maps(self, width: int) -> tuple[float, ...]:
-        """Return how soft the derivative of each picture is for maps of so many places a side."""
+        """Return the softness for each picture in layers whose maps have this width."""
         return tuple(deep if width <= self.deep_map else early for deep, early in self.values)
 
 
 class SoftReLU(nn.Module):
-    """ReLU or ReLU6, whose derivative is as soft as ``softness`` says.
+    """ReLU or ReLU6 with a soft derivative.
 
     Args:
         exact: the module that is replaced.
@@ -76,13 +75,13 @@ class SoftReLU(nn.Module):
 
 
 def soften(network: nn.Module, crop: int) -> Softness:
-    """Replace the ReLUs of a network, in place, by soft ones, and return what says how soft they are.
+    """Replace the ReLUs of a network, in place, by soft ones, and return their common softness.
 
-    Only modules ``nn.ReLU`` and ``nn.ReLU6`` are found, and those with hooks, which may do anything, are passed over.
+    Only modules ``nn.ReLU`` and ``nn.ReLU6`` are replaced, and none with hooks, which may do anything.
 
     Args:
-        network: what to soften.
-        crop: width and height of the pictures it is fed.
+        network: changed in place.
+        crop: width and height of its input.
     """
     softness = Softness(max(_SMALL, math.ceil(crop / _SHARE)))
     for path, module in list(network.named_modules(remove_duplicate=False)):
@@ -94,7 +93,7 @@ def soften(network: nn.Module, crop: int) -> Softness:
 
 
 class _Soft(torch.autograd.Function):
-    """Rectify, and remember what was rectified."""
+    """The forward pass of ReLU or ReLU6, with the soft backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, most: float | None, softness: tuple[float, ...]) -> Tensor:
@@ -123,7 +122,7 @@ class _Soft(torch.autograd.Function):
 
 
 def _root_mean_square(x: Tensor) -> Tensor:
-    """Return the root mean square of each picture, [n], float32, over a grid of its places: [n, c, h, w] or [n, c]."""
+    """Return the root mean square of each picture, [n], float32, over a grid of places of [n, c, h, w] or [n, c]."""
     if x.dim() == 4:
         x = x[:, :, :: max(1, x.shape[2] // _GRID), :: max(1, x.shape[3] // _GRID)]
     places = max(1, x[0].numel())

@@ -1,1 +1,5 @@
-"""Where classifiers come from: one file a source."""
+"""Where classifiers come from: one file a source. Importing them registers them, in this order."""
+
+from advimg.classifiers.sources import bundled, timm, torchvision
+
+__all__ = ["bundled", "timm", "torchvision"]

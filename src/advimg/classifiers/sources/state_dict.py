@@ -1,6 +1,5 @@
 """Weights from a file into a network, without ever running what the file holds."""
 
-import hashlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,28 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from advimg.errors import ClassifierError
+from advimg.images.files import file_sha256
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal.
+def weights_sha256(path: Path) -> str:
+    """Return the SHA-256 of a weights file, in hexadecimal.
 
     Raises:
-        ClassifierError: it is missing or cannot be read.
+        ClassifierError: the file is missing or cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except FileNotFoundError:
         raise _missing(path) from None
-    except OSError as error:
-        raise ClassifierError(f"the weights {path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise ClassifierError(f"the weights {path} cannot be read: {reason}") from error
 
 
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     """Read a state dict (``.pth``, ``.pt``, ``.safetensors``); pickled code is refused, not run.
 
-    People save them in many ways: the state dict may lie under a key such as ``state_dict`` or ``model``, and its names
-    may begin with what a wrapper put before them (``module.``, ``_orig_mod.``).
+    The state dict may lie under a key such as ``state_dict`` or ``model``, and its names may have the prefix of a
+    wrapper, such as ``module.`` or ``_orig_mod.``.
 
     Raises:
         ClassifierError: the file is missing, damaged, holds code, or is no state dict.
@@ -47,16 +47,15 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], *, source: Path) -> None:
-    """Put a state dict's tensors, in 32-bit, in the place of a network's own, which may be on the meta device.
+    """Replace a network's tensors, which may be on the meta device, by those of a state dict, in 32-bit.
 
     Raises:
         ClassifierError: names or shapes do not fit.
     """
     own = network.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in own]
+    missing = [f"{key} is missing" for key in own if key not in state and not key.endswith("num_batches_tracked")]
     misfits = [misfit for key in own if key in state and (misfit := _misfit(key, state[key], own[key]))]
-    problems = [f"{key} is missing" for key in missing] + misfits + [f"{key} is not known" for key in unknown]
+    problems = missing + misfits + [f"{key} is not known" for key in state if key not in own]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ClassifierError(f"the weights {source} do not fit the network: {'; '.join(problems[:3])}{more}")
@@ -74,11 +73,11 @@ _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 
 def _unwrapped(loaded: object) -> Mapping[str, Tensor] | None:
-    """Return the state dict that was loaded, or that lies under one of the usual keys."""
+    """Return what was loaded if it is a state dict, or the one under one of the usual keys; None without any."""
     if not isinstance(loaded, Mapping):
         return None
     if loaded and all(isinstance(value, Tensor) for value in loaded.values()):
-        return loaded  # not a copy: its _metadata tells some layers the version they were saved by
+        return loaded  # not a copy: some layers read the version they were saved by from its _metadata
     for key in _WRAPPERS:
         if isinstance(loaded.get(key), Mapping):
             return _unwrapped(loaded[key])
@@ -86,7 +85,7 @@ def _unwrapped(loaded: object) -> Mapping[str, Tensor] | None:
 
 
 def _unprefixed(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Take off what wrappers put before all names (DataParallel, torch.compile, training loops)."""
+    """Remove the prefixes that wrappers add to all names (DataParallel, torch.compile, training loops)."""
     for prefix in _PREFIXES:
         if all(key.startswith(prefix) for key in state):
             return _unprefixed({key.removeprefix(prefix): value for key, value in state.items()})
@@ -98,7 +97,7 @@ def _missing(path: Path) -> ClassifierError:
 
 
 def _misfit(key: str, value: Tensor, own: Tensor) -> str | None:
-    """Say why a tensor cannot stand in the place of a network's own; None if it can."""
+    """Return why a tensor cannot replace a network's own; None if it can."""
     if value.shape != own.shape:
         return f"{key} is {list(value.shape)}, not {list(own.shape)}"
     if value.is_floating_point() != own.is_floating_point():
@@ -121,14 +120,17 @@ def _read_safetensors(path: Path) -> object:
 
 
 def _read_pickle(path: Path) -> object:
-    if _is_torchscript(path):
-        raise ClassifierError(
-            f"{path} is a TorchScript program, which is never run; save its state dict with "
-            "torch.save(m.state_dict(), …)"
-        )
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except (RuntimeError, OSError, EOFError) as error:
+        zipped = zipfile.is_zipfile(path)  # torch.save's format since 1.6, which can be mapped into memory
+        if zipped and _is_torchscript(path):
+            raise ClassifierError(
+                f"{path} is a TorchScript program, which is never run; save its state dict with "
+                "torch.save(m.state_dict(), …)"
+            )
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except ClassifierError:
+        raise
+    except (RuntimeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ClassifierError(f"the weights {path} are damaged or of another kind than a state dict") from error
     except Exception as error:  # bytes that are no pickle make the unpickler raise nearly anything
         raise ClassifierError(
@@ -136,16 +138,7 @@ def _read_pickle(path: Path) -> object:
         ) from error
 
 
-def _is_zip(path: Path) -> bool:
-    """torch.save's format since 1.6, the one that can be mapped into memory instead of read."""
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
 def _is_torchscript(path: Path) -> bool:
     """Tell a program from tensors: both are zip files, but only a program brings its code."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
-        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())

@@ -1,53 +1,62 @@
 """timm's classifiers (the extra ``timm``), each with the preprocessing of its own data config.
 
-Names begin with ``timm/``: ``timm/resnet18``, ``timm/resnet18.a1_in1k``.
+Names begin with ``timm/``: ``timm/resnet18``, ``timm/resnet18.a1_in1k``. timm is imported on first use.
 """
 
 import logging
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from advimg.classifiers.preprocessing import Preprocessing
-from advimg.classifiers.sources.listing import Listed
-from advimg.classifiers.sources.published import Published
+from advimg.classifiers.sources.base import Listed, Published, Source, cached_path, download, register
 from advimg.errors import ClassifierError, UsageError
 from advimg.labels import Labels, imagenet_labels
 
 PREFIX = "timm/"
+_HUB_FILE = "model.safetensors"
 
 
-def find(name: str) -> Published:
-    """Return what timm publishes under a name.
+def names() -> Iterator[str]:
+    """Yield the names of timm's architectures.
 
     Raises:
-        UsageError: timm has no such classifier.
+        ClassifierError: timm is not installed.
+    """
+    return (f"{PREFIX}{name}" for name in _timm().list_models())
+
+
+def find(name: str) -> Published | None:
+    """Return what timm publishes under a name; None for an unknown architecture.
+
+    Raises:
+        UsageError: the architecture has no such weights, or no classes.
         ClassifierError: timm is not installed, or the preprocessing is of a kind that is not supported.
     """
     timm = _timm()
     base = name.removeprefix(PREFIX)
+    architecture = base.partition(".")[0]
     if not timm.is_model(base):
-        raise UsageError(_unknown_model(timm, base))
+        return None
     try:
         config = timm.get_pretrained_cfg(base)
-    except RuntimeError:  # an architecture that exists, with weights that do not
-        known = [f"{PREFIX}{other}" for other in timm.list_pretrained(f"{base.partition('.')[0]}.*")]
+    except RuntimeError:  # the architecture is there, the weights are not
+        known = [f"{PREFIX}{other}" for other in timm.list_pretrained(f"{architecture}.*")]
         raise UsageError(f"{name} has no such weights; use {' or '.join(known[:5])}") from None
     if not config.num_classes:
         raise _no_classes(name)
-    tag = f".{config.tag}" if config.tag else ""
     return Published(
-        name=f"{PREFIX}{base.partition('.')[0]}{tag}",
-        build=partial(_empty, timm, base),
+        name=f"{PREFIX}{architecture}" + (f".{config.tag}" if config.tag else ""),
+        build=lambda classes, size: _created(base, size, pretrained=False, num_classes=classes),
         preprocessing=_preprocessing(name, config),
         labels=_labels(config.num_classes),
         fetch=partial(_fetch, base, config),
-        load=partial(_filled, timm, base),
+        load=partial(_load, base),
     )
 
 
@@ -70,6 +79,9 @@ def listed() -> Iterator[Listed]:
             )
 
 
+register(Source(prefix=PREFIX, names=names, find=find, listed=listed))
+
+
 def _timm() -> Any:
     try:
         import timm
@@ -78,16 +90,8 @@ def _timm() -> Any:
     return timm
 
 
-def _unknown_model(timm: Any, base: str) -> str:
-    from difflib import get_close_matches
-
-    nearest = [f"{PREFIX}{name}" for name in get_close_matches(base, timm.list_models(), n=3)]
-    hint = f"did you mean {', '.join(nearest)}?" if nearest else f"`advimg models {PREFIX}` lists them"
-    return f"unknown model {PREFIX + base!r}; {hint}"
-
-
 def _preprocessing(name: str, config: Any) -> Preprocessing:
-    """Read the view off a model's data config, as ``timm.data.create_transform`` reads it for evaluation."""
+    """Read the preprocessing off a data config, as ``timm.data.create_transform`` reads it for evaluation."""
     _, height, width = config.input_size
     share = config.crop_pct or 0.875
     if height != width or share > 1 or config.crop_mode == "border":
@@ -112,31 +116,25 @@ def _labels(classes: int) -> Labels:
     if subset is None:
         return Labels(f"class {index}" for index in range(classes))
     info = ImageNetInfo(subset)
-    # The first of the synonyms, as torchvision names ImageNet's classes.
+    # The first of the synonyms, as in torchvision's names of ImageNet's classes.
     return Labels(info.index_to_description(index).partition(",")[0] for index in range(classes))
 
 
-def _empty(timm: Any, name: str, classes: int, size: int) -> nn.Module:
-    """Build the architecture; not on the meta device, for its buffers are not all in state dicts."""
-    return _made(timm, name, size, pretrained=False, num_classes=classes)
-
-
-def _filled(timm: Any, name: str, path: Path, size: int) -> nn.Module:
-    """Build the network with its published weights; timm knows how to read those that are older than its layers."""
+def _load(name: str, path: Path, size: int) -> nn.Module:
+    """Make a network with its published weights; timm converts those that are older than its layers."""
     try:
-        return _made(timm, name, size, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+        return _created(name, size, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
     except Exception as error:  # a damaged file makes timm and the readers below it raise nearly anything
         raise ClassifierError(f"the weights {path} of {PREFIX}{name} are damaged; delete that file") from error
 
 
-def _made(timm: Any, name: str, size: int, **options: Any) -> nn.Module:
+def _created(name: str, size: int, **options: Any) -> nn.Module:
+    """Create a network for an input size; not on the meta device, because some buffers are not in its state dict."""
+    timm = _timm()
     network: nn.Module
     if size != timm.get_pretrained_cfg(name).input_size[-1]:
-        try:
+        with suppress(TypeError):  # convolutional networks take any size, and no such argument
             network = timm.create_model(name, **options, img_size=size)
-        except TypeError:  # convolutional networks take any size
-            pass
-        else:
             return network
     network = timm.create_model(name, **options)
     return network
@@ -146,20 +144,16 @@ def _fetch(name: str, config: Any, progress: bool) -> Path:
     """Return the path of the published weights, after a download on first use."""
     if _is_tower(config):
         raise _no_classes(f"{PREFIX}{name}")
-    path = _cached(config)
-    if path is not None:
+    if (path := _cached(config)) is not None:
         return path
     try:
         if config.hf_hub_id:
             from huggingface_hub import hf_hub_download
 
-            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each of its retries
-            return Path(hf_hub_download(config.hf_hub_id, _file_name(config)))
+            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each of its retries
+            return Path(hf_hub_download(config.hf_hub_id, config.hf_hub_filename or _HUB_FILE))
         if config.url:
-            path = _torch_path(config)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(config.url, str(path), progress=progress)
-            return path
+            return download(config.url, cached_path(config.url), progress=progress)
     except Exception as error:  # the hub's client raises errors of several libraries
         reason = " ".join(str(error).split())[:200]
         raise ClassifierError(
@@ -178,19 +172,10 @@ def _no_classes(name: str) -> UsageError:
 
 
 def _cached(config: Any) -> Path | None:
-    """Return the path of weights that are on disk already."""
+    """Return the path of weights that are on disk; None where a download is needed."""
     if config.hf_hub_id:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(config.hf_hub_id, _file_name(config))
+        found = try_to_load_from_cache(config.hf_hub_id, config.hf_hub_filename or _HUB_FILE)
         return Path(found) if isinstance(found, str) else None
-    return path if config.url and (path := _torch_path(config)).exists() else None
-
-
-def _file_name(config: Any) -> str:
-    name: str = config.hf_hub_filename or "model.safetensors"
-    return name
-
-
-def _torch_path(config: Any) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / Path(config.url).name
+    return path if config.url and (path := cached_path(config.url)).exists() else None

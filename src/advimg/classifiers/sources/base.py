@@ -1,0 +1,167 @@
+"""The model sources: what a source gives, and the registry that finds the source of a name.
+
+To add a source, write one file here that calls :func:`register`, and import it in the package's ``__init__``. A source
+of another distribution registers through the entry point group ``advimg.sources``: the entry point refers to a
+:class:`Source`, and its name, with a slash, is the prefix of that source's models.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+
+from advimg.classifiers.preprocessing import Preprocessing
+from advimg.errors import ClassifierError, UsageError
+from advimg.labels import Labels
+
+_GROUP = "advimg.sources"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Published:
+    """A classifier as its source publishes it.
+
+    Attributes:
+        name: in full, such as ``resnet50:IMAGENET1K_V1``.
+        build: makes the network without its weights, for a number of classes and an input size in pixels.
+        preprocessing: the official preprocessing.
+        labels: the names of the classes.
+        fetch: returns the path of the weights, after a download on first use, with a progress bar if its argument is
+            true.
+        rename: gives the parameters of weights that are older than the architecture their present names.
+        load: makes the network with its published weights for an input size, where they are not a plain state dict.
+    """
+
+    name: str
+    build: Callable[[int, int], nn.Module]
+    preprocessing: Preprocessing
+    labels: Labels
+    fetch: Callable[[bool], Path]
+    rename: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
+    load: Callable[[Path, int], nn.Module] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A classifier that can be loaded, as ``advimg models`` lists it. The field names are the keys of its JSON.
+
+    Attributes:
+        name: what ``--model`` takes.
+        input_size: width and height of the network's input, in pixels; None where only the weights show it.
+        parameters: how many; None where only the weights show it.
+        top1: the published accuracy on ImageNet's validation set, in per cent; None where none is published.
+        on_disk: whether it loads without a download.
+    """
+
+    name: str
+    input_size: int | None
+    parameters: int | None
+    top1: float | None
+    on_disk: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where classifiers come from. Its functions import the libraries that they need; importing its file does not.
+
+    Attributes:
+        prefix: what all its names begin with, a word and a slash such as ``timm/``; empty for names without a slash.
+        names: returns the names of its architectures, prefix included, for the hint that follows a misspelt one.
+        find: returns what it publishes under a name; None if it does not know the name.
+        listed: yields its classifiers.
+    """
+
+    prefix: str = ""
+    names: Callable[[], Iterable[str]]
+    find: Callable[[str], Published | None]
+    listed: Callable[[], Iterator[Listed]]
+
+
+_SOURCES: list[Source] = []
+
+
+def register(source: Source) -> None:
+    """Add a source; those of one prefix are asked in the order in which they were added."""
+    _SOURCES.append(source)
+
+
+def find(name: str) -> Published:
+    """Return what is published under a name.
+
+    Raises:
+        UsageError: no source knows the name, or the classifier has no such weights.
+        ClassifierError: its source cannot be used here, or its preprocessing is not supported.
+    """
+    sources = _sources_of(name)
+    for source in sources:
+        if (published := source.find(name)) is not None:
+            return published
+    prefix = sources[0].prefix
+    bases = [known.removeprefix(prefix) for source in sources for known in source.names()]
+    nearest = [prefix + base for base in get_close_matches(name.removeprefix(prefix), bases, n=3)]
+    hint = f"did you mean {', '.join(nearest)}?" if nearest else f"`{f'advimg models {prefix}'.strip()}` lists them"
+    raise UsageError(f"unknown model {name!r}; {hint}")
+
+
+def listed(query: str = "") -> Iterator[Listed]:
+    """Yield the classifiers whose name contains every word of a query, without regard to case.
+
+    A query that begins with the prefix of a source, such as ``timm/``, searches that source alone; any other searches
+    the sources without a prefix.
+
+    Raises:
+        ClassifierError: the source cannot be used here.
+    """
+    words = query.lower().split()
+    for source in _sources_of(query):
+        yield from (each for each in source.listed() if all(word in each.name.lower() for word in words))
+
+
+def cached_path(url: str) -> Path:
+    """Return where torch keeps the weights of a URL."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+
+
+def download(url: str, path: Path, *, progress: bool) -> Path:
+    """Download weights, with a progress bar on stderr if asked for, and return their path.
+
+    Raises:
+        URLError, OSError: the URL cannot be read, or the path not written.
+        RuntimeError: the hash that the file's name holds is another.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.hub.download_url_to_file(url, str(path), hash_prefix=hash_digits(path.name) or None, progress=progress)
+    return path
+
+
+def hash_digits(file_name: str) -> str:
+    """Return the first digits of the SHA-256 that the name of a weights file may hold (``resnet50-0676ba61.pth``)."""
+    match = re.search(r"-([0-9a-f]{8,})\.", file_name)
+    return match.group(1) if match else ""
+
+
+def _sources_of(name: str) -> list[Source]:
+    """Return the sources of the prefix that a name begins with, or those without a prefix if none has it."""
+    label, slash, _ = name.partition("/")
+    if slash:
+        known = [source for source in _SOURCES if source.prefix == f"{label}/"]
+        if sources := known or [_loaded(point) for point in entry_points(group=_GROUP, name=label)]:
+            return sources
+    return [source for source in _SOURCES if not source.prefix]
+
+
+def _loaded(point: EntryPoint) -> Source:
+    try:
+        source = point.load()
+    except Exception as error:  # the code of other people
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ClassifierError(f"the model source {point.name}/ ({point.value}) cannot be loaded: {reason}") from error
+    if not isinstance(source, Source) or source.prefix != f"{point.name}/":
+        raise ClassifierError(f"the entry point {point.value} is not a model source with the prefix {point.name}/")
+    return source
