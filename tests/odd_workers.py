@@ -1,6 +1,6 @@
 """Workers of several devices that behave badly, started in the place of the real one, in processes of their own.
 
-A process that is spawned knows nothing of what a test has patched, so what is patched here is patched there.
+A spawned process does not see the patches of a test, so these functions patch in the worker itself.
 """
 
 import os

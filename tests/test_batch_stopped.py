@@ -105,11 +105,6 @@ def photos(tmp_path: Path) -> list[Path]:
     return save_photos(tmp_path / "photos", 30)
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
 COMMAND = ("photos", "-t", "3", "-O", "out")
 
 
@@ -151,7 +146,7 @@ def test_killed_ten_times_at_any_moment_it_ends_as_if_it_had_not_been(
         running.send(signal.SIGKILL)
         assert running.end().code == -signal.SIGKILL
         lines = whole_lines(out)
-        # What was done is not done again, and not touched.
+        # Finished attacks are not repeated, and their lines are not touched.
         assert lines[: len(before)] == before
         records = [json.loads(line) for line in lines]
         assert len({key_of(record) for record in records}) == len(records)
@@ -257,7 +252,7 @@ def test_a_reader_of_stdout_that_goes_away_stops_the_run(start: Start, photos: l
 def test_what_is_no_file_at_all_does_not_stop_the_others(
     start: Start, photos: list[Path], out: Path, name: str
 ) -> None:
-    """Nobody ever writes to this pipe: who reads it waits for ever."""
+    """Nothing is ever written to this pipe: reading it never ends."""
     pipe = photos[0].with_name(name)
     os.mkfifo(pipe)
     ran = start(*COMMAND).end(within=8)

@@ -1,0 +1,346 @@
+"""The journal of an output folder: what it holds, what it removes, and what it refuses."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advimg.batch.journal import Entry, Journal, asked_in, changed
+from advimg.batch.plan import Key
+from advimg.errors import DiskError, OutputError
+from advimg.images.encode import encode_png
+from advimg.record import Failure
+from advimg.settings import TargetRule
+from tests.batches import write
+from tests.conftest import random_photo
+
+
+def record(source: str = "/a.jpg", *, outputs: Iterable[Path] = (), **changes: Any) -> dict[str, Any]:
+    """A record of an attack that wrote ``outputs``; of one that failed, if there are none."""
+    written = dict(zip(("adversarial", "perturbation"), map(str, outputs), strict=False))
+    asked = {"model": "m", "eps": 10, "min_confidence": 0.9, "max_steps": 100, "step_size": 5.0, "momentum": 0.75}
+    known = asked | {"loss": "ce", "restarts": 0, "seed": 0, "target": {"index": 1, "name": "x"}, "source_sha256": "0"}
+    plain = Failure(source, "broken", known).to_dict()
+    if written:
+        plain |= {"error": None, "fooled": True, "gradients": 3, "outputs": written}
+    return plain | {"adversarial_sha256": "1" if written else None} | changes
+
+
+def key(source: str = "/a.jpg", target: int | TargetRule = 1, eps: int = 10) -> Key:
+    return Key(Path(source), target, eps)
+
+
+def line(source: str = "/a.jpg", **changes: Any) -> bytes:
+    return json.dumps(record(source, **changes)).encode() + b"\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    data = (folder / "results.jsonl").read_bytes()
+    assert data.endswith(b"\n") or not data
+    return [json.loads(each) for each in data.splitlines()]
+
+
+def opened(folder: Path) -> dict[Key, Entry]:
+    with Journal.opened(folder) as journal:
+        return dict(journal.entries)
+
+
+def test_what_is_appended_is_read_back(folder: Path) -> None:
+    files = [folder / "a_x.png", folder / "a_x_x10.png"]
+    done, failed = record("/a.jpg", outputs=files), record("/ф\n.jpg", target=None, target_rule="random", eps=3)
+    with Journal.opened(folder) as journal:
+        assert journal.entries == {}
+        journal.append(done)
+        journal.append(failed)
+    assert lines_of(folder) == [done, failed]
+    assert {path.name for path in folder.iterdir()} == {"results.jsonl"}
+    entries = opened(folder)
+    assert list(entries) == [key("/a.jpg"), key("/ф\n.jpg", "random", 3)]
+    first, second = entries.values()
+    assert first == Entry(
+        key("/a.jpg"),
+        source_sha256="0",
+        outputs={"adversarial": files[0], "perturbation": files[1]},
+        adversarial_sha256="1",
+        asked=asked_in(done),
+        error=None,
+        fooled=True,
+        gradients=3,
+        checked={},
+    )
+    assert (second.error, second.fooled, second.gradients, second.outputs) == ("broken", False, 0, {})
+
+
+def test_the_class_with_index_0_is_a_target_like_any_other(folder: Path) -> None:
+    with Journal.opened(folder) as journal:
+        journal.append(record(target={"index": 0, "name": "zero"}))
+    assert list(opened(folder)) == [key(target=0)]
+
+
+@pytest.mark.parametrize("cut", [1, 40, -1])
+def test_a_torn_last_line_is_cut(folder: Path, cut: int) -> None:
+    whole, torn = line("/a.jpg"), line("/b.jpg")
+    write(folder / "results.jsonl", whole + torn[:cut])
+    with Journal.opened(folder) as journal:
+        assert list(journal.entries) == [key("/a.jpg")]
+        journal.append(record("/c.jpg"))
+    assert [each["source"] for each in lines_of(folder)] == ["/a.jpg", "/c.jpg"]
+
+
+def test_a_journal_of_nothing_but_a_torn_line_begins_anew(folder: Path) -> None:
+    write(folder / "results.jsonl", line()[:70])
+    with Journal.opened(folder) as journal:
+        assert journal.entries == {}
+        journal.append(record())
+    assert lines_of(folder) == [record()]
+
+
+@pytest.mark.parametrize("junk", [b"\0\0\0\0\n", b"{\n", b"\xff\xfe\n", b"\n"])
+def test_an_unreadable_line_in_the_middle_is_dropped(folder: Path, junk: bytes) -> None:
+    write(folder / "results.jsonl", line("/a.jpg") + junk + line("/b.jpg"))
+    assert list(opened(folder)) == [key("/a.jpg"), key("/b.jpg")]
+    assert (folder / "results.jsonl").read_bytes() == line("/a.jpg") + line("/b.jpg")
+
+
+def test_of_two_records_of_one_attack_the_last_stays(folder: Path) -> None:
+    write(folder / "results.jsonl", line(seed=1) + line("/b.jpg") + line(seed=2) + line("/b.jpg", eps=3))
+    assert opened(folder)[key()].asked == asked_in(record(seed=2))
+    assert sorted((each["source"], each["eps"], each["seed"]) for each in lines_of(folder)) == [
+        ("/a.jpg", 10, 2),
+        ("/b.jpg", 3, 0),
+        ("/b.jpg", 10, 0),
+    ]
+
+
+_FOREIGN = {
+    "another's lines": b'{"name": "dog", "score": 1}\n{"name": "cat", "score": 2}\n',
+    "a line of ours, then another's": line() + b'{"name": "dog"}\n',
+    "a list": b"[1, 2]\n",
+    "a number": b"3\n",
+    "a word": b'"x"\n',
+    "null": b"null\n",
+    "a document without a newline": b'{"name": "dog"}',
+    "a document of many lines": b'{\n  "name": "dog"\n}\n',
+    "plain text": b"my notes\nof today\n",
+    "a picture": encode_png(random_photo(5, 5).levels),
+}
+
+
+@pytest.mark.parametrize("kind", _FOREIGN)
+def test_a_file_that_is_no_journal_is_refused_and_stays_as_it_was(folder: Path, kind: str) -> None:
+    path = write(folder / "results.jsonl", _FOREIGN[kind])
+    with pytest.raises(OutputError, match="no journal of advimg batch"), Journal.opened(folder):
+        pass
+    assert path.read_bytes() == _FOREIGN[kind]
+    assert list(folder.iterdir()) == [path]
+
+
+def test_a_folder_named_like_the_journal_is_one_error(folder: Path) -> None:
+    (folder / "results.jsonl").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"cannot read .*results\.jsonl"), Journal.opened(folder):
+        pass
+
+
+def test_dropped_records_go_at_once_and_their_files_at_the_end(folder: Path) -> None:
+    old, kept = write(folder / "sub/a_x.png"), write(folder / "b_x.png")
+    write(folder / "results.jsonl", line("/a.jpg", outputs=[old]) + line("/b.jpg", outputs=[kept]))
+    with Journal.opened(folder) as journal:
+        assert not journal.owns(old)
+        journal.drop([key("/a.jpg")])
+        assert list(journal.entries) == [key("/b.jpg")]
+        assert [each["source"] for each in lines_of(folder)] == ["/b.jpg"]
+        assert journal.owns(old)
+        assert old.exists()
+        journal.append(record("/c.jpg"))
+    assert not old.exists()
+    assert kept.exists()
+    assert [each["source"] for each in lines_of(folder)] == ["/b.jpg", "/c.jpg"]
+
+
+def test_a_dropped_attack_that_is_made_anew_keeps_its_files(folder: Path) -> None:
+    old, beside = write(folder / "a_x.png"), write(folder / "a_x_x10.png")
+    write(folder / "results.jsonl", line(outputs=[old, beside]))
+    with Journal.opened(folder) as journal:
+        journal.drop([key()])
+        journal.claim([old])
+        old.write_bytes(b"new")
+        journal.append(record(outputs=[old]))
+        assert not journal.owns(old)
+    assert old.read_bytes() == b"new"
+    assert not beside.exists()
+
+
+def test_a_disk_that_refuses_the_new_journal_loses_no_result(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = write(folder / "a_x.png")
+    before = write(folder / "results.jsonl", line(outputs=[old])).read_bytes()
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise DiskError("full")
+
+    monkeypatch.setattr("advimg.batch.journal.write_whole", refuse)
+    with pytest.raises(DiskError), Journal.opened(folder) as journal:
+        journal.drop([key()])
+    assert old.exists()
+    assert (folder / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("outside", ["../precious.png", "sub/../../precious.png"])
+def test_a_journal_has_no_hold_over_files_elsewhere(folder: Path, outside: str) -> None:
+    precious = write(folder.parent / "precious.png")
+    write(folder / "results.jsonl", line(outputs=[folder / outside]))
+    with pytest.raises(OutputError, match="no journal"), Journal.opened(folder):
+        pass
+    (folder / "results.jsonl").unlink()
+    write(folder / ".advimg.unfinished", json.dumps(outside).encode() + b"\n")
+    assert opened(folder) == {}
+    assert precious.exists()
+
+
+def test_claimed_files_without_a_record_go_at_the_end_and_others_never(folder: Path) -> None:
+    foreign = write(folder / "foreign.png")
+    claimed, recorded = folder / "claimed.png", folder / "recorded.png"
+    with Journal.opened(folder) as journal:
+        journal.claim([claimed, recorded, foreign])
+        assert journal.owns(claimed)
+        assert not journal.owns(foreign)
+        write(claimed)
+        write(recorded)
+        write(folder / "later.png")
+        journal.append(record(outputs=[recorded]))
+    assert {path.name for path in folder.iterdir()} == {"foreign.png", "recorded.png", "later.png", "results.jsonl"}
+
+
+_KILLED = """
+import json, os, sys
+from pathlib import Path
+from advimg.batch.journal import Journal
+folder = Path(sys.argv[1])
+with Journal.opened(folder) as journal:
+    paths = [folder / name for name in ("sub/claimed.png", "recorded.png", "foreign.png", "never.png")]
+    journal.claim(paths)
+    for path in paths[:2]:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    (folder / "sub" / f".advimg-{os.getpid()}-abcd.tmp").write_bytes(b"half")
+    journal.append(json.loads(sys.argv[2]))
+    os._exit(9)
+"""
+
+
+def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(folder: Path) -> None:
+    foreign = write(folder / "foreign.png", b"mine")
+    later = folder / "sub/later.png"
+    recorded = json.dumps(record(outputs=[folder / "recorded.png"]))
+    assert subprocess.run([sys.executable, "-c", _KILLED, str(folder), recorded], check=False).returncode == 9
+    assert {path.name for path in folder.iterdir()} > {".advimg.lock", ".advimg.unfinished"}
+    write(later)
+    with Journal.opened(folder) as journal:
+        assert list(journal.entries) == [key()]
+        assert not any(journal.owns(path) for path in folder.rglob("*.png"))
+    left = {path for path in folder.rglob("*") if path.is_file()}
+    assert left == {foreign, later, folder / "recorded.png", folder / "results.jsonl"}
+    assert foreign.read_bytes() == b"mine"
+
+
+_HOLDING = """
+import sys
+from pathlib import Path
+from advimg.batch.journal import Journal
+with Journal.opened(Path(sys.argv[1])):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_while_one_writes(folder: Path) -> None:
+    write(folder / "results.jsonl", line() + b"torn")
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDING, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == b"open"
+        (folder / "results.jsonl").write_bytes(line() + b"torn")
+        with pytest.raises(OutputError, match="another advimg batch is writing"), Journal.opened(folder):
+            pass
+        assert (folder / "results.jsonl").read_bytes() == line() + b"torn"
+        holder.communicate()
+    assert list(opened(folder)) == [key()]
+
+
+def test_a_folder_that_nothing_came_of_is_left_as_it_was(folder: Path) -> None:
+    with Journal.opened(folder):
+        assert folder.is_dir()
+    assert not folder.exists()
+    folder.mkdir()
+    with Journal.opened(folder):
+        pass
+    assert list(folder.iterdir()) == []
+
+
+def test_an_error_in_a_run_leaves_a_closed_and_whole_journal(folder: Path) -> None:
+    def fail() -> None:
+        with Journal.opened(folder) as journal:
+            journal.append(record())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [path.name for path in folder.iterdir()] == ["results.jsonl"]
+    assert list(opened(folder)) == [key()]
+
+
+class _Full(io.FileIO):
+    """A file on a disk that takes no more than half of what is written; then none of it, or an error."""
+
+    def __init__(self, path: Path, *, fails: bool) -> None:
+        super().__init__(path, "ab")
+        self._fails = fails
+
+    def write(self, data: Any, /) -> int:
+        written = super().write(data[: len(data) // 2])
+        if self._fails:
+            raise OSError(28, "No space left on device")
+        return written
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_partial_write_leaves_the_journal_whole(folder: Path, fails: bool) -> None:
+    with Journal.opened(folder) as journal:
+        journal.append(record("/a.jpg"))
+        whole, journal._file = journal._file, _Full(folder / "results.jsonl", fails=fails)
+        with pytest.raises(DiskError, match="No space left"):
+            journal.append(record("/b.jpg"))
+        assert lines_of(folder) == [record("/a.jpg")]
+        journal._file.close()
+        journal._file = whole
+        journal.append(record("/c.jpg"))
+    assert [each["source"] for each in lines_of(folder)] == ["/a.jpg", "/c.jpg"]
+
+
+def test_an_attack_whose_record_did_not_fit_leaves_no_files(folder: Path) -> None:
+    path = folder / "a_x.png"
+    with Journal.opened(folder) as journal:
+        journal.append(record("/b.jpg"))
+        journal.claim([path])
+        write(path)
+        journal._file.close()
+        journal._file = _Full(folder / "results.jsonl", fails=True)
+        with pytest.raises(DiskError):
+            journal.append(record(outputs=[path]))
+    assert [path.name for path in folder.iterdir()] == ["results.jsonl"]
+
+
+def test_changed_settings_are_named() -> None:
+    one, other = asked_in(record()), asked_in(record(seed=3, max_steps=7, device="cuda", precision="bf16"))
+    assert changed(one, one) == []
+    assert changed(one, other) == ["max_steps 100 there, 7 here", "seed 0 there, 3 here"]
