@@ -15,7 +15,7 @@ from PIL import Image
 from advimg.batch.executor import InProcess
 from advimg.batch.journal import Journal
 from advimg.batch.options import Options
-from advimg.batch.plan import Files, each_towards
+from advimg.batch.plan import Files, each_target
 from advimg.batch.run import Batch
 from advimg.batch.stats import BatchStats
 from advimg.classifiers.classifier import Classifier
@@ -165,7 +165,7 @@ def attack_all(
     """
     files = Files(folder=folder, root=photos[0].parent)
     with Journal.opened(folder) as journal:
-        keys = each_towards(photos, [target], EPS)
+        keys = each_target(photos, [target], EPS)
         batch = Batch(keys, files, InProcess([classifier]), journal, Options(settings=Settings()))
         batch.run(stop=threading.Event(), ended=lambda _: ended(batch.stats) if ended else None)
         return batch.stats

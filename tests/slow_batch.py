@@ -23,7 +23,7 @@ import advimg.classifiers.load
 import advimg.cli.batch
 import advimg.cli.progress
 import advimg.cli.signals
-from advimg.batch import journal
+from advimg.batch.journal_files import LineFile
 from advimg.classifiers.classifier import Classifier
 from advimg.cli import main
 from tests.batches import CLASSES, quick_classifier
@@ -81,7 +81,7 @@ def slow_classifier(delay: float) -> Classifier:
 
 
 def _slow_down_writing(delay: float) -> None:
-    replace, write_line = Path.replace, journal._write_line
+    replace, append = Path.replace, LineFile.append
 
     def slow_replace(self: Path, target: str | os.PathLike[str]) -> Path:
         time.sleep(delay)
@@ -89,13 +89,13 @@ def _slow_down_writing(delay: float) -> None:
         time.sleep(delay)
         return path
 
-    def slow_write_line(*arguments: object) -> None:
+    def slow_append(self: LineFile, line: str) -> None:
         time.sleep(delay / 3)
-        write_line(*arguments)  # type: ignore[arg-type]
+        append(self, line)
         time.sleep(delay / 3)
 
     Path.replace = slow_replace  # type: ignore[assignment,method-assign]
-    journal._write_line = slow_write_line  # type: ignore[assignment]
+    LineFile.append = slow_append  # type: ignore[method-assign]
 
 
 def _run(task: Task) -> None:

@@ -163,7 +163,7 @@ def test_a_folder_goes_on_with_any_number_of_devices(
     assert_whole(out, photos)
     before = (out / "results.jsonl").read_bytes()
     # Where nothing is left to do, no process is begun.
-    monkeypatch.setattr("advimg.batch.worker_process.Process", None)
+    monkeypatch.setattr("advimg.batch.worker_process.WorkerProcess", None)
     for devices in ("cpu", "cpu,cpu,cpu"):
         again = cli(*COMMAND, "--device", devices)
         assert again.code == ran.code

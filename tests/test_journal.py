@@ -1,6 +1,5 @@
 """The journal of an output folder: what it holds, what it removes, and what it refuses."""
 
-import io
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from advimg.batch.journal import Entry, Journal, asked_in, changed
+from advimg.batch.journal_files import LineFile
 from advimg.batch.plan import Key
 from advimg.errors import DiskError, OutputError
 from advimg.images.encode import encode_png
@@ -155,11 +155,11 @@ def test_dropped_records_go_at_once_and_their_files_at_the_end(folder: Path) -> 
     old, kept = write(folder / "sub/a_x.png"), write(folder / "b_x.png")
     write(folder / "results.jsonl", line("/a.jpg", outputs=[old]) + line("/b.jpg", outputs=[kept]))
     with Journal.opened(folder) as journal:
-        assert not journal.owns(old)
-        journal.drop([key("/a.jpg")])
+        assert not journal.is_unfinished(old)
+        journal.remove([key("/a.jpg")])
         assert list(journal.entries) == [key("/b.jpg")]
         assert [each["source"] for each in lines_of(folder)] == ["/b.jpg"]
-        assert journal.owns(old)
+        assert journal.is_unfinished(old)
         assert old.exists()
         journal.append(record("/c.jpg"))
     assert not old.exists()
@@ -171,11 +171,11 @@ def test_a_dropped_attack_that_is_made_anew_keeps_its_files(folder: Path) -> Non
     old, beside = write(folder / "a_x.png"), write(folder / "a_x_x10.png")
     write(folder / "results.jsonl", line(outputs=[old, beside]))
     with Journal.opened(folder) as journal:
-        journal.drop([key()])
-        journal.claim([old])
+        journal.remove([key()])
+        journal.add_unfinished([old])
         old.write_bytes(b"new")
         journal.append(record(outputs=[old]))
-        assert not journal.owns(old)
+        assert not journal.is_unfinished(old)
     assert old.read_bytes() == b"new"
     assert not beside.exists()
 
@@ -189,7 +189,7 @@ def test_a_disk_that_refuses_the_new_journal_loses_no_result(folder: Path, monke
 
     monkeypatch.setattr("advimg.batch.journal.write_whole", refuse)
     with pytest.raises(DiskError), Journal.opened(folder) as journal:
-        journal.drop([key()])
+        journal.remove([key()])
     assert old.exists()
     assert (folder / "results.jsonl").read_bytes() == before
 
@@ -210,9 +210,9 @@ def test_claimed_files_without_a_record_go_at_the_end_and_others_never(folder: P
     foreign = write(folder / "foreign.png")
     claimed, recorded = folder / "claimed.png", folder / "recorded.png"
     with Journal.opened(folder) as journal:
-        journal.claim([claimed, recorded, foreign])
-        assert journal.owns(claimed)
-        assert not journal.owns(foreign)
+        journal.add_unfinished([claimed, recorded, foreign])
+        assert journal.is_unfinished(claimed)
+        assert not journal.is_unfinished(foreign)
         write(claimed)
         write(recorded)
         write(folder / "later.png")
@@ -227,7 +227,7 @@ from advimg.batch.journal import Journal
 folder = Path(sys.argv[1])
 with Journal.opened(folder) as journal:
     paths = [folder / name for name in ("sub/claimed.png", "recorded.png", "foreign.png", "never.png")]
-    journal.claim(paths)
+    journal.add_unfinished(paths)
     for path in paths[:2]:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
@@ -246,7 +246,7 @@ def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(folder: Pa
     write(later)
     with Journal.opened(folder) as journal:
         assert list(journal.entries) == [key()]
-        assert not any(journal.owns(path) for path in folder.rglob("*.png"))
+        assert not any(journal.is_unfinished(path) for path in folder.rglob("*.png"))
     left = {path for path in folder.rglob("*") if path.is_file()}
     assert left == {foreign, later, folder / "recorded.png", folder / "results.jsonl"}
     assert foreign.read_bytes() == b"mine"
@@ -299,11 +299,11 @@ def test_an_error_in_a_run_leaves_a_closed_and_whole_journal(folder: Path) -> No
     assert list(opened(folder)) == [key()]
 
 
-class _Full(io.FileIO):
+class _Full(LineFile):
     """A file on a disk that takes no more than half of what is written; then none of it, or an error."""
 
     def __init__(self, path: Path, *, fails: bool) -> None:
-        super().__init__(path, "ab")
+        super().__init__(path)
         self._fails = fails
 
     def write(self, data: Any, /) -> int:
@@ -331,7 +331,7 @@ def test_an_attack_whose_record_did_not_fit_leaves_no_files(folder: Path) -> Non
     path = folder / "a_x.png"
     with Journal.opened(folder) as journal:
         journal.append(record("/b.jpg"))
-        journal.claim([path])
+        journal.add_unfinished([path])
         write(path)
         journal._file.close()
         journal._file = _Full(folder / "results.jsonl", fails=True)

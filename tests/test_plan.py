@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advimg.batch.plan import Files, Item, Key, each_towards, plan_items
+from advimg.batch.plan import Files, Item, Key, each_target, plan_items
 from advimg.labels import Labels
 from advimg.settings import TargetRule
 
@@ -32,7 +32,7 @@ def test_files_are_named_after_photo_and_target() -> None:
         ("figure", "dog_pelican_figure.png"),
     ]
     assert names(keys_of("a.b.jpg", target=1)) == ["a.b_german_shepherd.png"]
-    assert names(each_towards([ROOT / "a.jpg"], [2, 3, "least-likely"], 10)) == [
+    assert names(each_target([ROOT / "a.jpg"], [2, 3, "least-likely"], 10)) == [
         "a_crane_2.png",
         "a_crane_3.png",
         "a_least_likely.png",
@@ -78,7 +78,7 @@ def test_recorded_attacks_keep_their_names() -> None:
 def test_a_class_may_be_called_like_the_files_beside_a_picture() -> None:
     labels = Labels(["pelican", "x10", "figure"])
     items = plan_items(
-        each_towards([ROOT / "dog.jpg", ROOT / "dog_pelican.jpg"], [0, 1, 2], 10), FILES, labels, recorded={}
+        each_target([ROOT / "dog.jpg", ROOT / "dog_pelican.jpg"], [0, 1, 2], 10), FILES, labels, recorded={}
     )
     paths = [path for item in items for _, path in item.outputs]
     assert len(set(paths)) == len(paths)

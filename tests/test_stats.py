@@ -1,18 +1,36 @@
 """The counts of a batch."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from advimg.batch.journal import Entry
+from advimg.batch.plan import Key
 from advimg.batch.stats import BatchStats
+
+
+def _entry(source: str, *, fooled: bool, error: str | None, gradients: int) -> Entry:
+    """Return the entry of an attack; its files are of no interest here."""
+    return Entry(
+        key=Key(Path(source), 0, 10),
+        source_sha256=None,
+        outputs={},
+        adversarial_sha256=None,
+        asked=(),
+        error=error,
+        fooled=fooled,
+        gradients=gradients,
+        checked={},
+    )
 
 
 def _some_stats() -> BatchStats:
     stats = BatchStats(6)
-    stats.add(source="a", fooled=True, error=None, gradients=4, earlier=True)
-    stats.add(source="b", fooled=True, error=None, gradients=6)
-    stats.add(source="c", fooled=False, error=None, gradients=101)
-    stats.add(source="d", fooled=False, error="broken", gradients=0)
+    stats.add(_entry("a", fooled=True, error=None, gradients=4), earlier=True)
+    stats.add(_entry("b", fooled=True, error=None, gradients=6))
+    stats.add(_entry("c", fooled=False, error=None, gradients=101))
+    stats.add(_entry("d", fooled=False, error="broken", gradients=0))
     return stats
 
 
@@ -39,7 +57,7 @@ def test_the_pace_is_that_of_this_run_s_results() -> None:
 def test_nothing_tells_the_pace_before_the_first() -> None:
     stats = BatchStats(2)
     assert (stats.rate, stats.seconds_left, stats.gradients_each, stats.exit_code) == (None, None, None, 0)
-    stats.add(source="a", fooled=True, error=None, gradients=4, earlier=True)
+    stats.add(_entry("a", fooled=True, error=None, gradients=4), earlier=True)
     assert stats.rate is None
 
 
@@ -50,7 +68,7 @@ def test_nothing_tells_the_pace_before_the_first() -> None:
 def test_the_exit_code_tells_the_worst(ends: list[tuple[bool, str | None]], code: int) -> None:
     stats = BatchStats(len(ends))
     for fooled, error in ends:
-        stats.add(source="a", fooled=fooled, error=error, gradients=1)
+        stats.add(_entry("a", fooled=fooled, error=error, gradients=1))
     assert stats.exit_code == code
 
 

@@ -1,4 +1,4 @@
-"""Photos decoded ahead, in threads, so that the network does not wait for files."""
+"""Photos decoded ahead in background threads, so that the network does not wait for files."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -16,14 +16,17 @@ _THREADS = 2
 
 
 class PhotoReader:
-    """The jobs of a batch, in about the order of its photos; a photo with several targets is decoded once.
+    """The jobs of a batch, roughly in the order of its photos; a photo with several targets is decoded once.
 
     Args:
         photos: the items of each photo.
-        settings: of all attacks; each item has its own eps.
+        settings: of all attacks, but for the eps, which each item has.
         read: decodes a photo, in any thread.
-        refuse: called for each item whose photo cannot be read.
+        failed: called for each item whose photo cannot be read.
         ahead: how many photos to hold ready.
+
+    Attributes:
+        items: the item of each job that was taken.
     """
 
     def __init__(
@@ -32,13 +35,13 @@ class PhotoReader:
         settings: Settings,
         *,
         read: Callable[[Path], Photo],
-        refuse: Callable[[Item, PhotoError], None],
+        failed: Callable[[Item, PhotoError], None],
         ahead: int,
     ) -> None:
         self._photos = iter(photos)
         self._settings = settings
         self._read = read
-        self._refuse = refuse
+        self._failed = failed
         self._ahead = ahead
         self._pool = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
         self._reading: dict[futures.Future[Photo], Sequence[Item]] = {}
@@ -46,7 +49,7 @@ class PhotoReader:
         self.items: dict[Job, Item] = {}
 
     def take(self, *, wait: bool) -> Job | None:
-        """Return the next job, as :class:`advimg.engine.engine.Feed` has it."""
+        """Return the next job; see :class:`advimg.engine.engine.Feed`."""
         while True:
             self._read_ahead()
             if not self._ready and not self._collect(wait_for_one=wait):
@@ -75,7 +78,7 @@ class PhotoReader:
             error = future.exception()
             if isinstance(error, PhotoError):
                 for item in items:
-                    self._refuse(item, error)
+                    self._failed(item, error)
                 continue
             photo = future.result()
             for item in items:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -148,3 +149,13 @@ def sweep(folder: Path) -> None:
 def _beside(path: Path) -> Path:
     # Not built from the file's name, which may already be as long as the file system allows.
     return path.with_name(_TEMPORARY.format(process=os.getpid(), random=secrets.token_hex(4)))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
