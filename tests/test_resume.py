@@ -242,7 +242,7 @@ def test_a_file_that_comes_in_the_way_later_is_not_overwritten(
             (out / "p02_class_3.png").write_text("mine")
         return read_photo(path, **options)
 
-    monkeypatch.setattr("advimg.batch.pipeline.read_photo", reading)
+    monkeypatch.setattr("advimg.batch.reader.read_photo", reading)
     ran = cli(*COMMAND)
     assert ran.code == 1
     assert f"advimg: {out / 'p02_class_3.png'} exists; use --force to overwrite it" in ran.err.splitlines()

@@ -54,7 +54,8 @@ def find_photos(paths: Sequence[str | Path], *, out_dir: Path, recursive: bool =
             else:
                 photos[photo] = None
     if not any(map(os.path.lexists, named)):
-        raise PhotoError(_nowhere(paths))
+        missing = f"{paths[0]} does not exist; check the path" if len(paths) == 1 else "none of the paths given exists"
+        raise PhotoError(missing)
     if not photos:
         raise PhotoError(_nothing(paths, own=own, recursive=recursive))
     return Found(tuple(photos), common_root(path if _is_folder(path) else path.parent for path in named), own)
@@ -107,13 +108,8 @@ def _listed(folder: Path, outputs: Path, *, recursive: bool) -> Iterator[Path]:
                 yield Path(path, name)
         if not recursive:
             return
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and _is_others(path, name, outputs))
-
-
-def _is_others(path: str, name: str, outputs: Path) -> bool:
-    """Tell whether a folder is neither the output folder nor a report."""
-    folder = Path(path, name)
-    return folder.resolve() != outputs and not is_report(folder)
+        inner = (Path(path, name) for name in folders if not name.startswith("."))
+        folders[:] = sorted(each.name for each in inner if each.resolve() != outputs and not is_report(each))
 
 
 def _is_folder(path: Path) -> bool:
@@ -135,10 +131,6 @@ def _is_own(photo: Path) -> bool:
         return False
     beside = _BESIDE.fullmatch(photo.stem)
     return is_adversarial(photo) or (beside is not None and is_adversarial(photo.with_name(f"{beside[1]}.png")))
-
-
-def _nowhere(paths: Sequence[str | Path]) -> str:
-    return f"{paths[0]} does not exist; check the path" if len(paths) == 1 else "none of the paths given exists"
 
 
 def _nothing(paths: Sequence[str | Path], *, own: int, recursive: bool) -> str:

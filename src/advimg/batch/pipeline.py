@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,6 @@ from advimg.engine.criterion import Judgement
 from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Result
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError, PhotoError
-from advimg.images.decode import read_photo
 from advimg.images.files import make_folder
 from advimg.outcome import asked_of, outcome_of
 from advimg.record import Failure, Record
@@ -42,7 +41,7 @@ class Recorder(Protocol):
         """Add a record, after its files are in place."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One run of a batch.
 
@@ -58,6 +57,7 @@ class Run:
     files: Files
     journal: Recorder
     options: Options
+    _: KW_ONLY
     began: Callable[[], None]
     ended: Ended
     stop: threading.Event
@@ -89,8 +89,7 @@ class Pipeline:
         """
         # Rarely more than half of the attacks end in one pass.
         ahead = 2 + self._engine.slots // 2
-        read = partial(read_photo, max_pixels=self._options.max_pixels)
-        reader = PhotoReader(photos, self._options.settings, read=read, failed=self._fail, ahead=ahead)
+        reader = PhotoReader(photos, self._options, failed=self._fail, ahead=ahead)
         writer = Writer(failed=self._run.stop.set)
         try:
             for end in self._engine.run(reader, stop=self._run.stop.is_set):
@@ -121,8 +120,8 @@ class Pipeline:
             raise
         except OutputError as error:
             self._fail(item, error)
-            return
-        self._record(record.to_dict(), sha256_or_none(item.outputs.adversarial))
+        else:
+            self._record(record.to_dict(), sha256_or_none(item.outputs.adversarial))
 
     def _write(self, result: Result, checked: Sequence[Judgement], item: Item) -> Record:
         outcome = outcome_of(result, checked=checked)

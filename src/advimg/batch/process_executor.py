@@ -64,18 +64,8 @@ class SeveralProcesses:
         # Processes on the CPU share its cores: threads that wait for each other make a pass many times as slow.
         sharing = sum(device.type == "cpu" for device in self.devices)
         threads = max(1, torch.get_num_threads() // sharing) if sharing else None
-        attacked, check_on = self._specs
-        tasks = [
-            Task(
-                device=name,
-                threads=threads,
-                attacked=attacked,
-                check_on=check_on,
-                files=run.files,
-                options=run.options,
-            )
-            for name in self._names[: len(items)]
-        ]
+        names = self._names[: len(items)]
+        tasks = [Task(name, threads, *self._specs, run.files, run.options) for name in names]
         with running(tasks, run.files.folder) as workers:
             _Coordinator(workers, WorkQueue(items, workers), run, self._warn).serve()
 

@@ -4,13 +4,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from advimg.batch.options import Options
 from advimg.batch.plan import Item
 from advimg.engine.job import Job
 from advimg.errors import PhotoError
-from advimg.images.photo import Photo
-from advimg.settings import Settings
+from advimg.images.decode import read_photo
+
+if TYPE_CHECKING:
+    from advimg.images.photo import Photo
 
 _THREADS = 2
 
@@ -20,8 +23,7 @@ class PhotoReader:
 
     Args:
         photos: the items of each photo.
-        settings: of all attacks, but for the eps, which each item has.
-        read: decodes a photo, in any thread.
+        options: of all attacks; each item has its own eps.
         failed: called for each item whose photo cannot be read.
         ahead: how many photos to hold ready.
 
@@ -32,15 +34,13 @@ class PhotoReader:
     def __init__(
         self,
         photos: Iterable[Sequence[Item]],
-        settings: Settings,
+        options: Options,
         *,
-        read: Callable[[Path], Photo],
         failed: Callable[[Item, PhotoError], None],
         ahead: int,
     ) -> None:
         self._photos = iter(photos)
-        self._settings = settings
-        self._read = read
+        self._options = options
         self._failed = failed
         self._ahead = ahead
         self._pool = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
@@ -66,7 +66,8 @@ class PhotoReader:
             items = next(self._photos, None)
             if items is None:
                 return
-            self._reading[self._pool.submit(self._read, items[0].key.source)] = items
+            photo = self._pool.submit(read_photo, items[0].key.source, max_pixels=self._options.max_pixels)
+            self._reading[photo] = items
 
     def _collect(self, *, wait_for_one: bool) -> bool:
         """Turn photos that have been read into jobs; return whether any was read."""
@@ -82,7 +83,8 @@ class PhotoReader:
                 continue
             photo = future.result()
             for item in items:
-                job = Job(photo=photo, target=item.key.target, settings=replace(self._settings, eps=item.key.eps))
+                settings = replace(self._options.settings, eps=item.key.eps)
+                job = Job(photo=photo, target=item.key.target, settings=settings)
                 self.items[job] = item
                 self._ready.append(job)
         return bool(read)

@@ -92,14 +92,7 @@ class Batch:
 
         try:
             if self._pending:
-                run = Run(
-                    files=self._files,
-                    journal=self._journal,
-                    options=self._options,
-                    began=begin,
-                    ended=count,
-                    stop=stop,
-                )
+                run = Run(self._files, self._journal, self._options, began=begin, ended=count, stop=stop)
                 self._executor.attack(self._pending, run)
         finally:
             self.stats.end()

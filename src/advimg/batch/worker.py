@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """The task of a worker, which can be sent to another process.
 
@@ -127,14 +127,7 @@ def _attack(task: Task, parent: _Parent, stop: threading.Event) -> None:
         for specs in (task.attacked, task.check_on)
     )
     # The parent calls `began` and `ended` itself.
-    run = Run(
-        files=task.files,
-        journal=parent,
-        options=task.options,
-        began=lambda: None,
-        ended=lambda _: None,
-        stop=stop,
-    )
+    run = Run(task.files, parent, task.options, began=lambda: None, ended=lambda _: None, stop=stop)
     pipeline = Pipeline(attacked, check_on, run)
     while parent.more():
         pipeline.run(iter(parent.take, None))
