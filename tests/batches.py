@@ -81,6 +81,13 @@ def records_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def journal_lines(folder: Path) -> list[bytes]:
+    """Return the whole lines of a journal, whose last line may be torn; none if there is no journal."""
+    path = folder / "results.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
+
+
 def by_source(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the records of a folder by the name of their photo."""
     return {Path(record["source"]).name: record for record in records_of(folder)}

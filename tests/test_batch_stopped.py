@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.batches import assert_kept, key_of, quick_classifier, records_of, save_photo, save_photos, sha256
+from tests.batches import (
+    assert_kept,
+    journal_lines,
+    key_of,
+    quick_classifier,
+    records_of,
+    save_photo,
+    save_photos,
+    sha256,
+)
 from tests.conftest import Ran
 from tests.slow_batch import Task
 
@@ -108,13 +117,6 @@ def photos(tmp_path: Path) -> list[Path]:
 COMMAND = ("photos", "-t", "3", "-O", "out")
 
 
-def whole_lines(out: Path) -> list[bytes]:
-    """Return the lines of a journal whose last may be torn."""
-    path = out / "results.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith(b"\n")]
-
-
 def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
@@ -123,7 +125,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def wait_for_records(out: Path, count: int) -> None:
-    wait_until(lambda: len(whole_lines(out)) >= count)
+    wait_until(lambda: len(journal_lines(out)) >= count)
 
 
 def assert_complete(out: Path, photos: list[Path]) -> None:
@@ -145,7 +147,7 @@ def test_killed_ten_times_at_any_moment_it_ends_as_if_it_had_not_been(
         time.sleep(moments.uniform(0, 0.2 if turn % 2 else 0.5))
         running.send(signal.SIGKILL)
         assert running.end().code == -signal.SIGKILL
-        lines = whole_lines(out)
+        lines = journal_lines(out)
         # Finished attacks are not repeated, and their lines are not touched.
         assert lines[: len(before)] == before
         records = [json.loads(line) for line in lines]
@@ -158,7 +160,7 @@ def test_killed_ten_times_at_any_moment_it_ends_as_if_it_had_not_been(
     ran = start(*COMMAND).end()
     assert ran.code == 0, ran.err
     assert f"{len(before)} of 30 were done by an earlier run" in ran.err
-    assert whole_lines(out)[: len(before)] == before
+    assert journal_lines(out)[: len(before)] == before
     assert_complete(out, photos)
 
 

@@ -23,7 +23,7 @@ from advimg.batch.work_queue import WorkQueue
 from advimg.errors import DiskError
 from advimg.outputs import Outputs
 from tests import odd_workers
-from tests.batches import contents, key_of, pictures, records_of, save_photo, save_photos, sha256
+from tests.batches import contents, journal_lines, key_of, pictures, records_of, save_photo, save_photos, sha256
 from tests.conftest import Cli, Ran
 
 TWO = ("--device", "cpu,cpu")
@@ -373,11 +373,6 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes 
 LONG = ("batch", "photos", *(f"--target={target}" for target in range(60)), "-m", "quick.toml", "-O", "out", *TWO)
 
 
-def journal_lines(out: Path) -> list[bytes]:
-    path = out / "results.jsonl"
-    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
-
-
 @linux
 @pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_an_interrupted_run_keeps_what_is_complete(
@@ -423,7 +418,7 @@ def test_the_workers_of_a_command_that_is_killed_end_by_themselves(
     ran = running.end()
     assert ran.code == -signal.SIGKILL
     assert "Traceback" not in ran.err
-    done = [line for line in journal_lines(out) if line.endswith(b"\n")]
+    done = journal_lines(out)
     assert len(done) >= 2
     again = cli(*command)
     assert again.code in (0, 3), again.err

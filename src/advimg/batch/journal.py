@@ -10,7 +10,6 @@ run: a folder holds the files that its journal names.
 import contextlib
 import json
 import os
-import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +130,7 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 def read_attacks(folder: Path) -> dict[Key, dict[str, Any]]:
     """Return the last record of each attack in a folder's journal, with the paths of today.
 
-    Nothing is locked and nothing changed, so a batch may be writing there; a torn last line is left out.
+    Nothing is locked and nothing changed, so a batch may be writing there; an incomplete last line is left out.
 
     Args:
         folder: an absolute path.
@@ -158,7 +157,6 @@ class Journal:
         self.folder = folder
         self.entries: dict[Key, Entry] = {}
         self._path = folder / NAME
-        self._lock = threading.Lock()
         repair = False
         with contextlib.suppress(FileNotFoundError):
             for line in _read_lines(self._path):
@@ -209,9 +207,8 @@ class Journal:
         Raises:
             DiskError: the disk is full; the journal is as it was before.
         """
-        with self._lock:
-            self._file.append(json.dumps(record, allow_nan=False))
-            self._unfinished.discard(map(Path, record["outputs"].values()))
+        self._file.append(json.dumps(record, allow_nan=False))
+        self._unfinished.discard(map(Path, record["outputs"].values()))
 
     def remove(self, keys: Collection[Key]) -> None:
         """Remove the records of attacks that are to be repeated; their files are unfinished until then."""
@@ -263,7 +260,7 @@ class _Line(NamedTuple):
 
 
 def _read_lines(path: Path, *, advice: str = "choose another -O") -> Iterator[_Line | None]:
-    """Yield the lines of a journal; None for one that a crash has made unreadable, or for a torn last line.
+    """Yield the lines of a journal; None for one that a crash has made unreadable or left incomplete.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -41,7 +41,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class LineFile(io.FileIO):
-    """A file that lines are appended to, each whole or not at all.
+    """A file that lines are appended to, each whole or not at all; safe to use from several threads.
 
     Raises:
         DiskError: it cannot be written.
@@ -52,6 +52,7 @@ class LineFile(io.FileIO):
             super().__init__(path, "ab")
         except OSError as error:
             raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
+        self._lock = threading.Lock()
 
     def append(self, line: str) -> None:
         """Append a line of ASCII in one write.
@@ -60,14 +61,15 @@ class LineFile(io.FileIO):
             DiskError: the disk is full; the file is as it was before.
         """
         data = line.encode("ascii") + b"\n"
-        before = os.fstat(self.fileno()).st_size
-        try:
-            if self.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self.truncate(before)
-            raise DiskError(f"cannot write {self.name!s}: {error.strerror or error}") from error
+        with self._lock:
+            before = os.fstat(self.fileno()).st_size
+            try:
+                if self.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    self.truncate(before)
+                raise DiskError(f"cannot write {self.name!s}: {error.strerror or error}") from error
 
 
 class UnfinishedFiles:
@@ -82,7 +84,6 @@ class UnfinishedFiles:
 
     def __init__(self, folder: Path, recorded: AbstractSet[Path]) -> None:
         self._list = folder / _UNFINISHED
-        self._lock = threading.Lock()
         self._paths = set(self._read()) - recorded
         self._remove()
         self._file = LineFile(self._list)
@@ -96,15 +97,13 @@ class UnfinishedFiles:
         Raises:
             DiskError: the disk is full.
         """
-        with self._lock:
-            for path in paths:
-                self._file.append(json.dumps(os.path.relpath(path, self._list.parent)))
-                self._paths.add(path)
+        for path in paths:
+            self._file.append(json.dumps(os.path.relpath(path, self._list.parent)))
+            self._paths.add(path)
 
     def discard(self, paths: Iterable[Path]) -> None:
         """Keep files, because they have a record."""
-        with self._lock:
-            self._paths.difference_update(paths)
+        self._paths.difference_update(paths)
 
     def close(self) -> None:
         """Remove the files that have no record, and the list."""
@@ -112,7 +111,7 @@ class UnfinishedFiles:
         self._remove()
 
     def _read(self) -> Iterator[Path]:
-        """Yield the listed files; a torn last line names a file that was not begun."""
+        """Yield the listed files; an incomplete last line names a file that was not begun."""
         with contextlib.suppress(OSError):
             for line in self._list.read_bytes().splitlines(keepends=True):
                 with contextlib.suppress(ValueError, TypeError):
