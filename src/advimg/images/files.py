@@ -13,6 +13,17 @@ from advimg.errors import DiskError, OutputError
 _TEMPORARY = ".advimg-{process}-{random}.tmp"
 
 
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: the file is missing or cannot be read.
+        ValueError: the name holds a NUL.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def check_output(path: Path, *, overwrite: bool) -> None:
     """Find out before the work whether ``path`` can be written after it.
 
@@ -149,13 +160,3 @@ def sweep(folder: Path) -> None:
 def _beside(path: Path) -> Path:
     # Not built from the file's name, which may already be as long as the file system allows.
     return path.with_name(_TEMPORARY.format(process=os.getpid(), random=secrets.token_hex(4)))
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
