@@ -1,4 +1,4 @@
-"""What the tests of batches share: tiny photos, a classifier that is quick to fool, journals read back."""
+"""Shared by the tests of batches: tiny photos, a classifier that is quick to fool, journals read back."""
 
 import hashlib
 import json
@@ -9,25 +9,57 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from advimg.batch.executor import InProcess
 from advimg.batch.journal import Journal
 from advimg.batch.options import Options
-from advimg.batch.plan import Files, each_towards
+from advimg.batch.plan import Files, each_target
 from advimg.batch.run import Batch
 from advimg.batch.stats import BatchStats
 from advimg.classifiers.classifier import Classifier
+from advimg.engine.job import Job
 from advimg.settings import Settings
-from tests.conftest import linear_classifier, random_photo
+from tests.conftest import Ran, linear_classifier, random_photo
 
 EPS = 10
 CLASSES = 6
+COMMAND = ("batch", "photos", "-t", "3", "-O", "out")
+"""The command that most tests run."""
+NEVER = Settings(confidence=0.999999, steps=5)
+"""Settings that a small linear network never satisfies: every attack takes six passes."""
 
 
 def quick_classifier(*, classes: int = CLASSES, seed: int = 0) -> Classifier:
-    """Return a linear network that any class can be had of, in a few steps, within 10 levels."""
+    """Return a linear network that shows any target class after a few steps, within 10 levels."""
     return linear_classifier(classes=classes, size=64, seed=seed, scale=0.05)
+
+
+def wrapped(network: torch.nn.Module, classes: int = 4, *, resize: int = 8) -> Classifier:
+    """Return a classifier of a network that takes 8 x 8 pixels."""
+    half = (0.5, 0.5, 0.5)
+    labels = [str(index) for index in range(classes)]
+    return Classifier.wrap(network, labels=labels, mean=half, std=half, resize=resize, crop=8, device="cpu")
+
+
+def noise_jobs(count: int, settings: Settings | None = None) -> list[Job]:
+    """Return jobs on photos of noise, of several sizes, with several target classes and eps."""
+    return [
+        Job(
+            photo=random_photo(8 + seed, 12, seed),
+            target=seed % 4,
+            settings=settings or Settings(eps=3 + seed % 3, confidence=0.6, steps=10),
+        )
+        for seed in range(count)
+    ]
+
+
+def write(path: Path, data: bytes = b"x") -> Path:
+    """Write a file, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
 
 
 def save_photo(path: Path, seed: int = 0, *, size: tuple[int, int] = (24, 16)) -> Path:
@@ -49,8 +81,20 @@ def records_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def journal_lines(folder: Path) -> list[bytes]:
+    """Return the whole lines of a journal, whose last line may be torn; none if there is no journal."""
+    path = folder / "results.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
+
+
+def by_source(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of a folder by the name of their photo."""
+    return {Path(record["source"]).name: record for record in records_of(folder)}
+
+
 def key_of(record: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what tells attacks apart."""
+    """Return the identity of an attack."""
     return record["source"], record["target_rule"] or record["target"]["index"], record["eps"]
 
 
@@ -64,10 +108,29 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def pictures(folder: Path) -> dict[str, bytes]:
+    """Return the PNGs in a folder and below it."""
+    return {name: data for name, data in contents(folder).items() if name.endswith(".png")}
+
+
+def assert_one_line(ran: Ran, code: int, *parts: str) -> None:
+    """Check that a command printed one line on stderr, with these parts."""
+    assert (ran.code, ran.out) == (code, "")
+    (line,) = ran.err.splitlines()
+    assert line.startswith("advimg: ")
+    for part in parts:
+        assert part in line
+
+
+def no_attack(*arguments: object, **options: object) -> Any:
+    """Stand for the engine where no attack is left to make."""
+    raise AssertionError("no attack is left to make")
+
+
 def assert_kept(folder: Path, classifier: Classifier) -> None:
     """Check a folder of results: its files are those of its journal, and each keeps the promise.
 
-    No hidden file and no temporary one is left, no attack stands in the journal twice.
+    No hidden file and no temporary one is left, no attack is in the journal twice.
     """
     records = records_of(folder)
     assert len({key_of(record) for record in records}) == len(records)
@@ -98,18 +161,18 @@ def attack_all(
     ended: Callable[[BatchStats], None] | None = None,
     target: int = 1,
 ) -> BatchStats:
-    """Attack photos of one folder in this process, without the command line, and return what became of them.
+    """Attack photos of one folder in this process, without the command line, and return the counts.
 
     Args:
         photos: in one folder.
         folder: for the outputs.
-        classifier: what to attack.
+        classifier: the one to attack.
         ended: called after each attack, one at a time.
-        target: what all photos shall be taken for.
+        target: the target class of all photos.
     """
     files = Files(folder=folder, root=photos[0].parent)
     with Journal.opened(folder) as journal:
-        keys = each_towards(photos, [target], EPS)
+        keys = each_target(photos, [target], EPS)
         batch = Batch(keys, files, InProcess([classifier]), journal, Options(settings=Settings()))
         batch.run(stop=threading.Event(), ended=lambda _: ended(batch.stats) if ended else None)
         return batch.stats

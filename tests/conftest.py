@@ -101,6 +101,30 @@ def every_model(monkeypatch: pytest.MonkeyPatch) -> EveryModel:
     return become
 
 
+@pytest.fixture
+def quick(every_model: EveryModel, lite0: Classifier) -> Classifier:
+    """Return a linear classifier that is quick to fool; commands load it for every model but efficientnet_lite0."""
+    from tests.batches import quick_classifier
+
+    quick = quick_classifier()
+    every_model(quick, efficientnet_lite0=lite0)
+    return quick
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """Write four photos of noise, 24 x 16 pixels."""
+    from tests.batches import save_photos
+
+    return save_photos(tmp_path / "photos", 4)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Return the output folder that commands write to; it is not there yet."""
+    return tmp_path / "out"
+
+
 def run_all(engine: Engine, jobs: Iterable[Job], watch: Watcher | None = None) -> list[Result]:
     """Attack photos none of which may fail."""
     ends = list(engine.run(jobs, watch=watch))

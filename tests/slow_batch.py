@@ -1,11 +1,11 @@
 """``advimg`` in processes that can be stopped: ``python -m tests.slow_batch``, for tests/test_batch_stopped.py.
 
-Importing torch takes seconds, so this process does it once, and then forks a child for what it reads on stdin: a line
-of JSON with the keys of :class:`Task`. It answers with the child's number. That stays the child's until the next line
+Importing torch takes seconds, so this process does it once, and then forks a child for each task on stdin: a line of
+JSON with the keys of :class:`Task`. It answers with the child's number. That stays the child's until the next line
 asks for the exit code, even if the child has ended before.
 
 The child is the whole command line but for the classifier, a small linear one that takes its time for each photo in
-each pass. Before each file appears, and after it, it waits too, so that whatever stops it may come there.
+each pass. It waits before and after each file appears too, so that a signal may arrive there.
 """
 
 import json
@@ -23,7 +23,7 @@ import advimg.classifiers.load
 import advimg.cli.batch
 import advimg.cli.progress
 import advimg.cli.signals
-from advimg.batch import journal
+from advimg.batch.journal_files import LineFile
 from advimg.classifiers.classifier import Classifier
 from advimg.cli import main
 from tests.batches import CLASSES, quick_classifier
@@ -34,8 +34,8 @@ class Task:
     """A command to run.
 
     Attributes:
-        arguments: what follows ``advimg``.
-        folder: where to.
+        arguments: those of ``advimg``.
+        folder: the folder to run it in.
         stdout, stderr: files for what it prints; a stdout of None is a pipe that nobody reads.
         delay: seconds for each photo in each pass through the network, and for loading it.
         largest: the most bytes a file may have, as on a disk that is full; None for no limit.
@@ -69,7 +69,7 @@ class _Slow(torch.nn.Module):
 
 
 def slow_classifier(delay: float) -> Classifier:
-    """Return :func:`tests.batches.quick_classifier`, slowed down; what it sees is the same."""
+    """Return :func:`tests.batches.quick_classifier`, slowed down; its logits are the same."""
     quick = quick_classifier(classes=CLASSES)
     return Classifier(
         name=quick.name,
@@ -81,7 +81,7 @@ def slow_classifier(delay: float) -> Classifier:
 
 
 def _slow_down_writing(delay: float) -> None:
-    replace, write_line = Path.replace, journal._write_line
+    replace, append = Path.replace, LineFile.append
 
     def slow_replace(self: Path, target: str | os.PathLike[str]) -> Path:
         time.sleep(delay)
@@ -89,13 +89,13 @@ def _slow_down_writing(delay: float) -> None:
         time.sleep(delay)
         return path
 
-    def slow_write_line(*arguments: object) -> None:
+    def slow_append(self: LineFile, line: str) -> None:
         time.sleep(delay / 3)
-        write_line(*arguments)  # type: ignore[arg-type]
+        append(self, line)
         time.sleep(delay / 3)
 
     Path.replace = slow_replace  # type: ignore[assignment,method-assign]
-    journal._write_line = slow_write_line  # type: ignore[assignment]
+    LineFile.append = slow_append  # type: ignore[method-assign]
 
 
 def _run(task: Task) -> None:
@@ -128,8 +128,8 @@ def _run(task: Task) -> None:
 
 
 def serve() -> None:
-    """Run what stdin asks for, one after the other."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until a child is what it shall be
+    """Run the tasks on stdin, one after the other."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until a child has become the command
     for line in sys.stdin:
         child = os.fork()
         if child == 0:

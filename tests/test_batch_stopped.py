@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.batches import assert_kept, key_of, quick_classifier, records_of, save_photo, save_photos, sha256
+from tests.batches import (
+    assert_kept,
+    journal_lines,
+    key_of,
+    quick_classifier,
+    records_of,
+    save_photo,
+    save_photos,
+    sha256,
+)
 from tests.conftest import Ran
 from tests.slow_batch import Task
 
@@ -105,19 +114,7 @@ def photos(tmp_path: Path) -> list[Path]:
     return save_photos(tmp_path / "photos", 30)
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
 COMMAND = ("photos", "-t", "3", "-O", "out")
-
-
-def whole_lines(out: Path) -> list[bytes]:
-    """Return the lines of a journal whose last may be torn."""
-    path = out / "results.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith(b"\n")]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -128,7 +125,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def wait_for_records(out: Path, count: int) -> None:
-    wait_until(lambda: len(whole_lines(out)) >= count)
+    wait_until(lambda: len(journal_lines(out)) >= count)
 
 
 def assert_complete(out: Path, photos: list[Path]) -> None:
@@ -150,8 +147,8 @@ def test_killed_ten_times_at_any_moment_it_ends_as_if_it_had_not_been(
         time.sleep(moments.uniform(0, 0.2 if turn % 2 else 0.5))
         running.send(signal.SIGKILL)
         assert running.end().code == -signal.SIGKILL
-        lines = whole_lines(out)
-        # What was done is not done again, and not touched.
+        lines = journal_lines(out)
+        # Finished attacks are not repeated, and their lines are not touched.
         assert lines[: len(before)] == before
         records = [json.loads(line) for line in lines]
         assert len({key_of(record) for record in records}) == len(records)
@@ -163,7 +160,7 @@ def test_killed_ten_times_at_any_moment_it_ends_as_if_it_had_not_been(
     ran = start(*COMMAND).end()
     assert ran.code == 0, ran.err
     assert f"{len(before)} of 30 were done by an earlier run" in ran.err
-    assert whole_lines(out)[: len(before)] == before
+    assert journal_lines(out)[: len(before)] == before
     assert_complete(out, photos)
 
 
@@ -257,7 +254,7 @@ def test_a_reader_of_stdout_that_goes_away_stops_the_run(start: Start, photos: l
 def test_what_is_no_file_at_all_does_not_stop_the_others(
     start: Start, photos: list[Path], out: Path, name: str
 ) -> None:
-    """Nobody ever writes to this pipe: who reads it waits for ever."""
+    """Nothing is ever written to this pipe: reading it never ends."""
     pipe = photos[0].with_name(name)
     os.mkfifo(pipe)
     ran = start(*COMMAND).end(within=8)

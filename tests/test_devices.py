@@ -23,22 +23,17 @@ from advimg.batch.work_queue import WorkQueue
 from advimg.errors import DiskError
 from advimg.outputs import Outputs
 from tests import odd_workers
-from tests.batches import contents, key_of, records_of, save_photo, save_photos, sha256
+from tests.batches import contents, journal_lines, key_of, pictures, records_of, save_photo, save_photos, sha256
 from tests.conftest import Cli, Ran
 
 TWO = ("--device", "cpu,cpu")
-# A photo alone in its pass: what shares a pass with it differs from run to run, and with it the last bits of floats.
+# A photo alone in its pass: other photos in the same pass differ from run to run, and so would the last bits of floats.
 ALONE = ("--precision", "fp32", "--batch-size", "1", "--steps", "5")
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> list[Path]:
     return save_photos(tmp_path / "photos", 6)
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +74,7 @@ def after_records(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[],
 
 
 def comparable(folder: Path) -> dict[Any, dict[str, Any]]:
-    """Return the records of a folder by attack, without what differs between runs and folders."""
+    """Return the records of a folder by attack, without the values that differ between runs and folders."""
     unlike = {"seconds", "out_dir"}
     records = {}
     for record in records_of(folder):
@@ -87,10 +82,6 @@ def comparable(folder: Path) -> dict[Any, dict[str, Any]]:
         records[key_of(record)] = {k: v for k, v in record.items() if k not in unlike} | {"outputs": outputs}
     assert len(records) == len(records_of(folder))
     return records
-
-
-def pictures(folder: Path) -> dict[str, bytes]:
-    return {name: data for name, data in contents(folder).items() if name.endswith(".png")}
 
 
 def assert_whole(folder: Path, photos: list[Path]) -> None:
@@ -138,7 +129,7 @@ def test_two_devices_do_together_what_one_does_alone(
     assert comparable(out) == comparable(one)
     assert_clean(one)
     assert [json.loads(line) for line in ran.out.splitlines()] == records_of(out)
-    # What cannot be read is recorded, and named on the way.
+    # A photo that cannot be read has a record, and a line on stderr.
     failures = [record for record in records_of(out) if record["error"]]
     assert [record["source"] for record in failures] == [str(broken)] * 2
     assert f"advimg: {failures[0]['error']}" in ran.err
@@ -172,7 +163,7 @@ def test_a_folder_goes_on_with_any_number_of_devices(
     assert_whole(out, photos)
     before = (out / "results.jsonl").read_bytes()
     # Where nothing is left to do, no process is begun.
-    monkeypatch.setattr("advimg.batch.worker_process.Process", None)
+    monkeypatch.setattr("advimg.batch.worker_process.WorkerProcess", None)
     for devices in ("cpu", "cpu,cpu,cpu"):
         again = cli(*COMMAND, "--device", devices)
         assert again.code == ran.code
@@ -280,7 +271,7 @@ def test_a_full_disk_stops_all_and_keeps_what_is_complete(
     assert_whole(out, photos)
 
 
-# What cannot be begun.
+# Runs that cannot begin.
 
 
 def test_a_model_that_no_process_can_load_is_one_line(cli: Cli, photos: list[Path], tmp_path: Path, out: Path) -> None:
@@ -382,11 +373,6 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes 
 LONG = ("batch", "photos", *(f"--target={target}" for target in range(60)), "-m", "quick.toml", "-O", "out", *TWO)
 
 
-def journal_lines(out: Path) -> list[bytes]:
-    path = out / "results.jsonl"
-    return path.read_bytes().splitlines(keepends=True) if path.exists() else []
-
-
 @linux
 @pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_an_interrupted_run_keeps_what_is_complete(
@@ -432,7 +418,7 @@ def test_the_workers_of_a_command_that_is_killed_end_by_themselves(
     ran = running.end()
     assert ran.code == -signal.SIGKILL
     assert "Traceback" not in ran.err
-    done = [line for line in journal_lines(out) if line.endswith(b"\n")]
+    done = journal_lines(out)
     assert len(done) >= 2
     again = cli(*command)
     assert again.code in (0, 3), again.err
@@ -442,7 +428,7 @@ def test_the_workers_of_a_command_that_is_killed_end_by_themselves(
     assert_clean(out)
 
 
-# Who takes what.
+# The work queue.
 
 
 def items_of(attacks: Mapping[int, int]) -> list[Item]:
@@ -459,50 +445,50 @@ def test_each_attack_is_done_once_whoever_takes_or_is_lost(seed: int) -> None:
     chance = random.Random(seed)
     items = items_of({photo: chance.randint(1, 30) for photo in range(chance.randint(1, 20))})
     workers = list(range(chance.randint(1, 5)))
-    shares = WorkQueue(items, workers)
+    queue = WorkQueue(items, workers)
     held: dict[int, list[Item]] = {worker: [] for worker in workers}
     done: list[Key] = []
-    while shares.left:
+    while queue.left:
         worker = chance.choice(workers)
-        taken = shares.take(worker)
+        taken = queue.take(worker)
         if taken is None:
-            # Who has nothing to do gets something, if there is anything.
-            assert held[worker] or not shares.waiting
+            # A worker without attacks gets some, as long as any are left.
+            assert held[worker] or not queue.waiting
         else:
             assert len({item.key.source for item in taken}) == 1
             held[worker] += taken
         if len(workers) > 1 and chance.random() < 0.1:
-            shares.drop(worker)
+            queue.drop(worker)
             workers.remove(worker)
         elif held[worker] and chance.random() < 0.5:
             item = held[worker].pop()
-            shares.done(worker, item.key)
+            queue.done(worker, item.key)
             done.append(item.key)
     assert sorted(map(str, done)) == sorted(str(item.key) for item in items)
-    assert not shares.waiting
+    assert not queue.waiting
 
 
 def test_nobody_takes_what_others_could_do() -> None:
-    shares = WorkQueue(items_of(dict.fromkeys(range(10), 1)), ["greedy", "late"])
+    queue = WorkQueue(items_of(dict.fromkeys(range(10), 1)), ["greedy", "late"])
     greedy = 0
-    while shares.take("greedy"):
+    while queue.take("greedy"):
         greedy += 1
     assert greedy == 5
-    assert shares.take("late")
+    assert queue.take("late")
 
 
 def test_one_photo_with_many_targets_is_work_for_all() -> None:
-    shares = WorkQueue(items_of({0: 40}), ["one", "other"])
-    taken = shares.take("one"), shares.take("other")
+    queue = WorkQueue(items_of({0: 40}), ["one", "other"])
+    taken = queue.take("one"), queue.take("other")
     assert all(taken)
 
 
 def test_what_a_lost_worker_had_comes_last() -> None:
     items = items_of(dict.fromkeys(range(6), 1))
-    shares = WorkQueue(items, ["lost", "other"])
-    assert shares.take("lost") == items[:1]
-    shares.drop("lost")
-    rest = [item for _ in range(6) for item in shares.take("other") or ()]
+    queue = WorkQueue(items, ["lost", "other"])
+    assert queue.take("lost") == items[:1]
+    queue.drop("lost")
+    rest = [item for _ in range(6) for item in queue.take("other") or ()]
     assert rest == [*items[1:], items[0]]
 
 

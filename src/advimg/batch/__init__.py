@@ -1,1 +1,1 @@
-"""Many photos: which, towards what, what is done already, and one stream through the engine."""
+"""Many photos: the plan, the journal of an output folder, and the executors that make the attacks."""

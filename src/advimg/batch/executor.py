@@ -1,61 +1,36 @@
-"""Who does the attacks of a batch."""
+"""Where the attacks of a batch are made: the interface, and the executor in this process."""
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
-from advimg.batch.journal import Journal
-from advimg.batch.options import Options
-from advimg.batch.pipeline import Pipeline
-from advimg.batch.plan import Files, Item, by_photo
+from advimg.batch.pipeline import Pipeline, Run
+from advimg.batch.plan import Item, by_photo
 from advimg.classifiers.classifier import Classifier, Identity
-
-Ended = Callable[[dict[str, Any]], None]
-"""Called with the record of each attack after it is in the journal, in any thread, one at a time."""
 
 
 class Executor(Protocol):
-    """Who does the attacks of a batch."""
+    """Makes the attacks of a batch."""
 
     @property
     def classifiers(self) -> Sequence[Identity]:
-        """What is attacked: one classifier, or several at once."""
+        """The classifiers to attack: one, or several at once."""
 
     @property
     def check_on(self) -> Sequence[Identity]:
-        """Classifiers that take no part, whose opinion is recorded."""
+        """Classifiers that are not attacked, whose predictions are recorded."""
 
     @property
     def devices(self) -> Sequence[torch.device]:
-        """Where the attacks are made."""
+        """The devices of the attacks."""
 
-    def attack(
-        self,
-        items: Sequence[Item],
-        files: Files,
-        journal: Journal,
-        options: Options,
-        *,
-        began: Callable[[], None],
-        ended: Ended,
-        stop: threading.Event,
-    ) -> None:
-        """Attack items and keep the journal.
-
-        Args:
-            items: those of one photo stand together.
-            files: which files are written.
-            journal: of the output folder.
-            options: how to go about it.
-            began: called once the networks are loaded, before the first photo is read.
-            ended: called with each record.
-            stop: once it is set, what is complete is written and the rest is dropped.
+    def attack(self, items: Sequence[Item], run: Run) -> None:
+        """Attack items and keep the journal of a run; those of one photo follow each other.
 
         Raises:
-            DiskError: the disk takes no more.
+            DiskError: the disk is full.
             ClassifierError: the network does not behave like a classifier.
             DeviceError: a device cannot be used, or none is left.
         """
@@ -70,21 +45,11 @@ class InProcess:
 
     @property
     def devices(self) -> Sequence[torch.device]:
-        """Where the classifiers are."""
+        """The device of the classifiers."""
         return (self.classifiers[0].device,)
 
-    def attack(
-        self,
-        items: Sequence[Item],
-        files: Files,
-        journal: Journal,
-        options: Options,
-        *,
-        began: Callable[[], None],
-        ended: Ended,
-        stop: threading.Event,
-    ) -> None:
-        """Attack items, as :class:`Executor` has it."""
-        stream = Pipeline(self.classifiers, files, journal, options, check_on=self.check_on, ended=ended, stop=stop)
-        began()
-        stream.run(by_photo(items))
+    def attack(self, items: Sequence[Item], run: Run) -> None:
+        """Attack items; see :meth:`Executor.attack`."""
+        pipeline = Pipeline(self.classifiers, self.check_on, run)
+        run.began()
+        pipeline.run(by_photo(items))

@@ -1,35 +1,29 @@
 """The journal of an output folder, ``results.jsonl``: one record a line, written as each attack ends.
 
 A line is a record (:mod:`advimg.record`) with ``adversarial_sha256``, the hash of the PNG that was written, and
-``out_dir``, the folder: a folder that was moved or copied gets the paths of its new place when it is opened.
-A record is appended after its files are in place, in one write, so a process that is killed leaves a whole journal but
-for its last line. Before files are written their names go into a second, hidden list: what stands there and not in the
-journal was left by a killed process, and is removed. So a folder holds what its journal says, whatever happened.
+``out_dir``, the folder: the paths in a folder that was moved or copied are corrected when its journal is opened.
+A record is appended after its files are in place, in one write, so a killed process can damage the last line only.
+Files that have no record yet are listed in a second, hidden file and removed when the journal is closed, or by the next
+run: a folder holds the files that its journal names.
 """
 
 import contextlib
-import errno
-import io
 import json
 import os
-import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from filelock import FileLock, Timeout
-
+from advimg.batch.journal_files import LineFile, UnfinishedFiles, locked
 from advimg.batch.plan import Key
-from advimg.errors import DiskError, OutputError
+from advimg.errors import OutputError
 from advimg.images.files import made_folder, sweep, write_whole
 
 NAME = "results.jsonl"
-_LOCK = ".advimg.lock"
-_CLAIMS = ".advimg.unfinished"
 
 _HEAD = b'{"advimg": '
-"""What every journal begins with."""
+"""The beginning of every journal."""
 
 _ASKED = (
     "model",
@@ -54,7 +48,7 @@ _BY_EPS = frozenset({"max_eps", "min_confidence", "max_steps"})
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the journal holds of one attack.
+    """The journal's record of one attack, as far as a later run needs it.
 
     Attributes:
         source_sha256: of the photo that was attacked; None where it could not be read.
@@ -82,7 +76,7 @@ class Entry:
         """Read a record.
 
         Raises:
-            KeyError, TypeError, AttributeError, ValueError: it is none.
+            KeyError, TypeError, AttributeError, ValueError: it is not a record.
         """
         target = record["target_rule"] or record["target"]["index"]
         return cls(
@@ -129,15 +123,14 @@ def _told(value: object) -> str:
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """Return what a folder's journal holds now, as :func:`read_attacks` does, each attack once."""
+    """Return the records of :func:`read_attacks`."""
     return list(read_attacks(folder).values())
 
 
 def read_attacks(folder: Path) -> dict[Key, dict[str, Any]]:
-    """Return what a folder's journal holds now, by attack, with the paths of today.
+    """Return the last record of each attack in a folder's journal, with the paths of today.
 
-    Nothing is locked and nothing changed, so a batch may be writing there; a last line that is not whole is passed
-    over.
+    Nothing is locked and nothing changed, so a batch may be writing there; an incomplete last line is left out.
 
     Args:
         folder: an absolute path.
@@ -145,21 +138,11 @@ def read_attacks(folder: Path) -> dict[Key, dict[str, Any]]:
     Raises:
         OutputError: there is no journal, or it cannot be read.
     """
-    path = folder / NAME
+    lines = _read_lines(folder / NAME, advice="give a folder that it wrote to")
     try:
-        data = path.read_bytes()
+        return {line.entry.key: line.record for line in lines if line is not None}
     except FileNotFoundError:
-        raise OutputError(f"{path} does not exist; give a folder that advimg batch wrote to") from None
-    except OSError as error:
-        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
-    whole = data[: data.rfind(b"\n") + 1]
-    try:
-        if not _HEAD.startswith(data[: len(_HEAD)]):
-            raise _no_journal(path)
-        lines = [_parsed(line, folder) for line in whole.splitlines()]
-    except OutputError:
-        raise OutputError(f"{path} is no journal of advimg batch; give a folder that it wrote to") from None
-    return {line.entry.key: line.record for line in lines if line is not None}
+        raise OutputError(f"{folder / NAME} does not exist; give a folder that advimg batch wrote to") from None
 
 
 class Journal:
@@ -167,55 +150,53 @@ class Journal:
 
     Attributes:
         folder: the output folder.
-        entries: what it held when it was opened and still holds, by key.
+        entries: the attacks it held when it was opened and still holds, by key.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.entries: dict[Key, Entry] = {}
         self._path = folder / NAME
-        self._claims = folder / _CLAIMS
-        self._lock = threading.Lock()
-        self.entries, state = self._read()
+        repair = False
+        with contextlib.suppress(FileNotFoundError):
+            for line in _read_lines(self._path):
+                repair = repair or line is None or line.moved or line.entry.key in self.entries
+                if line is not None:
+                    self.entries[line.entry.key] = line.entry
         sweep(folder)
-        if state.torn is not None:
-            _cut(self._path, state.torn)
-        if state.odd:
+        if repair:
             self._rewrite()
-        recorded = {path for entry in self.entries.values() for path in entry.outputs.values()}
-        self._claimed = set(_read_claims(self._claims)) - recorded
-        self._remove_claimed()
-        self._file = _append_to(self._path)
-        self._claims_file = _append_to(self._claims)
+        self._file = LineFile(self._path)
+        self._unfinished = UnfinishedFiles(folder, self._outputs(self.entries))
 
     @classmethod
     @contextlib.contextmanager
     def opened(cls, folder: Path) -> Iterator[Self]:
-        """Make the folder if it is not there, lock it, and mend what a killed process left.
+        """Make the folder if it is not there, lock it, and repair what a killed process left.
 
-        If nothing comes of it, the folders that were made go again.
+        Folders that were made and are still empty at the end are removed.
 
         Raises:
-            OutputError: another process writes there, the folder cannot be written, or the file is another's.
+            OutputError: another process writes there, the folder cannot be written, or the file is not a journal.
         """
-        with made_folder(folder), _locked(folder):
+        with made_folder(folder), locked(folder):
             journal = cls(folder)
             try:
                 yield journal
             finally:
                 journal._close()
 
-    def owns(self, path: Path) -> bool:
-        """Tell whether a file is of an attack of this folder that the journal does not hold, or no longer."""
-        return path in self._claimed
+    def is_unfinished(self, path: Path) -> bool:
+        """Tell whether a file is of an attack of this folder that has no record, or no longer has one."""
+        return path in self._unfinished
 
-    def claim(self, paths: Iterable[Path]) -> None:
-        """Note that files are about to be written. Those that are there already, and are others', are passed over.
+    def add_unfinished(self, paths: Iterable[Path]) -> None:
+        """List files that are about to be written; files of others that are there already are left out.
 
         Raises:
-            DiskError: the disk takes no more.
+            DiskError: the disk is full.
         """
-        new = [path for path in paths if path not in self._claimed and not os.path.lexists(path)]
-        self._note(new)
+        self._unfinished.add([path for path in paths if not self.is_unfinished(path) and not os.path.lexists(path)])
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record, after its files are in place.
@@ -224,123 +205,44 @@ class Journal:
             record: plain JSON values, with ``adversarial_sha256`` and ``out_dir``.
 
         Raises:
-            DiskError: the disk takes no more; the journal is as it was before.
+            DiskError: the disk is full; the journal is as it was before.
         """
-        with self._lock:
-            _write_line(self._file, json.dumps(record, allow_nan=False))
-            self._claimed.difference_update(map(Path, record["outputs"].values()))
+        self._file.append(json.dumps(record, allow_nan=False))
+        self._unfinished.discard(map(Path, record["outputs"].values()))
 
-    def drop(self, keys: Collection[Key]) -> None:
-        """Take records out, whose attacks shall be made anew; their files are owned until then."""
+    def remove(self, keys: Collection[Key]) -> None:
+        """Remove the records of attacks that are to be repeated; their files are unfinished until then."""
         if not keys:
             return
-        paths = {path for key in keys for path in self.entries[key].outputs.values()}
-        self._note(paths)
+        paths = self._outputs(keys)
+        self._unfinished.add(paths)
         for key in keys:
             del self.entries[key]
         self._file.close()
         try:
             self._rewrite()
         except BaseException:
-            self._claimed -= paths  # for they are still in the journal
+            self._unfinished.discard(paths)  # they are still in the journal
             raise
-        self._file = _append_to(self._path)
+        self._file = LineFile(self._path)
 
-    def _note(self, paths: Iterable[Path]) -> None:
-        with self._lock:
-            for path in paths:
-                _write_line(self._claims_file, json.dumps(os.path.relpath(path, self.folder)))
-                self._claimed.add(path)
-
-    def _read(self) -> "tuple[dict[Key, Entry], _State]":
-        """Read the journal.
-
-        Raises:
-            OutputError: it is no journal, or cannot be read.
-        """
-        entries: dict[Key, Entry] = {}
-        lines = whole = 0
-        torn: int | None = None
-        moved = False
-        try:
-            with self._path.open("rb") as file:
-                head = file.read(len(_HEAD))
-                if not _HEAD.startswith(head):
-                    raise _no_journal(self._path)
-                file.seek(0)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        torn = whole
-                        break
-                    whole, lines = whole + len(line), lines + 1
-                    parsed = _parsed(line, self.folder)
-                    if parsed is not None:
-                        entries[parsed.entry.key] = parsed.entry
-                        moved = moved or parsed.moved
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise OutputError(f"cannot read {self._path}: {error.strerror or error}") from error
-        return entries, _State(torn, odd=moved or lines > len(entries))
+    def _outputs(self, keys: Iterable[Key]) -> set[Path]:
+        return {path for key in keys for path in self.entries[key].outputs.values()}
 
     def _rewrite(self) -> None:
-        """Write the journal anew with one line for each entry: the last that was written, with the paths of today."""
-        lines: dict[Key, bytes] = {}
-        for line in self._path.read_bytes().splitlines(keepends=True):
-            parsed = _parsed(line, self.folder)
-            if parsed is not None and parsed.entry.key in self.entries:
-                lines[parsed.entry.key] = json.dumps(parsed.record).encode("ascii") + b"\n"
-        write_whole(self._path, b"".join(lines.values()), overwrite=True)
-
-    def _remove_claimed(self) -> None:
-        """Remove the files that no record names."""
-        while self._claimed:
-            with contextlib.suppress(OSError):
-                self._claimed.pop().unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self._claims.unlink(missing_ok=True)
+        """Write the journal anew with the last line of each entry and the paths of today."""
+        lines: dict[Key, str] = {}
+        for line in _read_lines(self._path):
+            if line is not None and line.entry.key in self.entries:
+                lines[line.entry.key] = json.dumps(line.record) + "\n"
+        write_whole(self._path, "".join(lines.values()).encode("ascii"), overwrite=True)
 
     def _close(self) -> None:
         self._file.close()
-        self._claims_file.close()
-        self._remove_claimed()
+        self._unfinished.close()
         with contextlib.suppress(OSError):
             if not self._path.stat().st_size:
                 self._path.unlink()
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder while the context lasts.
-
-    Raises:
-        OutputError: another process writes there, or the folder cannot be written.
-    """
-    lock = FileLock(folder / _LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise OutputError(f"another advimg batch is writing to {folder}; wait for it, or choose another -O") from None
-    except OSError as error:
-        raise DiskError(f"cannot write to {folder}: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # Windows does not remove files that are open
-            (folder / _LOCK).unlink(missing_ok=True)
-        lock.release()
-
-
-class _State(NamedTuple):
-    """In what state a journal was found.
-
-    Attributes:
-        torn: where its torn last line begins, if it has one.
-        odd: whether it has to be written anew.
-    """
-
-    torn: int | None
-    odd: bool
 
 
 class _Line(NamedTuple):
@@ -348,8 +250,8 @@ class _Line(NamedTuple):
 
     Attributes:
         record: with the paths of today.
-        entry: what it says.
-        moved: whether the paths were others.
+        entry: the same, as far as a later run needs it.
+        moved: whether its paths were those of another folder.
     """
 
     record: dict[str, Any]
@@ -357,73 +259,50 @@ class _Line(NamedTuple):
     moved: bool
 
 
+def _read_lines(path: Path, *, advice: str = "choose another -O") -> Iterator[_Line | None]:
+    """Yield the lines of a journal; None for one that a crash has made unreadable or left incomplete.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OutputError: it is not a journal, or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            if not _HEAD.startswith(file.read(len(_HEAD))):
+                raise ValueError
+            file.seek(0)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    yield None
+                    return  # its end may be written while this loop runs
+                yield _parsed(line, path.parent)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise OutputError(f"{path} is no journal of advimg batch; {advice}") from None
+
+
 def _parsed(line: bytes, folder: Path) -> _Line | None:
-    """Read a line; None where a crash of the machine left one that cannot be read."""
     try:
         record = json.loads(line)
     except ValueError:
         return None
-    try:
-        placed = _placed(record, folder)
-        return _Line(placed, Entry.of(placed), moved=placed != record)
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise _no_journal(folder / NAME) from None
+    relocated = _relocated(record, folder)
+    return _Line(relocated, Entry.of(relocated), moved=relocated != record)
 
 
-def _placed(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _relocated(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return a record whose outputs are where the folder is now.
 
     Raises:
-        ValueError: an output lies outside the folder.
+        ValueError: an output lies outside the folder; a journal that someone has edited must not remove it.
     """
-    there = Path(record.get("out_dir", folder))
-    outputs = {key: os.path.normpath(folder / Path(path).relative_to(there)) for key, path in record["outputs"].items()}
-    if not all(_is_within(path, folder) for path in outputs.values()):
+    before = Path(record.get("out_dir", folder))
+    outputs = {
+        key: os.path.normpath(folder / Path(path).relative_to(before)) for key, path in record["outputs"].items()
+    }
+    if not all(Path(path).is_relative_to(folder) for path in outputs.values()):
         raise ValueError("a file of the journal lies outside its folder")
-    return {**record, "outputs": outputs} | ({"out_dir": str(folder)} if there != folder else {})
-
-
-def _is_within(path: str | Path, folder: Path) -> bool:
-    """Tell whether a path leads into a folder; whoever changed a journal shall not have other files removed by it."""
-    return Path(path).is_relative_to(folder)
-
-
-def _no_journal(path: Path) -> OutputError:
-    return OutputError(f"{path} is no journal of advimg batch; choose another -O")
-
-
-def _read_claims(path: Path) -> Iterator[Path]:
-    """Yield the files that were to be written; a torn last line names one that was not begun."""
-    with contextlib.suppress(OSError):
-        for line in path.read_bytes().splitlines(keepends=True):
-            with contextlib.suppress(ValueError, TypeError):
-                claimed = Path(os.path.normpath(path.parent / json.loads(line)))
-                if line.endswith(b"\n") and _is_within(claimed, path.parent):
-                    yield claimed
-
-
-def _append_to(path: Path) -> io.FileIO:
-    try:
-        return io.FileIO(path, "ab")
-    except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _write_line(file: io.FileIO, text: str) -> None:
-    """Append a line in one write, or nothing."""
-    data = text.encode("ascii") + b"\n"
-    before = os.fstat(file.fileno()).st_size
-    try:
-        if file.write(data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            file.truncate(before)
-        raise DiskError(f"cannot write {file.name!s}: {error.strerror or error}") from error
-
-
-def _cut(path: Path, length: int) -> None:
-    try:
-        os.truncate(path, length)
-    except OSError as error:
-        raise DiskError(f"cannot mend {path}: {error.strerror or error}") from error
+    return {**record, "outputs": outputs} | ({"out_dir": str(folder)} if before != folder else {})

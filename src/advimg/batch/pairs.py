@@ -1,7 +1,7 @@
-"""Towards what: targets as people write them, one by one or as a table of pairs."""
+"""The targets of a batch as people write them: one by one, or as a table of photos and targets."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -13,7 +13,7 @@ from advimg.settings import Eps, Norm, TargetRule, parse_eps_or_auto
 from advimg.target_names import read_target
 
 ALL = "all"
-"""The target that stands for every class."""
+"""The target that means every class."""
 
 
 def read_targets(
@@ -24,17 +24,14 @@ def read_targets(
     Raises:
         UsageError: there is no such class.
     """
-    return list(dict.fromkeys(target for text in texts for target in _targets(text, labels, others)))
-
-
-def _targets(text: str, labels: Labels, others: Mapping[str, Labels] | None) -> Iterable[int | TargetRule]:
-    every = range(len(labels)) if text.strip().lower() == ALL else [text]
-    return [read_target(each, labels, others) for each in every]
+    every = range(len(labels))
+    named = (each for text in texts for each in (every if text.strip().lower() == ALL else (text,)))
+    return list(dict.fromkeys(read_target(each, labels, others) for each in named))
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A line of a table: a photo (an absolute path), what it shall be taken for, and its own eps, if it has one."""
+    """A line of a table: a photo (an absolute path), its target, and its own eps, if it has one."""
 
     path: Path
     target: int | TargetRule
@@ -46,10 +43,10 @@ def read_pairs(
 ) -> list[Pair]:
     """Read a CSV table with the header ``path,target`` or ``path,target,eps``, in any order.
 
-    Paths are relative to the current folder. A line without an eps gets the batch's.
+    Paths are relative to the current folder. A line without an eps has that of the batch.
 
     Raises:
-        UsageError: naming the line: no such class, an eps out of range, a column that is missing or not known.
+        UsageError: no such class, an eps out of range, a column that is missing or unknown; with the line.
     """
     try:
         table = csv.DictReader(lines, strict=True)
@@ -57,11 +54,12 @@ def read_pairs(
         if not {"path", "target"} <= set(columns) <= {"path", "target", "eps"}:
             raise UsageError(f"{name}: the first line must be path,target or path,target,eps")
         table.fieldnames = columns
-        pairs = [
-            pair
-            for row in table
-            for pair in _pairs(row, labels, others, norm=norm, where=f"{name}, line {table.line_num}")
-        ]
+        pairs: list[Pair] = []
+        for row in table:
+            try:
+                pairs += _pairs(row, labels, others, norm)
+            except UsageError as error:
+                raise UsageError(f"{name}, line {table.line_num}: {error}") from None
     except csv.Error as error:
         raise UsageError(f"{name} is not a CSV table: {error}") from None
     if not pairs:
@@ -70,20 +68,12 @@ def read_pairs(
 
 
 def _pairs(
-    row: dict[str | None, str | None],
-    labels: Labels,
-    others: Mapping[str, Labels] | None,
-    *,
-    norm: Norm,
-    where: str,
+    row: dict[str | None, str | None], labels: Labels, others: Mapping[str, Labels] | None, norm: Norm
 ) -> list[Pair]:
     path, target, eps = ((row.get(column) or "").strip() for column in ("path", "target", "eps"))
     if None in row:
-        raise UsageError(f"{where}: more values than columns; a path or a name with a comma needs quotes")
+        raise UsageError("more values than columns; a path or a name with a comma needs quotes")
     if not path or not target:
-        raise UsageError(f"{where}: path and target are both needed")
-    try:
-        budget = parse_eps_or_auto(eps, norm) if eps else None
-        return [Pair(absolute(path), each, budget) for each in _targets(target, labels, others)]
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
+        raise UsageError("path and target are both needed")
+    own_eps = parse_eps_or_auto(eps, norm) if eps else None
+    return [Pair(absolute(path), each, own_eps) for each in read_targets((target,), labels, others)]

@@ -1,4 +1,4 @@
-"""Which photos a batch takes: from files, folders and lists, never from what was written by advimg itself."""
+"""The photos of a batch, from files, folders and lists, without the files that advimg wrote itself."""
 
 import codecs
 import os
@@ -12,17 +12,17 @@ from advimg.images.decode import SUFFIXES, is_adversarial
 from advimg.outputs import is_report
 
 _BESIDE = re.compile(r"(.+)_(?:x[\d.e+-]+|figure)")
-"""How the pictures beside an adversarial PNG are called (``outputs.plan_outputs``)."""
+"""The names of the pictures beside an adversarial PNG (``outputs.plan_outputs``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was found.
+    """The photos that were found.
 
     Attributes:
         photos: absolute paths, each once, in the order they were named; folders are sorted.
-        root: the deepest folder that holds all that was named: outputs mirror the tree below it.
-        own: how many files were passed over because advimg wrote them.
+        root: the deepest folder that holds all named paths: outputs mirror the tree below it.
+        own: the number of files left out because advimg wrote them.
     """
 
     photos: tuple[Path, ...]
@@ -31,14 +31,14 @@ class Found:
 
 
 def find_photos(paths: Sequence[str | Path], *, out_dir: Path, recursive: bool = False) -> Found:
-    """Find the photos that are meant by paths of files and folders.
+    """Find the photos at paths of files and folders.
 
-    A file is taken whatever its name; from a folder those whose name ends like a photo's. A path that leads nowhere is
-    kept beside others, so that it ends with a reason like any photo that cannot be read.
+    A named file is taken whatever its suffix; of a folder, the files with a photo's suffix. A path that does not exist
+    is kept beside others, so that its attack fails with a reason like that of any photo that cannot be read.
 
     Args:
         paths: at least one.
-        out_dir: the output folder; nothing in it is taken.
+        out_dir: the output folder; files in it are left out.
         recursive: whether to look into the folders of folders.
 
     Raises:
@@ -54,7 +54,8 @@ def find_photos(paths: Sequence[str | Path], *, out_dir: Path, recursive: bool =
             else:
                 photos[photo] = None
     if not any(map(os.path.lexists, named)):
-        raise PhotoError(_nowhere(paths))
+        missing = f"{paths[0]} does not exist; check the path" if len(paths) == 1 else "none of the paths given exists"
+        raise PhotoError(missing)
     if not photos:
         raise PhotoError(_nothing(paths, own=own, recursive=recursive))
     return Found(tuple(photos), common_root(path if _is_folder(path) else path.parent for path in named), own)
@@ -70,7 +71,7 @@ def common_root(paths: Iterable[Path]) -> Path:
 
 
 def read_list(lines: Iterable[bytes], *, name: str) -> list[str]:
-    """Read paths, one a line; empty lines are passed over.
+    """Read paths, one a line; empty lines are left out.
 
     Raises:
         UsageError: there is none.
@@ -84,12 +85,12 @@ def read_list(lines: Iterable[bytes], *, name: str) -> list[str]:
 
 
 def absolute(path: str | Path) -> Path:
-    """Return an absolute path, with its links as they are: a link keeps the name and the place it was given."""
+    """Return an absolute path, without following links: a link keeps its own name and folder."""
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def is_output(photo: Path, out_dir: Path) -> bool:
-    """Tell whether a file is in the output folder, or was written by advimg: such files are never taken as photos."""
+    """Tell whether a file is in the output folder, or was written by advimg: a batch never attacks such files."""
     try:
         return photo.parent.resolve().is_relative_to(out_dir.resolve()) or _is_own(photo)
     except (OSError, ValueError):  # ValueError: a NUL in the name
@@ -101,19 +102,14 @@ def _listed(folder: Path, outputs: Path, *, recursive: bool) -> Iterator[Path]:
     if folder.resolve() == outputs:
         raise PhotoError(f"{folder} is the output folder, whose pictures are never taken as photos; choose another -O")
     for path, folders, files in os.walk(folder, onerror=_cannot_list):
-        # What begins with a dot is hidden, such as the halves of files that macOS leaves on foreign disks.
+        # Names that begin with a dot are hidden, such as the resource forks that macOS leaves on other file systems.
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES and _may_be_read(Path(path, name)):
                 yield Path(path, name)
         if not recursive:
             return
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and _is_others(path, name, outputs))
-
-
-def _is_others(path: str, name: str, outputs: Path) -> bool:
-    """Tell whether a folder is neither the output folder nor a report."""
-    folder = Path(path, name)
-    return folder.resolve() != outputs and not is_report(folder)
+        inner = (Path(path, name) for name in folders if not name.startswith("."))
+        folders[:] = sorted(each.name for each in inner if each.resolve() != outputs and not is_report(each))
 
 
 def _is_folder(path: Path) -> bool:
@@ -121,7 +117,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _may_be_read(path: Path) -> bool:
-    """Tell whether reading comes to an end: a pipe's may not. A link that leads nowhere ends at once."""
+    """Tell whether reading a file ends: that of a pipe may not, that of a broken link fails at once."""
     return path.is_file() or not path.exists()
 
 
@@ -135,10 +131,6 @@ def _is_own(photo: Path) -> bool:
         return False
     beside = _BESIDE.fullmatch(photo.stem)
     return is_adversarial(photo) or (beside is not None and is_adversarial(photo.with_name(f"{beside[1]}.png")))
-
-
-def _nowhere(paths: Sequence[str | Path]) -> str:
-    return f"{paths[0]} does not exist; check the path" if len(paths) == 1 else "none of the paths given exists"
 
 
 def _nothing(paths: Sequence[str | Path], *, own: int, recursive: bool) -> str:

@@ -1,9 +1,9 @@
-"""What a batch has to do: which photo, towards what, and into which files."""
+"""The plan of a batch: the attacks, each a photo, a target and an eps, and the names of their files."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ class Key(NamedTuple):
     Attributes:
         source: the photo, an absolute path.
         target: the index of the class, or the rule that chooses it.
-        eps: the budget, in levels, or "auto".
+        eps: the largest change, in levels, or "auto".
     """
 
     source: Path
@@ -38,14 +38,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
-    """Which files a batch writes for each attack, and where.
+    """The kinds of files that a batch writes for each attack, and their folders.
 
     Attributes:
         folder: the output folder, an absolute path.
-        root: what the output folder mirrors.
+        root: the folder whose tree the output folder mirrors.
         amplify: the factor of the perturbation's picture.
-        perturbation: whether it is wanted.
-        figure: whether a figure is wanted.
+        perturbation: whether to write that picture.
+        figure: whether to write a figure.
     """
 
     folder: Path
@@ -54,16 +54,16 @@ class Files:
     perturbation: bool = True
     figure: bool = False
 
-    def named(self, adversarial: Path) -> Outputs:
+    def outputs_for(self, adversarial: Path) -> Outputs:
         """Return the files that go with an adversarial PNG."""
         return plan_outputs(adversarial, amplify=self.amplify, figure=self.figure, perturbation=self.perturbation)
 
-    def place(self, source: Path) -> Path:
+    def folder_for(self, source: Path) -> Path:
         """Return the folder for a photo's files."""
         return self.folder / source.parent.relative_to(self.root)
 
 
-def each_towards(photos: Iterable[Path], targets: Sequence[int | TargetRule], eps: Eps) -> list[Key]:
+def each_target(photos: Iterable[Path], targets: Sequence[int | TargetRule], eps: Eps) -> list[Key]:
     """Return each photo x each target."""
     return [Key(photo, target, eps) for photo in photos for target in targets]
 
@@ -82,78 +82,59 @@ def plan_items(keys: Sequence[Key], files: Files, labels: Labels, *, recorded: M
 
     Args:
         keys: each once.
-        files: which, and where.
-        labels: the classes' names.
+        files: the kinds of files, and their folders.
+        labels: the names of the classes.
         recorded: the adversarial PNGs of earlier attacks; those keep their names.
 
     Returns:
         An item for each key, in order.
     """
-    taken = (path for adversarial in recorded.values() for _, path in files.named(adversarial))
+    taken = (path for adversarial in recorded.values() for _, path in files.outputs_for(adversarial))
     names = dict(_names([key for key in keys if key not in recorded], files, labels, taken=taken))
-    return [Item(key, files.named(recorded.get(key) or names[key])) for key in keys]
+    return [Item(key, files.outputs_for(recorded.get(key) or names[key])) for key in keys]
 
 
 def by_photo(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Yield the items of each photo, where those of one photo stand together."""
+    """Yield the items of each photo, which follow each other."""
     for _, group in groupby(items, key=lambda item: item.key.source):
         yield list(group)
 
 
 def _names(keys: Iterable[Key], files: Files, labels: Labels, *, taken: Iterable[Path]) -> Iterator[tuple[Key, Path]]:
-    """Yield for each the shortest name that no other has: ``dog_pelican``, else ``dog_jpg_pelican``, and so on."""
-    occupied = {_folded(path) for path in taken}
-    unnamed = list(keys)
-    for form in _FORMS:
-        proposed = {
-            key: files.place(key.source) / f"{form(key, target_slug(key.target, labels))}.png" for key in unnamed
-        }
+    """Yield the shortest name of each attack that no other has: ``dog_pelican``, else ``dog_jpg_pelican``, and so on.
+
+    The last resort is a number.
+    """
+    occupied = set(map(_folded, taken))
+    unnamed = {key: _stems(key, target_slug(key.target, labels)) for key in keys}
+    for form in range(4):
+        proposed = {key: files.folder_for(key.source) / f"{stems[form]}.png" for key, stems in unnamed.items()}
         # With the pictures beside it: a class may be called x10.
-        claimed = {key: [_folded(other) for _, other in files.named(path)] for key, path in proposed.items()}
+        claimed = {key: _claimed(path, files) for key, path in proposed.items()}
         wanted = Counter(name for names in claimed.values() for name in names)
-        unnamed = []
         for key, path in proposed.items():
-            if any(wanted[name] > 1 or name in occupied for name in claimed[key]):
-                unnamed.append(key)
-            else:
+            if all(wanted[name] == 1 and name not in occupied for name in claimed[key]):
+                del unnamed[key]
                 yield key, path
         occupied |= wanted.keys()
-    for key in unnamed:
-        stem = _with_both(key, target_slug(key.target, labels))
-        number = 2
-        while True:
-            path = files.place(key.source) / f"{stem}_{number}.png"
-            claimed_now = {_folded(other) for _, other in files.named(path)}
-            if not claimed_now & occupied:
-                break
-            number += 1
-        occupied |= claimed_now
+    for key, stems in unnamed.items():
+        numbered = (files.folder_for(key.source) / f"{stems[-1]}_{number}.png" for number in count(2))
+        path = next(path for path in numbered if occupied.isdisjoint(_claimed(path, files)))
+        occupied |= _claimed(path, files)
         yield key, path
 
 
-def _short(key: Key, slug: str) -> str:
-    return f"{key.source.stem}_{slug}"
+def _stems(key: Key, slug: str) -> tuple[str, str, str, str]:
+    """Return names for an attack, from the shortest to the longest, without a suffix."""
+    short, long = f"{key.source.stem}_{slug}", f"{key.source.name.replace('.', '_')}_{slug}"
+    eps = "epsauto" if key.eps == "auto" else f"eps{key.eps:g}"
+    return short, long, f"{short}_{eps}", f"{long}_{eps}"
 
 
-def _with_eps(key: Key, slug: str) -> str:
-    return f"{_short(key, slug)}_eps{_number(key.eps)}"
-
-
-def _with_suffix(key: Key, slug: str) -> str:
-    return f"{key.source.name.replace('.', '_')}_{slug}"
-
-
-def _with_both(key: Key, slug: str) -> str:
-    return f"{_with_suffix(key, slug)}_eps{_number(key.eps)}"
-
-
-def _number(eps: Eps) -> str:
-    return eps if eps == "auto" else f"{eps:g}"
-
-
-_FORMS: tuple[Callable[[Key, str], str], ...] = (_short, _with_suffix, _with_eps, _with_both)
+def _claimed(adversarial: Path, files: Files) -> set[str]:
+    return {_folded(path) for _, path in files.outputs_for(adversarial)}
 
 
 def _folded(path: Path) -> str:
-    """Return what tells two names apart on every file system; some make no difference between upper and lower case."""
+    """Return what tells two names apart on every file system: some ignore the case of letters."""
     return str(path).casefold()

@@ -1,25 +1,29 @@
-"""Several devices at once, the side of the parent: what there is one of.
+"""Several devices at once: a process for each, one plan and one journal in this process.
 
-Each device has a process that runs :func:`advimg.batch.worker.work`. Plan and journal stay in the parent: a worker asks
-it for photos, before it writes files and when they are in place (:mod:`advimg.batch.coordinator`), so that a folder is
-kept as if one process wrote there.
+Each worker process runs :func:`advimg.batch.worker.work`. It asks this process for photos, before it writes files, and
+when they are in place, so that the output folder is kept as if one process wrote there.
 """
 
-import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from typing import Any
 
 import torch
 
-from advimg.batch.coordinator import Coordinator
-from advimg.batch.executor import Ended
-from advimg.batch.journal import Journal
-from advimg.batch.options import Options
-from advimg.batch.plan import Files, Item
+from advimg.batch.journal import Entry
+from advimg.batch.pipeline import Run
+from advimg.batch.plan import Item
+from advimg.batch.work_queue import WorkQueue
 from advimg.batch.worker import Task
-from advimg.batch.worker_process import running
+from advimg.batch.worker_process import WorkerProcess, running
 from advimg.classifiers.device import find_device
 from advimg.classifiers.load import identity_of
 from advimg.classifiers.spec import ModelSpec
+from advimg.errors import AdvimgError, DeviceError
+
+_POLL = 0.1
+"""Seconds between two checks whether to stop."""
 
 
 class SeveralProcesses:
@@ -27,8 +31,8 @@ class SeveralProcesses:
 
     Args:
         devices: their names; one that is given twice has two processes.
-        attacked: what to attack: one classifier, or several at once.
-        watching: what takes no part.
+        attacked: the classifiers to attack: one, or several at once.
+        check_on: those that are not attacked, whose predictions are recorded.
         progress: whether a download shows a progress bar.
         warn: called with a line for a person, if a device is lost and the others go on.
 
@@ -41,39 +45,136 @@ class SeveralProcesses:
         self,
         devices: Sequence[str],
         attacked: Sequence[ModelSpec],
-        watching: Sequence[ModelSpec] = (),
+        check_on: Sequence[ModelSpec] = (),
         *,
         progress: bool = True,
         warn: Callable[[str], None],
     ) -> None:
         self._names = devices
-        self._specs = tuple(attacked), tuple(watching)
+        self._specs = tuple(attacked), tuple(check_on)
         self._warn = warn
         self.devices = tuple(map(find_device, devices))
-        # Here, once, and not in each process: a download, and what is wrong with a model.
+        # Once, and not in each process: downloads, and errors in a model.
         self.classifiers, self.check_on = (
             tuple(identity_of(spec, progress=progress) for spec in specs) for specs in self._specs
         )
 
-    def attack(
-        self,
-        items: Sequence[Item],
-        files: Files,
-        journal: Journal,
-        options: Options,
-        *,
-        began: Callable[[], None],
-        ended: Ended,
-        stop: threading.Event,
-    ) -> None:
-        """Attack items, as :class:`advimg.batch.executor.Executor` has it."""
-        attacked, watching = self._specs
-        # Those on the CPU share its cores: threads that wait for each other make a pass many times as slow.
+    def attack(self, items: Sequence[Item], run: Run) -> None:
+        """Attack items; see :meth:`advimg.batch.executor.Executor.attack`."""
+        # Processes on the CPU share its cores: threads that wait for each other make a pass many times as slow.
         sharing = sum(device.type == "cpu" for device in self.devices)
         threads = max(1, torch.get_num_threads() // sharing) if sharing else None
-        tasks = [
-            Task(device=name, threads=threads, attacked=attacked, watching=watching, files=files, options=options)
-            for name in self._names[: len(items)]
-        ]
-        with running(tasks, files.folder) as processes:
-            Coordinator(processes, items, journal, began=began, ended=ended, warn=self._warn, stop=stop).run()
+        names = self._names[: len(items)]
+        tasks = [Task(name, threads, *self._specs, run.files, run.options) for name in names]
+        with running(tasks, run.files.folder) as workers:
+            _Coordinator(workers, WorkQueue(items, workers), run, self._warn).serve()
+
+
+@dataclass(eq=False)
+class _Coordinator:
+    """Answers the requests of workers, one at a time: none takes long, and nothing needs a lock.
+
+    Attributes:
+        workers: those that have not ended.
+        idle: those of them that wait for attacks.
+        loaded: whether all have loaded their classifiers.
+        stopping: whether they were told to stop.
+        error: the first error, raised once the complete results are written.
+    """
+
+    workers: list[WorkerProcess]
+    queue: WorkQueue
+    run: Run
+    warn: Callable[[str], None]
+    idle: list[WorkerProcess] = field(default_factory=list)
+    loaded: bool = False
+    stopping: bool = False
+    error: AdvimgError | None = None
+
+    def serve(self) -> None:
+        """Serve the workers until all attacks have ended."""
+        # While workers load their classifiers they have nothing to complete.
+        while self.workers and (self.loaded or not self.run.stop.is_set()):
+            ready = wait([worker.requests for worker in self.workers], _POLL)
+            for worker in [worker for worker in self.workers if worker.requests in ready]:
+                self._receive(worker)
+            self._dispatch()
+        if self.error is not None:
+            raise self.error
+
+    def _receive(self, worker: WorkerProcess) -> None:
+        try:
+            verb, *arguments = worker.requests.recv()
+        except (EOFError, OSError):
+            self._lose(worker, worker.exit_error())
+            return
+        if verb == "more":
+            self.idle.append(worker)
+            return
+        answer = error = None
+        try:
+            answer = self._answer(worker, verb, *arguments)
+        except AdvimgError as raised:
+            self._fail(error := raised)
+        worker.answer(answer, error)
+
+    def _answer(self, worker: WorkerProcess, verb: str, *arguments: Any) -> Any:
+        match verb, *arguments:
+            case "take", *_:
+                return None if self.run.stop.is_set() else self.queue.take(worker)
+            case "add unfinished", paths:
+                self.run.journal.add_unfinished(paths)
+            case "is unfinished", path:
+                return self.run.journal.is_unfinished(path)
+            case "append", record:
+                self.run.journal.append(record)
+                self.queue.done(worker, Entry.of(record).key)
+                self.run.ended(record)
+            case "fail", DeviceError() as error:
+                self._lose(worker, error)
+            case "fail", error:
+                self._dismiss(worker)
+                self._fail(error)
+        return None
+
+    def _dispatch(self) -> None:
+        """Let idle workers go on, or end; at a stop, tell all workers."""
+        if self.run.stop.is_set() and not self.stopping:
+            self.stopping = True
+            for worker in self.workers:
+                worker.stop()
+        busy = len(self.idle) < len(self.workers)
+        if not self.loaded:
+            if busy or self.run.stop.is_set():
+                return  # the first would take the photos of all, and another may fail to load
+            self.loaded = True
+            self.run.began()
+        for worker in tuple(self.idle):
+            if self.queue.waiting and not self.run.stop.is_set():
+                self.idle.remove(worker)
+                worker.answer(True)
+            elif self.run.stop.is_set() or not busy:
+                self._dismiss(worker)
+                worker.finished = True
+                worker.answer(False)
+
+    def _lose(self, worker: WorkerProcess, error: DeviceError) -> None:
+        """Go on without a worker, if others are left."""
+        self._dismiss(worker)
+        self.queue.drop(worker)
+        if self.run.stop.is_set() or not self.queue.left:
+            return
+        if self.loaded and self.workers:
+            self.warn(f"{error}; its photos go to the other devices")
+        else:
+            self._fail(error)
+
+    def _dismiss(self, worker: WorkerProcess) -> None:
+        self.workers.remove(worker)
+        if worker in self.idle:
+            self.idle.remove(worker)
+
+    def _fail(self, error: AdvimgError) -> None:
+        """Stop all workers, and raise this error in the end, unless there was one before."""
+        self.error = self.error or error
+        self.run.stop.set()

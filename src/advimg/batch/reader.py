@@ -1,44 +1,47 @@
-"""Photos decoded ahead, in threads, so that the network does not wait for files."""
+"""Photos decoded ahead in background threads, so that the network does not wait for files."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
+from advimg.batch.options import Options
 from advimg.batch.plan import Item
 from advimg.engine.job import Job
 from advimg.errors import PhotoError
-from advimg.images.photo import Photo
-from advimg.settings import Settings
+from advimg.images.decode import read_photo
+
+if TYPE_CHECKING:
+    from advimg.images.photo import Photo
 
 _THREADS = 2
 
 
 class PhotoReader:
-    """The jobs of a batch, in about the order of its photos; a photo with several targets is decoded once.
+    """The jobs of a batch, roughly in the order of its photos; a photo with several targets is decoded once.
 
     Args:
         photos: the items of each photo.
-        settings: of all attacks; each item has its own eps.
-        read: decodes a photo, in any thread.
-        refuse: called for each item whose photo cannot be read.
+        options: of all attacks; each item has its own eps.
+        failed: called for each item whose photo cannot be read.
         ahead: how many photos to hold ready.
+
+    Attributes:
+        items: the item of each job that was taken.
     """
 
     def __init__(
         self,
         photos: Iterable[Sequence[Item]],
-        settings: Settings,
+        options: Options,
         *,
-        read: Callable[[Path], Photo],
-        refuse: Callable[[Item, PhotoError], None],
+        failed: Callable[[Item, PhotoError], None],
         ahead: int,
     ) -> None:
         self._photos = iter(photos)
-        self._settings = settings
-        self._read = read
-        self._refuse = refuse
+        self._options = options
+        self._failed = failed
         self._ahead = ahead
         self._pool = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
         self._reading: dict[futures.Future[Photo], Sequence[Item]] = {}
@@ -46,7 +49,7 @@ class PhotoReader:
         self.items: dict[Job, Item] = {}
 
     def take(self, *, wait: bool) -> Job | None:
-        """Return the next job, as :class:`advimg.engine.engine.Feed` has it."""
+        """Return the next job; see :class:`advimg.engine.engine.Feed`."""
         while True:
             self._read_ahead()
             if not self._ready and not self._collect(wait_for_one=wait):
@@ -63,7 +66,8 @@ class PhotoReader:
             items = next(self._photos, None)
             if items is None:
                 return
-            self._reading[self._pool.submit(self._read, items[0].key.source)] = items
+            photo = self._pool.submit(read_photo, items[0].key.source, max_pixels=self._options.max_pixels)
+            self._reading[photo] = items
 
     def _collect(self, *, wait_for_one: bool) -> bool:
         """Turn photos that have been read into jobs; return whether any was read."""
@@ -75,11 +79,12 @@ class PhotoReader:
             error = future.exception()
             if isinstance(error, PhotoError):
                 for item in items:
-                    self._refuse(item, error)
+                    self._failed(item, error)
                 continue
             photo = future.result()
             for item in items:
-                job = Job(photo=photo, target=item.key.target, settings=replace(self._settings, eps=item.key.eps))
+                settings = replace(self._options.settings, eps=item.key.eps)
+                job = Job(photo=photo, target=item.key.target, settings=settings)
                 self.items[job] = item
                 self._ready.append(job)
         return bool(read)

@@ -1,33 +1,26 @@
-"""What an earlier run did already, and what is still to do."""
+"""Which attacks an earlier run has finished, and which are still to be made."""
 
-import hashlib
 import os
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from advimg.batch.journal import Entry, Journal, changed
 from advimg.batch.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
+from advimg.images.files import file_sha256
 from advimg.labels import Labels
 from advimg.settings import Eps
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A plan held against the journal.
-
-    Attributes:
-        pending: what is to do.
-        standing: what stands.
-    """
+class Work(NamedTuple):
+    """The attacks of a batch: those that are still to be made, and the journal's entries of the finished ones."""
 
     pending: list[Item]
-    standing: list[Entry]
+    finished: list[Entry]
 
 
-def sort_out(
+def compare_with_journal(
     keys: Sequence[Key],
     files: Files,
     labels: Labels,
@@ -37,66 +30,68 @@ def sort_out(
     force: bool,
     retry_failed: bool,
 ) -> Work:
-    """Hold a plan against the journal, and take out of the journal what does not stand.
+    """Compare a plan with the journal, and remove from the journal the attacks that are to be repeated.
 
-    An attack stands if its photo is the same, its files are there, and the PNG has the recorded hash.
+    An attack is finished if its photo is the same, its files exist, and the PNG has the recorded hash.
 
     Args:
         keys: at least one, each once.
-        files: which are wanted.
-        labels: the classes' names.
+        files: the files that are wanted.
+        labels: the names of the classes.
         journal: of the output folder.
-        asked: the settings that a record has in this run, by its eps.
-        force: whether other settings, and files that are not the journal's, are no obstacle.
-        retry_failed: whether attacks that failed are to do again.
+        asked: the settings of a record of this run, by its eps.
+        force: whether to go on despite other settings, and files that are not in the journal.
+        retry_failed: whether to repeat attacks that failed.
 
     Raises:
         OutputError: the folder was begun with other settings, or a file is in the way.
     """
-    gone = _superseded(keys, journal, asked, force=force)
+    repeated = _of_other_settings(keys, journal, asked, force=force)
     recorded = {
         key: entry.outputs["adversarial"]
         for key, entry in journal.entries.items()
-        if key not in gone and "adversarial" in entry.outputs
+        if key not in repeated and "adversarial" in entry.outputs
     }
     items = plan_items(keys, files, labels, recorded=recorded)
     for key in keys:
         entry = journal.entries.get(key)
-        if entry is not None and not _stands(entry, files, retry_failed=retry_failed):
-            gone.add(key)
-    pending = [item for item in items if item.key in gone or item.key not in journal.entries]
+        if entry is not None and not _is_finished(entry, files, retry_failed=retry_failed):
+            repeated.add(key)
+    pending = [item for item in items if item.key in repeated or item.key not in journal.entries]
     if not force:
-        _check_room(pending, {path for key in gone for path in journal.entries[key].outputs.values()}, journal.folder)
+        _check_absent(pending, {path for key in repeated for path in journal.entries[key].outputs.values()}, journal)
     # Nothing is changed before it is known that the run can begin.
-    journal.drop(gone)
+    journal.remove(repeated)
     return Work(pending, [journal.entries[key] for key in keys if key in journal.entries])
 
 
-def file_sha256(path: Path) -> str | None:
-    """Return the hash of a file's bytes; None if it cannot be read."""
+def sha256_or_none(path: Path) -> str | None:
+    """Return the SHA-256 of a file's bytes, in hexadecimal; None if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return None
 
 
-def _superseded(
+def _of_other_settings(
     keys: Sequence[Key], journal: Journal, asked: Callable[[Eps], tuple[Any, ...]], *, force: bool
 ) -> set[Key]:
-    """Refuse a folder that was begun with other settings; with ``force``, return what will be made anew."""
-    # Of this run's eps only: that of an earlier one may be none in this run's norm.
+    """Return the attacks of the journal that had other settings and are wanted again.
+
+    Raises:
+        OutputError: an attack had other settings, and ``force`` is false.
+    """
+    # Only with the eps of this run: an earlier one may be out of range in this run's norm.
     here = {eps: asked(eps) for eps in {key.eps for key in keys}}
-    any_of_them = here[keys[0].eps]
     wanted = {(key.source, key.target) for key in keys}
-    superseded = set()
+    repeated = set()
     for key, entry in journal.entries.items():
         if key.eps in here:
             differing = changed(entry.asked, here[key.eps])
         else:
             differing = [
                 f"eps {key.eps} there, {' and '.join(sorted(map(str, here)))} here",
-                *changed(entry.asked, any_of_them, same_eps=False),
+                *changed(entry.asked, here[keys[0].eps], same_eps=False),
             ]
         if differing and not force:
             raise OutputError(
@@ -104,30 +99,30 @@ def _superseded(
                 "--force to attack anew"
             )
         if differing and (key.source, key.target) in wanted:
-            superseded.add(key)
-    return superseded
+            repeated.add(key)
+    return repeated
 
 
-def _stands(entry: Entry, files: Files, *, retry_failed: bool) -> bool:
-    content = file_sha256(entry.key.source)
+def _is_finished(entry: Entry, files: Files, *, retry_failed: bool) -> bool:
+    content = sha256_or_none(entry.key.source)
     if entry.error is not None:
         return not retry_failed and content == entry.source_sha256
     if content is not None and content != entry.source_sha256:
         return False
     adversarial = entry.outputs["adversarial"]
-    wanted = dict(files.named(adversarial))
+    wanted = dict(files.outputs_for(adversarial))
     return (
-        file_sha256(adversarial) == entry.adversarial_sha256
+        sha256_or_none(adversarial) == entry.adversarial_sha256
         and wanted.items() <= entry.outputs.items()
         and all(map(os.path.isfile, wanted.values()))
     )
 
 
-def _check_room(pending: Sequence[Item], own: Container[Path], folder: Path) -> None:
+def _check_absent(pending: Sequence[Item], repeated: Container[Path], journal: Journal) -> None:
     for item in pending:
         for _, path in item.outputs:
-            if os.path.lexists(path) and path not in own:
+            if os.path.lexists(path) and path not in repeated:
                 raise OutputError(
-                    f"{path} exists and is not in {folder}'s journal; choose another -O, or --force to overwrite such "
-                    "files"
+                    f"{path} exists and is not in {journal.folder}'s journal; choose another -O, or --force to "
+                    "overwrite such files"
                 )

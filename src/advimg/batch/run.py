@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from advimg.batch.executor import Ended, Executor
-from advimg.batch.journal import Journal, asked_in, checked_in
+from advimg.batch.executor import Executor
+from advimg.batch.journal import Entry, Journal, asked_in
 from advimg.batch.options import Options
+from advimg.batch.pipeline import Ended, Run
 from advimg.batch.plan import Files, Key
-from advimg.batch.resume import sort_out
+from advimg.batch.resume import compare_with_journal
 from advimg.batch.stats import BatchStats
 from advimg.errors import OutputError
 from advimg.images.files import write_whole
@@ -52,7 +53,7 @@ class Batch:
         self._journal = journal
         self._options = options
         self._check_summary()
-        work = sort_out(
+        work = compare_with_journal(
             keys,
             files,
             executor.classifiers[0].labels,
@@ -63,15 +64,8 @@ class Batch:
         )
         self._pending = work.pending
         self.stats = BatchStats(len(keys))
-        for entry in work.standing:
-            self.stats.add(
-                source=str(entry.key.source),
-                fooled=entry.fooled,
-                error=entry.error,
-                gradients=entry.gradients,
-                checked=entry.checked,
-                earlier=True,
-            )
+        for entry in work.finished:
+            self.stats.add(entry, earlier=True)
 
     def run(self, *, stop: threading.Event, ended: Ended) -> None:
         """Attack what is to do, and write the summary; a run that ends before it has begun leaves none.
@@ -88,13 +82,7 @@ class Batch:
         begun = not self._pending
 
         def count(record: dict[str, Any]) -> None:
-            self.stats.add(
-                source=record["source"],
-                fooled=record["fooled"],
-                error=record["error"],
-                gradients=record["gradients"] or 0,
-                checked=checked_in(record),
-            )
+            self.stats.add(Entry.of(record))
             ended(record)
 
         def begin() -> None:
@@ -104,15 +92,8 @@ class Batch:
 
         try:
             if self._pending:
-                self._executor.attack(
-                    self._pending,
-                    self._files,
-                    self._journal,
-                    self._options,
-                    began=begin,
-                    ended=count,
-                    stop=stop,
-                )
+                run = Run(self._files, self._journal, self._options, began=begin, ended=count, stop=stop)
+                self._executor.attack(self._pending, run)
         finally:
             self.stats.end()
             if begun:

@@ -1,4 +1,4 @@
-"""What became of a batch so far: counts, reasons, exit code."""
+"""The results of a batch so far: counts, reasons, exit code."""
 
 import threading
 import time
@@ -7,23 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-FAILED, NOT_REACHED = 1, 3
+from advimg.batch.journal import Entry
 
 
 @dataclass(slots=True)
 class BatchStats:
-    """Counts the ends of attacks; safe to use from several threads.
+    """Counts the attacks that have ended; safe to use from several threads.
 
     Attributes:
-        total: how many attacks there are.
-        verified: whose file shows the target.
-        not_reached: whose best attempt was written.
+        total: the number of attacks.
+        verified: those whose file shows the target.
+        not_reached: those whose file is the best attempt.
         failures: the photo and the reason of each that failed.
-        earlier: how many of them all an earlier run did.
-        fresh: how many this run attacked, without those that failed.
+        earlier: those of an earlier run.
+        fresh: those of this run, without those that failed.
         gradients: passes through the network, all together.
-        checked: how many files fool each network that took no part, by its name.
-        seconds: of this run, from the first look to the last file.
+        checked: the number of files that fool each network that was not attacked, by its name.
     """
 
     total: int
@@ -38,25 +37,16 @@ class BatchStats:
     _ended: float | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(
-        self,
-        *,
-        source: str,
-        fooled: bool,
-        error: str | None,
-        gradients: int,
-        checked: Mapping[str, bool] | None = None,
-        earlier: bool = False,
-    ) -> None:
-        """Count one."""
+    def add(self, entry: Entry, *, earlier: bool = False) -> None:
+        """Count an attack of this run, or of an earlier one."""
         with self._lock:
-            self.checked.update(checked or {})
+            self.checked.update(entry.checked)
             self.earlier += earlier
-            self.fresh += not earlier and error is None
-            self.gradients += gradients
-            if error is not None:
-                self.failures.append((source, error))
-            elif fooled:
+            self.fresh += not earlier and entry.error is None
+            self.gradients += entry.gradients
+            if entry.error is not None:
+                self.failures.append((str(entry.key.source), entry.error))
+            elif entry.fooled:
                 self.verified += 1
             else:
                 self.not_reached += 1
@@ -71,12 +61,12 @@ class BatchStats:
 
     @property
     def done(self) -> int:
-        """How many have ended, one way or another."""
+        """The number of attacks that have ended."""
         return self.verified + self.not_reached + len(self.failures)
 
     @property
     def seconds(self) -> float:
-        """The seconds of this run."""
+        """The seconds of this run, from its first pass to its last file."""
         return (self._ended or time.perf_counter()) - self._began
 
     @property
@@ -86,7 +76,7 @@ class BatchStats:
 
     @property
     def seconds_left(self) -> float | None:
-        """The seconds that the rest will take; None if nothing tells."""
+        """The seconds that the rest will take; None before the first."""
         return (self.total - self.done) / self.rate if self.rate else None
 
     @property
@@ -97,10 +87,10 @@ class BatchStats:
 
     @property
     def exit_code(self) -> int:
-        """0 if all are verified, else 1 (some failed) or 3 (some were not reached)."""
+        """0 if all are verified; 1 if some failed; otherwise 3."""
         if self.failures:
-            return FAILED
-        return NOT_REACHED if self.not_reached else 0
+            return 1
+        return 3 if self.not_reached else 0
 
     def summary(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Return plain JSON values for ``summary.json``."""

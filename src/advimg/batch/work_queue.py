@@ -1,4 +1,4 @@
-"""One plan for several workers: each takes what it needs, so that a faster one takes more."""
+"""One plan for several workers: each takes attacks as it needs them, so that a faster one takes more."""
 
 import math
 from collections import deque
@@ -7,18 +7,18 @@ from collections.abc import Hashable, Iterable, Sequence
 from advimg.batch.plan import Item, Key, by_photo
 
 _TOGETHER = 8
-"""So many attacks on one photo go to one worker, which decodes it once; more would leave others without."""
+"""The most attacks on one photo that one worker takes, and decodes once; more would leave other workers without."""
 
 
 class WorkQueue:
-    """The items of a plan, handed out.
+    """The items of a plan, given to workers.
 
     Args:
-        items: those of one photo stand together.
-        workers: who takes them.
+        items: those of one photo follow each other.
+        workers: the workers that take them.
 
     Attributes:
-        left: how many are not done.
+        left: the number of items that are not done.
     """
 
     def __init__(self, items: Sequence[Item], workers: Iterable[Hashable]) -> None:
@@ -29,13 +29,13 @@ class WorkQueue:
 
     @property
     def waiting(self) -> bool:
-        """Whether there are items that no worker has."""
+        """Whether there are items that no worker has taken."""
         return bool(self._queue)
 
     def take(self, worker: Hashable) -> list[Item] | None:
-        """Return attacks on one photo; None if there are no more, or the worker has its share of what is left.
+        """Return attacks on one photo; None if there are no more, or the worker has its share of the rest.
 
-        Who has read far ahead would keep the last ones from workers that have nothing to do.
+        A worker that reads far ahead would otherwise keep the last attacks from idle ones.
         """
         held = self._held[worker]
         if not self._queue or len(held) >= math.ceil(self.left / len(self._held)):
@@ -50,7 +50,7 @@ class WorkQueue:
         self.left -= 1
 
     def drop(self, worker: Hashable) -> None:
-        """Let others have what a worker has not done. It comes last, for it may be what the worker was lost by."""
+        """Give the undone items of a worker to others; they come last, as one of them may have ended the worker."""
         self._put(list(self._held.pop(worker).values()))
 
     def _put(self, items: Sequence[Item]) -> None:

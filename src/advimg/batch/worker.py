@@ -1,4 +1,4 @@
-"""Several devices at once, the side of a worker: a process with one device and with classifiers of its own."""
+"""Several devices at once: a worker, a process with one device and classifiers of its own."""
 
 import os
 import signal
@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from advimg.batch.options import Options
-from advimg.batch.pipeline import Pipeline
+from advimg.batch.pipeline import Pipeline, Run
 from advimg.batch.plan import Files, Item
 from advimg.classifiers.device import find_device
 from advimg.classifiers.load import load_classifier
@@ -25,39 +25,39 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker is told; all of it can be sent to another process.
+    """The task of a worker, which can be sent to another process.
 
     Attributes:
         device: the name of its device.
-        threads: with how many it computes on a CPU; None for as many as torch likes.
-        attacked: what to attack.
-        watching: what takes no part.
-        files: which files are written.
-        options: how to go about it.
+        threads: the number of its threads on a CPU; None for torch's default.
+        attacked: the classifiers to attack.
+        check_on: those that are not attacked, whose predictions are recorded.
+        files: the kinds of files to write.
+        options: of all attacks.
     """
 
     device: str
     threads: int | None
     attacked: tuple[ModelSpec, ...]
-    watching: tuple[ModelSpec, ...]
+    check_on: tuple[ModelSpec, ...]
     files: Files
     options: Options
 
 
-class Parent:
-    """The process that has the plan and the journal, as its worker asks it; safe to use from several threads.
+class _Parent:
+    """The process with the plan and the journal, a :class:`advimg.batch.pipeline.Recorder`; safe in several threads.
 
-    If it is gone, so is whoever wanted this worker, which then ends at once.
+    If it has ended, this process ends at once.
     """
 
-    def __init__(self, calls: "Connection[Any, Any]") -> None:
-        self._calls = calls
+    def __init__(self, requests: "Connection[Any, Any]") -> None:
+        self._requests = requests
         self._lock = threading.Lock()
 
     def more(self) -> bool:
-        """Wait until there are attacks to make; return False at the end of all."""
+        """Wait until there are attacks to make; return False if there will be none."""
         return bool(self._ask("more"))
 
     def take(self) -> list[Item] | None:
@@ -65,86 +65,78 @@ class Parent:
         items: list[Item] | None = self._ask("take")
         return items
 
-    def claim(self, paths: Iterable[Path]) -> None:
-        """Note that files are about to be written, as the journal does."""
-        self._ask("claim", list(paths))
+    def add_unfinished(self, paths: Iterable[Path]) -> None:
+        self._ask("add unfinished", list(paths))
 
-    def owns(self, path: Path) -> bool:
-        """Tell whether a file is of an attack that the journal does not hold."""
-        return bool(self._ask("owns", path))
+    def is_unfinished(self, path: Path) -> bool:
+        return bool(self._ask("is unfinished", path))
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add a record to the journal, after its files are in place."""
         self._ask("append", dict(record))
 
-    def give_up(self, error: AdvimgError) -> None:
-        """Say why this worker ends before the others."""
-        self._ask("give up", error)
+    def fail(self, error: AdvimgError) -> None:
+        """Report the error that ends this worker."""
+        self._ask("fail", error)
 
-    def _ask(self, *question: Any) -> Any:
+    def _ask(self, *request: Any) -> Any:
         try:
             with self._lock:
-                self._calls.send(question)
-                answer, error = self._calls.recv()
+                self._requests.send(request)
+                answer, error = self._requests.recv()
         except (EOFError, OSError):
-            _exit_now()
+            os._exit(1)
         if error is not None:
             raise error
         return answer
 
 
-def work(task: Task, calls: "Connection[Any, Any]", control: "Connection[Any, Any]") -> None:
+def work(task: Task, requests: "Connection[Any, Any]", stop: "Connection[Any, Any]") -> None:
     """Make attacks until there are no more.
 
     Args:
-        task: what to do.
-        calls: where to ask the parent; each question has one answer.
-        control: whatever comes here means to stop, its end that the parent has gone.
+        task: the task.
+        requests: to the parent; each request has one answer.
+        stop: a message means to stop, its end that the parent has ended.
     """
-    # A terminal sends Ctrl-C to all of its processes; it is the parent who says what comes of it.
+    # A terminal sends Ctrl-C to all of its processes; the parent decides what follows.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    warnings.simplefilter("ignore")  # each would be shown by each worker, across the line that shows how far all are
-    stop = threading.Event()
-    threading.Thread(target=_listen, args=(control, stop), name="control", daemon=True).start()
-    parent = Parent(calls)
+    warnings.simplefilter("ignore")  # each worker would print them, across the line that shows the progress
+    stopped = threading.Event()
+    threading.Thread(target=_wait_for_stop, args=(stop, stopped), name="stop", daemon=True).start()
+    parent = _Parent(requests)
     try:
-        _attack(task, parent, stop)
+        _attack(task, parent, stopped)
     except AdvimgError as error:
-        parent.give_up(error)
+        parent.fail(error)
     except Exception as error:
         text = next(iter(str(error).splitlines()), "") or "no message"
         lost = DeviceError(f"{task.device}: {type(error).__name__}: {text}")
         lost.add_note(traceback.format_exc())  # tracebacks themselves cannot be sent
-        parent.give_up(lost)
+        parent.fail(lost)
 
 
-def _attack(task: Task, parent: Parent, stop: threading.Event) -> None:
+def _attack(task: Task, parent: _Parent, stop: threading.Event) -> None:
     keep_freed_memory()
     device = find_device(task.device)
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # else what names no device would lie on the first, which is another's
+        torch.cuda.set_device(device)  # otherwise tensors without a device would lie on the first, another worker's
     if device.type == "cpu" and task.threads is not None:
         torch.set_num_threads(task.threads)
-    attacked, watching = (
+    attacked, check_on = (
         [load_classifier(spec, device=task.device, progress=False) for spec in specs]
-        for specs in (task.attacked, task.watching)
+        for specs in (task.attacked, task.check_on)
     )
-    # What has ended is told by the parent, as it has the record.
-    stream = Pipeline(attacked, task.files, parent, task.options, check_on=watching, ended=lambda _: None, stop=stop)
+    # The parent calls `began` and `ended` itself.
+    run = Run(task.files, parent, task.options, began=lambda: None, ended=lambda _: None, stop=stop)
+    pipeline = Pipeline(attacked, check_on, run)
     while parent.more():
-        stream.run(iter(parent.take, None))
+        pipeline.run(iter(parent.take, None))
 
 
-def _listen(control: "Connection[Any, Any]", stop: threading.Event) -> None:
-    """Hear what the parent says unasked."""
+def _wait_for_stop(stop: "Connection[Any, Any]", stopped: threading.Event) -> None:
     try:
         while True:
-            control.recv()
-            stop.set()
+            stop.recv()
+            stopped.set()
     except (EOFError, OSError):
-        _exit_now()
-
-
-def _exit_now() -> NoReturn:
-    """End at once, whatever other threads do: what they would write belongs to nobody now."""
-    os._exit(1)
+        os._exit(1)  # whatever other threads do: the parent has ended, and nobody records their files

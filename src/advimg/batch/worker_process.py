@@ -11,40 +11,45 @@ from advimg.batch.worker import Task, work
 from advimg.errors import AdvimgError, DeviceError
 from advimg.images.files import sweep
 
-_LAST_BREATH = 5
-"""Seconds that a process that has gone may take to be gone."""
+_EXIT_TIMEOUT = 5
+"""Seconds to wait for the exit code of a process that has closed its connection."""
 _KILLED = -9
-"""The exit code after SIGKILL, a name that Windows does not know."""
+"""The exit code after SIGKILL, a name that Windows does not have."""
 
 
-class Process:
-    """A worker's process."""
+class WorkerProcess:
+    """A worker's process, and the connections to it.
+
+    Attributes:
+        requests: the worker's requests, each with one answer.
+        finished: whether it was told that there are no more attacks.
+    """
 
     def __init__(self, task: Task) -> None:
-        self.device = task.device
         self.finished = False
+        self._device = task.device
         context = multiprocessing.get_context("spawn")
-        self.calls, calls = context.Pipe()
-        control, self._control = context.Pipe(duplex=False)
-        self._process = context.Process(target=work, args=(task, calls, control))
+        self.requests, requests = context.Pipe()
+        stop, self._stop = context.Pipe(duplex=False)
+        self._process = context.Process(target=work, args=(task, requests, stop))
         self._process.start()
-        # The worker has its own: once it has gone, these here come to their end.
-        calls.close()
-        control.close()
+        # Only the worker keeps these ends open, so that the connections end with it.
+        requests.close()
+        stop.close()
 
     def answer(self, value: Any, error: AdvimgError | None = None) -> None:
-        """Answer the worker's question."""
-        with contextlib.suppress(OSError):  # it has gone, as the next look at its connection says
-            self.calls.send((value, error))
+        """Answer the worker's request."""
+        with contextlib.suppress(OSError):  # a worker that has ended is noticed at the next read
+            self.requests.send((value, error))
 
     def stop(self) -> None:
-        """Have the worker write what is complete, and drop the rest."""
+        """Have the worker write the complete results, and drop the rest."""
         with contextlib.suppress(OSError):
-            self._control.send("stop")
+            self._stop.send(None)
 
     def exit_error(self) -> DeviceError:
-        """Say how the process ended by itself."""
-        self._process.join(_LAST_BREATH)
+        """Return how the process ended by itself."""
+        self._process.join(_EXIT_TIMEOUT)
         code = self._process.exitcode
         if code == _KILLED:
             how = "was killed, as the system does when memory runs out"
@@ -52,44 +57,44 @@ class Process:
             how = f"crashed ({signal.strsignal(-code)})"
         else:
             how = f"ended (exit code {code})"
-        return DeviceError(f"the process on {self.device} {how}")
+        return DeviceError(f"the process on {self._device} {how}")
 
-    def end(self) -> None:
-        """End the process, whatever it does."""
+    def kill(self) -> None:
+        """End the process at once."""
         self._process.kill()
         self._process.join()
-        self.calls.close()
-        self._control.close()
+        self.requests.close()
+        self._stop.close()
 
 
 @contextlib.contextmanager
-def running(tasks: Sequence[Task], folder: Path) -> Iterator[list[Process]]:
+def running(tasks: Sequence[Task], folder: Path) -> Iterator[list[WorkerProcess]]:
     """Have a process for each task while the context lasts; none of them outlives it."""
-    processes: list[Process] = []
+    workers: list[WorkerProcess] = []
     try:
-        with _signals_held():
+        with _signals_blocked():
             for task in tasks:
-                processes.append(Process(task))  # noqa: PERF401 - of those that have begun none may be lost
-        yield processes
+                workers.append(WorkerProcess(task))  # noqa: PERF401 - those already started must be killed on an error
+        yield list(workers)
     finally:
-        for process in processes:
-            process.end()
-        if not all(process.finished for process in processes):
-            sweep(folder)  # the temporary files; what has its name already is removed as the journal closes
+        for worker in workers:
+            worker.kill()
+        if not all(worker.finished for worker in workers):
+            sweep(folder)  # temporary files; the journal removes unfinished ones as it is closed
 
 
 @contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold back what interrupts this process while the context lasts.
+def _signals_blocked() -> Iterator[None]:
+    """Block the signals that interrupt this process while the context lasts.
 
-    A process that is started in it holds it back for good, from its first moment on.
+    A process that is started in it blocks them for good, from its first moment on.
     """
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # its own start would let them through again
+    resource_tracker.ensure_running()  # its own start would unblock them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield

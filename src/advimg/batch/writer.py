@@ -1,4 +1,4 @@
-"""Files encoded and written behind, in threads, so that the network does not wait for them either."""
+"""Files encoded and written in background threads, so that the network does not wait for them."""
 
 import os
 import sys
@@ -6,28 +6,29 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+_THREADS = min(4, os.cpu_count() or 1)
+
 
 class Writer:
-    """Does small jobs in the background, a few at a time; the first that fails is heard of.
+    """Runs small jobs in background threads, a few at a time.
 
     Args:
-        threads: how many work.
-        failed: called, in a thread, once something went wrong.
+        failed: called, in a thread, when a job raises; later jobs are dropped.
     """
 
-    def __init__(self, threads: int, *, failed: Callable[[], None]) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write", initializer=_step_back)
-        self._room = threading.BoundedSemaphore(2 * threads)
+    def __init__(self, *, failed: Callable[[], None]) -> None:
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="write", initializer=_lower_priority)
+        self._room = threading.BoundedSemaphore(2 * _THREADS)
         self._failed = failed
         self._error: BaseException | None = None
 
     def put(self, job: Callable[[], None]) -> None:
-        """Have something done; waits while too much is waiting already, so that memory stays flat."""
+        """Run a job later; waits while many jobs are waiting already, so that memory stays flat."""
         self._room.acquire()
         self._pool.submit(self._do, job)
 
     def close(self) -> None:
-        """Wait for what is left.
+        """Wait for all jobs.
 
         Raises:
             BaseException: the first error of a job.
@@ -47,7 +48,7 @@ class Writer:
             self._room.release()
 
 
-def _step_back() -> None:
-    """Let this thread run where the network's threads leave room: a pass waits for the slowest of them."""
-    if sys.platform.startswith("linux"):  # elsewhere a priority is the whole process's
+def _lower_priority() -> None:
+    """Let this thread run when the threads of the network do not: a pass waits for the slowest of them."""
+    if sys.platform.startswith("linux"):  # elsewhere a priority is that of the whole process
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)

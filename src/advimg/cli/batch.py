@@ -107,7 +107,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
         perturbation=given["perturbation"],
         figure=given["figure"],
     )
-    files.named(Path("any.png"))  # is the factor in range?
+    files.outputs_for(Path("any.png"))  # is the factor in range?
     if given["report"]:
         from advimg.report.gallery import check_gallery
 
@@ -157,11 +157,11 @@ def _keys_of(
 ) -> "list[Key]":
     from advimg.batch.pairs import read_pairs, read_targets
     from advimg.batch.photos import is_output
-    from advimg.batch.plan import each_pair, each_towards
+    from advimg.batch.plan import each_pair, each_target
 
     labels, others = networks.labels[0], networks.others
     if found is not None:
-        return each_towards(found.photos, read_targets(targets, labels, others), settings.eps)
+        return each_target(found.photos, read_targets(targets, labels, others), settings.eps)
     name = given["table"]
     pairs = read_pairs(
         io.StringIO(_decoded(_read(name), name), newline=""), labels, others, name=name, norm=settings.norm

@@ -1,0 +1,335 @@
+"""The journal of an output folder: what it holds, what it removes, and what it refuses."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from advimg.batch.journal import Entry, Journal, asked_in, changed
+from advimg.batch.journal_files import LineFile
+from advimg.batch.plan import Key
+from advimg.errors import DiskError, OutputError
+from advimg.images.encode import encode_png
+from advimg.record import Failure
+from advimg.settings import TargetRule
+from tests.batches import records_of, write
+from tests.conftest import random_photo
+
+
+def record(source: str = "/a.jpg", *, outputs: Iterable[Path] = (), **changes: Any) -> dict[str, Any]:
+    """A record of an attack that wrote ``outputs``; of one that failed, if there are none."""
+    written = dict(zip(("adversarial", "perturbation"), map(str, outputs), strict=False))
+    asked = {"model": "m", "eps": 10, "min_confidence": 0.9, "max_steps": 100, "step_size": 5.0, "momentum": 0.75}
+    known = asked | {"loss": "ce", "restarts": 0, "seed": 0, "target": {"index": 1, "name": "x"}, "source_sha256": "0"}
+    plain = Failure(source, "broken", known).to_dict()
+    if written:
+        plain |= {"error": None, "fooled": True, "gradients": 3, "outputs": written}
+    return plain | {"adversarial_sha256": "1" if written else None} | changes
+
+
+def key(source: str = "/a.jpg", target: int | TargetRule = 1, eps: int = 10) -> Key:
+    return Key(Path(source), target, eps)
+
+
+def line(source: str = "/a.jpg", **changes: Any) -> bytes:
+    return json.dumps(record(source, **changes)).encode() + b"\n"
+
+
+def opened(out: Path) -> dict[Key, Entry]:
+    with Journal.opened(out) as journal:
+        return dict(journal.entries)
+
+
+def test_what_is_appended_is_read_back(out: Path) -> None:
+    files = [out / "a_x.png", out / "a_x_x10.png"]
+    done, failed = record("/a.jpg", outputs=files), record("/ф\n.jpg", target=None, target_rule="random", eps=3)
+    with Journal.opened(out) as journal:
+        assert journal.entries == {}
+        journal.append(done)
+        journal.append(failed)
+    assert records_of(out) == [done, failed]
+    assert {path.name for path in out.iterdir()} == {"results.jsonl"}
+    entries = opened(out)
+    assert list(entries) == [key("/a.jpg"), key("/ф\n.jpg", "random", 3)]
+    first, second = entries.values()
+    assert first == Entry(
+        key("/a.jpg"),
+        source_sha256="0",
+        outputs={"adversarial": files[0], "perturbation": files[1]},
+        adversarial_sha256="1",
+        asked=asked_in(done),
+        error=None,
+        fooled=True,
+        gradients=3,
+        checked={},
+    )
+    assert (second.error, second.fooled, second.gradients, second.outputs) == ("broken", False, 0, {})
+
+
+def test_the_class_with_index_0_is_a_target_like_any_other(out: Path) -> None:
+    with Journal.opened(out) as journal:
+        journal.append(record(target={"index": 0, "name": "zero"}))
+    assert list(opened(out)) == [key(target=0)]
+
+
+@pytest.mark.parametrize("cut", [1, 40, -1])
+def test_a_torn_last_line_is_cut(out: Path, cut: int) -> None:
+    whole, torn = line("/a.jpg"), line("/b.jpg")
+    write(out / "results.jsonl", whole + torn[:cut])
+    with Journal.opened(out) as journal:
+        assert list(journal.entries) == [key("/a.jpg")]
+        journal.append(record("/c.jpg"))
+    assert [each["source"] for each in records_of(out)] == ["/a.jpg", "/c.jpg"]
+
+
+def test_a_journal_of_nothing_but_a_torn_line_begins_anew(out: Path) -> None:
+    write(out / "results.jsonl", line()[:70])
+    with Journal.opened(out) as journal:
+        assert journal.entries == {}
+        journal.append(record())
+    assert records_of(out) == [record()]
+
+
+@pytest.mark.parametrize("junk", [b"\0\0\0\0\n", b"{\n", b"\xff\xfe\n", b"\n"])
+def test_an_unreadable_line_in_the_middle_is_dropped(out: Path, junk: bytes) -> None:
+    write(out / "results.jsonl", line("/a.jpg") + junk + line("/b.jpg"))
+    assert list(opened(out)) == [key("/a.jpg"), key("/b.jpg")]
+    assert (out / "results.jsonl").read_bytes() == line("/a.jpg") + line("/b.jpg")
+
+
+def test_of_two_records_of_one_attack_the_last_stays(out: Path) -> None:
+    write(out / "results.jsonl", line(seed=1) + line("/b.jpg") + line(seed=2) + line("/b.jpg", eps=3))
+    assert opened(out)[key()].asked == asked_in(record(seed=2))
+    assert sorted((each["source"], each["eps"], each["seed"]) for each in records_of(out)) == [
+        ("/a.jpg", 10, 2),
+        ("/b.jpg", 3, 0),
+        ("/b.jpg", 10, 0),
+    ]
+
+
+_FOREIGN = {
+    "another's lines": b'{"name": "dog", "score": 1}\n{"name": "cat", "score": 2}\n',
+    "a line of ours, then another's": line() + b'{"name": "dog"}\n',
+    "a list": b"[1, 2]\n",
+    "a number": b"3\n",
+    "a word": b'"x"\n',
+    "null": b"null\n",
+    "a document without a newline": b'{"name": "dog"}',
+    "a document of many lines": b'{\n  "name": "dog"\n}\n',
+    "plain text": b"my notes\nof today\n",
+    "a picture": encode_png(random_photo(5, 5).levels),
+}
+
+
+@pytest.mark.parametrize("kind", _FOREIGN)
+def test_a_file_that_is_no_journal_is_refused_and_stays_as_it_was(out: Path, kind: str) -> None:
+    path = write(out / "results.jsonl", _FOREIGN[kind])
+    with pytest.raises(OutputError, match="no journal of advimg batch"), Journal.opened(out):
+        pass
+    assert path.read_bytes() == _FOREIGN[kind]
+    assert list(out.iterdir()) == [path]
+
+
+def test_a_folder_named_like_the_journal_is_one_error(out: Path) -> None:
+    (out / "results.jsonl").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"cannot read .*results\.jsonl"), Journal.opened(out):
+        pass
+
+
+def test_dropped_records_go_at_once_and_their_files_at_the_end(out: Path) -> None:
+    old, kept = write(out / "sub/a_x.png"), write(out / "b_x.png")
+    write(out / "results.jsonl", line("/a.jpg", outputs=[old]) + line("/b.jpg", outputs=[kept]))
+    with Journal.opened(out) as journal:
+        assert not journal.is_unfinished(old)
+        journal.remove([key("/a.jpg")])
+        assert list(journal.entries) == [key("/b.jpg")]
+        assert [each["source"] for each in records_of(out)] == ["/b.jpg"]
+        assert journal.is_unfinished(old)
+        assert old.exists()
+        journal.append(record("/c.jpg"))
+    assert not old.exists()
+    assert kept.exists()
+    assert [each["source"] for each in records_of(out)] == ["/b.jpg", "/c.jpg"]
+
+
+def test_a_dropped_attack_that_is_made_anew_keeps_its_files(out: Path) -> None:
+    old, beside = write(out / "a_x.png"), write(out / "a_x_x10.png")
+    write(out / "results.jsonl", line(outputs=[old, beside]))
+    with Journal.opened(out) as journal:
+        journal.remove([key()])
+        journal.add_unfinished([old])
+        old.write_bytes(b"new")
+        journal.append(record(outputs=[old]))
+        assert not journal.is_unfinished(old)
+    assert old.read_bytes() == b"new"
+    assert not beside.exists()
+
+
+def test_a_disk_that_refuses_the_new_journal_loses_no_result(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = write(out / "a_x.png")
+    before = write(out / "results.jsonl", line(outputs=[old])).read_bytes()
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise DiskError("full")
+
+    monkeypatch.setattr("advimg.batch.journal.write_whole", refuse)
+    with pytest.raises(DiskError), Journal.opened(out) as journal:
+        journal.remove([key()])
+    assert old.exists()
+    assert (out / "results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("outside", ["../precious.png", "sub/../../precious.png"])
+def test_a_journal_has_no_hold_over_files_elsewhere(out: Path, outside: str) -> None:
+    precious = write(out.parent / "precious.png")
+    write(out / "results.jsonl", line(outputs=[out / outside]))
+    with pytest.raises(OutputError, match="no journal"), Journal.opened(out):
+        pass
+    (out / "results.jsonl").unlink()
+    write(out / ".advimg.unfinished", json.dumps(outside).encode() + b"\n")
+    assert opened(out) == {}
+    assert precious.exists()
+
+
+def test_claimed_files_without_a_record_go_at_the_end_and_others_never(out: Path) -> None:
+    foreign = write(out / "foreign.png")
+    claimed, recorded = out / "claimed.png", out / "recorded.png"
+    with Journal.opened(out) as journal:
+        journal.add_unfinished([claimed, recorded, foreign])
+        assert journal.is_unfinished(claimed)
+        assert not journal.is_unfinished(foreign)
+        write(claimed)
+        write(recorded)
+        write(out / "later.png")
+        journal.append(record(outputs=[recorded]))
+    assert {path.name for path in out.iterdir()} == {"foreign.png", "recorded.png", "later.png", "results.jsonl"}
+
+
+_KILLED = """
+import json, os, sys
+from pathlib import Path
+from advimg.batch.journal import Journal
+out = Path(sys.argv[1])
+with Journal.opened(out) as journal:
+    paths = [out / name for name in ("sub/claimed.png", "recorded.png", "foreign.png", "never.png")]
+    journal.add_unfinished(paths)
+    for path in paths[:2]:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    (out / "sub" / f".advimg-{os.getpid()}-abcd.tmp").write_bytes(b"half")
+    journal.append(json.loads(sys.argv[2]))
+    os._exit(9)
+"""
+
+
+def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(out: Path) -> None:
+    foreign = write(out / "foreign.png", b"mine")
+    later = out / "sub/later.png"
+    recorded = json.dumps(record(outputs=[out / "recorded.png"]))
+    assert subprocess.run([sys.executable, "-c", _KILLED, str(out), recorded], check=False).returncode == 9
+    assert {path.name for path in out.iterdir()} > {".advimg.lock", ".advimg.unfinished"}
+    write(later)
+    with Journal.opened(out) as journal:
+        assert list(journal.entries) == [key()]
+        assert not any(journal.is_unfinished(path) for path in out.rglob("*.png"))
+    left = {path for path in out.rglob("*") if path.is_file()}
+    assert left == {foreign, later, out / "recorded.png", out / "results.jsonl"}
+    assert foreign.read_bytes() == b"mine"
+
+
+_HOLDING = """
+import sys
+from pathlib import Path
+from advimg.batch.journal import Journal
+with Journal.opened(Path(sys.argv[1])):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_while_one_writes(out: Path) -> None:
+    write(out / "results.jsonl", line() + b"torn")
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDING, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == b"open"
+        (out / "results.jsonl").write_bytes(line() + b"torn")
+        with pytest.raises(OutputError, match="another advimg batch is writing"), Journal.opened(out):
+            pass
+        assert (out / "results.jsonl").read_bytes() == line() + b"torn"
+        holder.communicate()
+    assert list(opened(out)) == [key()]
+
+
+def test_a_folder_that_nothing_came_of_is_left_as_it_was(out: Path) -> None:
+    with Journal.opened(out):
+        assert out.is_dir()
+    assert not out.exists()
+    out.mkdir()
+    with Journal.opened(out):
+        pass
+    assert list(out.iterdir()) == []
+
+
+def test_an_error_in_a_run_leaves_a_closed_and_whole_journal(out: Path) -> None:
+    def fail() -> None:
+        with Journal.opened(out) as journal:
+            journal.append(record())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [path.name for path in out.iterdir()] == ["results.jsonl"]
+    assert list(opened(out)) == [key()]
+
+
+class _Full(LineFile):
+    """A file on a disk that takes no more than half of what is written; then none of it, or an error."""
+
+    def __init__(self, path: Path, *, fails: bool) -> None:
+        super().__init__(path)
+        self._fails = fails
+
+    def write(self, data: Any, /) -> int:
+        written = super().write(data[: len(data) // 2])
+        if self._fails:
+            raise OSError(28, "No space left on device")
+        return written
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_partial_write_leaves_the_journal_whole(out: Path, fails: bool) -> None:
+    with Journal.opened(out) as journal:
+        journal.append(record("/a.jpg"))
+        whole, journal._file = journal._file, _Full(out / "results.jsonl", fails=fails)
+        with pytest.raises(DiskError, match="No space left"):
+            journal.append(record("/b.jpg"))
+        assert records_of(out) == [record("/a.jpg")]
+        journal._file.close()
+        journal._file = whole
+        journal.append(record("/c.jpg"))
+    assert [each["source"] for each in records_of(out)] == ["/a.jpg", "/c.jpg"]
+
+
+def test_an_attack_whose_record_did_not_fit_leaves_no_files(out: Path) -> None:
+    path = out / "a_x.png"
+    with Journal.opened(out) as journal:
+        journal.append(record("/b.jpg"))
+        journal.add_unfinished([path])
+        write(path)
+        journal._file.close()
+        journal._file = _Full(out / "results.jsonl", fails=True)
+        with pytest.raises(DiskError):
+            journal.append(record(outputs=[path]))
+    assert [path.name for path in out.iterdir()] == ["results.jsonl"]
+
+
+def test_changed_settings_are_named() -> None:
+    one, other = asked_in(record()), asked_in(record(seed=3, max_steps=7, device="cuda", precision="bf16"))
+    assert changed(one, one) == []
+    assert changed(one, other) == ["max_steps 100 there, 7 here", "seed 0 there, 3 here"]
