@@ -18,6 +18,7 @@ from advimg.outputs import REPORT_MARK, is_report
 from advimg.record import Record, percent, printable
 from advimg.report.cards import FAILED, NOT_REACHED, VERIFIED, Card, Failed, card_of, failed_of, root_of
 from advimg.report.histogram import Histogram, of_confidences, of_numbers
+from advimg.report.layout import PAGE_COLOURS
 from advimg.report.thumbnails import Pictures, make_thumbnails, remove_others
 
 FOLDER = "report"
@@ -143,6 +144,7 @@ def _rendered(summary: _Summary, cards: Sequence[Card], failures: Sequence[Faile
         style=Markup(style),
         # The browser runs this script and no other, whatever a file may be called.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        colours=PAGE_COLOURS,
         version=__version__,
         thumbnails=_THUMBNAILS,
         summary=summary,
