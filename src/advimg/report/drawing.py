@@ -68,7 +68,6 @@ class Sheet:
     """
 
     def __init__(self, mosaic: str, widths: Sequence[float], heights: Sequence[float], dpi: int) -> None:
-        self._dpi = dpi
         self._figure, self._canvas = blank(sum(widths), sum(heights), dpi)
         edges = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0, "hspace": 0}
         self.areas: dict[str, Any] = self._figure.subplot_mosaic(
@@ -80,31 +79,23 @@ class Sheet:
             axes.set(xlim=(0, width), ylim=(height, 0))
             axes.set_axis_off()
 
-    def text(self, area: str, x: float, baseline: float, text: str, type_: Type, align: str = "left") -> Any:
-        """Set one line of text, every character literally, and return it."""
-        return write(self.areas[area], x, baseline, text, type_, align)
-
-    def picture(self, area: str, levels: Levels, title: str, subtitle: str) -> list[Any]:
-        """Place a picture in the upper middle of an area, and return its title and subtitle, which are above it.
+    def picture(self, area: str, levels: Levels, title: str, subtitle: str) -> None:
+        """Place a picture in the upper middle of an area, with a title and subtitle above it, instead of one before it.
 
         A hairline frame shows where a white picture ends.
         """
-        box = self.areas[area].bbox
+        axes = self.areas[area]
         height, width, _ = levels.shape
-        x, y = round(box.x0 + (box.width - width) / 2), round(box.y1) - height
+        x, y = round(axes.bbox.x0 + (axes.bbox.width - width) / 2), round(axes.bbox.y1) - height
         self._pictures[area] = x, y, levels
-        room = box.width * _POINTS / self._dpi
-        return [
-            self.text(area, room / 2, -up, fitted(text, type_, room), type_, "center")
-            for text, type_, up in (
-                (title, layout.TITLE, layout.TITLE_UP),
-                (subtitle, layout.FACT, layout.SUBTITLE_UP),
-            )
-        ]
-
-    def show(self, area: str, levels: Levels) -> None:
-        """Put another picture of the same size in the place of one."""
-        self._pictures[area] = (*self._pictures[area][:2], levels)
+        _, room = axes.get_xlim()
+        for old in list(axes.texts):
+            old.remove()
+        for text, type_, up in (
+            (title, layout.TITLE, layout.TITLE_UP),
+            (subtitle, layout.FACT, layout.SUBTITLE_UP),
+        ):
+            write(axes, room / 2, -up, fitted(text, type_, room), type_, "center")
 
     def pixels(self) -> Levels:
         """Draw, and return the pixels, [height, width, 3]."""

@@ -4,38 +4,22 @@ After the panda of Goodfellow et al. 2015, "Explaining and Harnessing Adversaria
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
 from advimg.images.perturbation import amplified
 from advimg.images.photo import Levels
 from advimg.images.scaling import fit, pick_pixels, resample
 from advimg.record import Record
-from advimg.report.drawing import BarList, Sheet, fitted, own_style, text_width, thin_percent, to_png, wrapped
-from advimg.report.layout import (
-    ABOVE_PICTURE,
-    BASELINE,
-    BELOW_PICTURES,
-    FACT,
-    HEADING,
-    INK,
-    LINE,
-    MARGIN,
-    MARK,
-    MARK_ROOM,
-    MARK_TYPE,
-    NAME,
-    NAME_LINE,
-    Type,
-    is_panorama,
-)
+from advimg.report import layout
+from advimg.report.drawing import BarList, Sheet, fitted, own_style, text_width, thin_percent, to_png, wrapped, write
 
 _DPI = 256
 _COLUMN, _GUTTER = 160, 29
-_WIDTHS = MARGIN, _COLUMN, _GUTTER, _COLUMN, _GUTTER, _COLUMN, MARGIN
+_WIDTHS = layout.MARGIN, _COLUMN, _GUTTER, _COLUMN, _GUTTER, _COLUMN, layout.MARGIN
 _TALLEST, _TALLEST_STACKED = 214, 68
 _SIGN = 33
-_ABOVE_BARS = 18
+_HEADING = 18
 
 # P is the photo, N the perturbation, A the adversarial picture; b and a what is seen before and after, v the verdict.
 _BESIDE = """
@@ -62,16 +46,6 @@ _STACKED = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A line of the verdict: how it is set, how far below the last one, and whether the target's mark leads it."""
-
-    text: str
-    type_: Type
-    down: float = LINE
-    marked: bool = False
-
-
 def draw_figure(record: Record, before: Levels, after: Levels, *, amplify: float = 10) -> bytes:
     """Draw the photo, the perturbation and the adversarial picture, and what the classifier sees.
 
@@ -92,7 +66,7 @@ def draw_figure(record: Record, before: Levels, after: Levels, *, amplify: float
     if before.shape != after.shape:
         raise ValueError(f"the photo is {before.shape}, the adversarial picture {after.shape}")
     height, width, _ = before.shape
-    stacked = is_panorama(width, height)
+    stacked = layout.is_panorama(width, height)
     room = (_COLUMN, _TALLEST) if not stacked else (sum(_WIDTHS[1:-1]), _TALLEST_STACKED)
     size = fit(width, height, *(round(length * _DPI / 72) for length in room))
     perturbation = amplified(pick_pixels(before, size), pick_pixels(after, size), amplify)
@@ -101,72 +75,73 @@ def draw_figure(record: Record, before: Levels, after: Levels, *, amplify: float
         seen = record.least_fooled
         lists = [BarList(classes, seen.target.index, _COLUMN) for classes in (seen.before, seen.after)]
         verdict = _verdict(record)
-        below = max(*(each.height for each in lists), sum(line.down for line in verdict) + BASELINE - LINE)
+        below = max(*(each.height for each in lists), sum(down for down, *_ in verdict) + layout.BASELINE - layout.LINE)
         picture = size[1] * 72 / _DPI
-        pictures_down = [ABOVE_PICTURE, picture]
+        pictures_down = [layout.ABOVE_PICTURE, picture]
+        above_bars = layout.BELOW_PICTURES
+        sign = -_GUTTER / 2, picture / 2
         if stacked:
             pictures_down += 2 * [_SIGN, *pictures_down]
-        heights = [MARGIN, *pictures_down, BELOW_PICTURES + (_ABOVE_BARS if stacked else 0), below, MARGIN]
+            above_bars += _HEADING
+            sign = sum(_WIDTHS[1:-1]) / 2, -layout.ABOVE_PICTURE - _SIGN / 2
+        heights = [layout.MARGIN, *pictures_down, above_bars, below, layout.MARGIN]
         sheet = Sheet(_STACKED if stacked else _BESIDE, _WIDTHS, heights, _DPI)
-        for area, levels, heading in zip("PNA", pictures, _headings(record, amplify), strict=True):
+        headings = _headings(record, amplify)
+        for area, levels, heading in zip("PNA", pictures, headings, strict=True):
             sheet.picture(area, levels, *heading)
-        for area, bars in zip("ba", lists, strict=True):
+        for area, bars, (title, _) in zip("ba", lists, headings[::2], strict=True):
             bars.draw(sheet.areas[area])
-        if stacked:  # the pictures are not right above their bars
-            sheet.text("b", 0, BASELINE - _ABOVE_BARS, "Photo", HEADING)
-            sheet.text("a", 0, BASELINE - _ABOVE_BARS, "Adversarial picture", HEADING)
-        right, down = (
-            (sheet.areas["N"].get_xlim()[1] / 2, -ABOVE_PICTURE - _SIGN / 2) if stacked else (-_GUTTER / 2, picture / 2)
-        )
+            if stacked:  # the pictures are not right above their bars
+                write(sheet.areas[area], 0, layout.BASELINE - _HEADING, title, layout.HEADING)
         # As markers, since a font's signs are not centred on their line.
-        for area, marker, offsets in (("N", "+", (0,)), ("A", "_", (-2.8, 2.8))):
-            for offset in offsets:
-                sheet.areas[area].plot(
-                    right, down + offset, marker, color=INK, markersize=11, markeredgewidth=1.7, clip_on=False
-                )
-        _draw_verdict(sheet, verdict)
+        style = {"color": layout.INK, "markersize": 11, "markeredgewidth": 1.7, "clip_on": False}
+        sheet.areas["N"].plot(*sign, "+", **style)
+        for offset in (-2.8, 2.8):
+            sheet.areas["A"].plot(sign[0], sign[1] + offset, "_", **style)
+        _draw_verdict(sheet.areas["v"], verdict)
         return to_png(sheet.pixels(), _DPI)
 
 
 def _headings(record: Record, amplify: float) -> tuple[tuple[str, str], ...]:
     """Return the title and subtitle of each picture."""
-    source = fitted(PurePath(record.source).name or record.source, FACT, _COLUMN, middle=True)
+    source = fitted(PurePath(record.source).name or record.source, layout.FACT, _COLUMN, middle=True)
     shown = "grey is unchanged" if amplify == 1 else f"amplified ×{amplify:g}; grey is unchanged"
     change = f"largest change: {record.linf} of 255 levels" if record.linf else "nothing changed"
     return ("Photo", source), ("Perturbation", shown), ("Adversarial picture", change)
 
 
-def _verdict(record: Record) -> list[_Line]:
-    """Say whether the target was reached, what is seen if not, and how it was tried."""
+def _verdict(record: Record) -> list[tuple[float, str, layout.Type]]:
+    """Say whether the target was reached, what is seen if not, and how it was tried.
+
+    Returns:
+        Lines, the second of which has the target's mark: how far each is below the last, its text and its type.
+    """
     seen = record.least_fooled
     confidence = f": {thin_percent(seen.confidence)}"
-    *names, last = wrapped(seen.target.name, NAME, _COLUMN - MARK_ROOM - text_width(confidence, NAME))
-    # The mark beside the target's name says here what it means in the bars.
-    lines = _lines([*names, last + confidence], marked=True)
+    room = _COLUMN - layout.MARK_ROOM - text_width(confidence, layout.NAME)
+    *first, last = wrapped(seen.target.name, layout.NAME, room)
+    names = [[*first, last + confidence]]
     if not record.fooled:
-        lines += _lines(wrapped(f"seen instead: {seen.after[0].name}", NAME, _COLUMN))
+        names.append(wrapped(f"seen instead: {seen.after[0].name}", layout.NAME, _COLUMN))
     steps = "1 step" if record.steps == 1 else f"{record.steps} steps"
     return [
-        _Line("✓ target reached" if record.fooled else "✗ target not reached", HEADING),
-        *lines,
-        _Line(f"ε = {record.budget} · {steps}", FACT, down=1.5 * LINE),
-        _Line(fitted(record.least_fooled_model, FACT, _COLUMN, middle=True), FACT),
+        (layout.LINE, "✓ target reached" if record.fooled else "✗ target not reached", layout.HEADING),
+        *(
+            (layout.NAME_LINE if number else layout.LINE, line, layout.NAME)
+            for lines in names
+            for number, line in enumerate(lines)
+        ),
+        (1.5 * layout.LINE, f"ε = {record.budget} · {steps}", layout.FACT),
+        (layout.LINE, fitted(record.least_fooled_model, layout.FACT, _COLUMN, middle=True), layout.FACT),
     ]
 
 
-def _lines(texts: Sequence[str], *, marked: bool = False) -> list[_Line]:
-    """Return the lines of a name that may take several."""
-    return [
-        _Line(text, NAME, NAME_LINE if number else LINE, marked and not number) for number, text in enumerate(texts)
-    ]
-
-
-def _draw_verdict(sheet: Sheet, lines: Sequence[_Line]) -> None:
-    baseline: float = BASELINE - LINE
-    for line in lines:
-        baseline += line.down
-        left = (_COLUMN - text_width(line.text, line.type_)) / 2
-        if line.marked:
-            left += MARK_ROOM / 2
-            sheet.text("v", left - MARK_ROOM, baseline, MARK, MARK_TYPE)
-        sheet.text("v", left, baseline, line.text, line.type_)
+def _draw_verdict(axes: Any, lines: Sequence[tuple[float, str, layout.Type]]) -> None:
+    baseline: float = layout.BASELINE - layout.LINE
+    for number, (down, line, type_) in enumerate(lines):
+        baseline += down
+        left = (_COLUMN - text_width(line, type_)) / 2
+        if number == 1:  # the mark says here what it means in the bars
+            left += layout.MARK_ROOM / 2
+            write(axes, left - layout.MARK_ROOM, baseline, layout.MARK, layout.MARK_TYPE)
+        write(axes, left, baseline, line, type_)

@@ -11,69 +11,42 @@ from PIL import Image, ImageColor
 
 from advimg.images.photo import Levels
 from advimg.record import Prediction, Record
-from advimg.report.drawing import BarList, Sheet, fitted, own_style, text_width, thin_percent, wrapped
-from advimg.report.layout import (
-    ABOVE_PICTURE,
-    BASELINE,
-    BELOW_PICTURES,
-    FACT,
-    GREY,
-    HEADLINE,
-    INK,
-    LINE,
-    MARGIN,
-    NAME,
-    OTHER,
-    TARGET,
-    TARGET_NAME,
-    TRACK,
-)
-from advimg.report.trace_data import DPI, Arrangement, Frame, Point, TraceData
+from advimg.report import layout
+from advimg.report.drawing import BarList, Sheet, fitted, own_style, text_width, thin_percent, wrapped, write
+from advimg.report.trace_data import DPI, Arrangement, Frame, TraceData
 
 Animation = Literal["webp", "gif"]
 
 # T is the title, P the picture, N the perturbation, b the bars, C and L the heads of the curves c and l.
+_TOP = """
+......
+.TTTT.
+......
+"""
+_BELOW = """
+......
+.b.CC.
+.b..c.
+.b.LL.
+.b..l.
+.b....
+......
+"""
 _MOSAICS: dict[Arrangement, str] = {
-    "above": """
-        ......
-        .TTTT.
-        ......
-        .P.NN.
-        ......
-        .b.CC.
-        .b..c.
-        .b.LL.
-        .b..l.
-        .b....
-        ......
-    """,
+    "above": f"{_TOP}.P.NN.{_BELOW}",
+    "stacked": f"{_TOP}.PPPP.\n......\n.NNNN.{_BELOW}",
     "beside": """
-        ........
-        .TTTTTT.
-        .....bb.
-        .P.N.bb.
-        .P.N.CC.
-        .P.N..c.
-        .P.N.LL.
-        .P.N..l.
-        .P.N....
-        ........
-    """,
-    "stacked": """
-        ......
-        .TTTT.
-        ......
-        .PPPP.
-        ......
-        .NNNN.
-        ......
-        .b.CC.
-        .b..c.
-        .b.LL.
-        .b..l.
-        .b....
-        ......
-    """,
+........
+.TTTTTT.
+.....bb.
+.P.N.bb.
+.P.N.CC.
+.P.N..c.
+.P.N.LL.
+.P.N..l.
+.P.N....
+........
+""",
 }
 _COLUMN, _GUTTER = 220, 22
 _NARROWEST = 108
@@ -95,7 +68,7 @@ _FEWEST = 16
 
 _QUALITY = 75
 # Few, for each further colour makes a GIF larger.
-_PAGE_COLOURS = (INK, GREY, TRACK, TARGET, OTHER)
+_PAGE_COLOURS = (layout.INK, layout.GREY, layout.TRACK, layout.TARGET, layout.OTHER)
 _PHOTO_COLOURS, _PERTURBATION_COLOURS = 80, 32
 
 
@@ -177,11 +150,6 @@ def _rows(frames: Sequence[Frame], number: int, first: Sequence[int]) -> list[in
     return sorted(chosen, key=lambda index: (-last[index], -peaks[index]))
 
 
-def _starts(points: Sequence[Point]) -> list[int]:
-    """Return at which points the counting of steps began."""
-    return [number for number, point in enumerate(points) if point.step == 0]
-
-
 class _Drawing:
     """The sheet on which one frame after another is drawn; what is the same in all of them stays."""
 
@@ -189,72 +157,71 @@ class _Drawing:
         self._record, self._unfolding = record, unfolding
         self.seen = record.least_fooled
         self._number = record.attacked.index(self.seen)
-        self._starts = _starts(unfolding.points)
+        self._starts = [number for number, point in enumerate(unfolding.points) if point.step == 0]
         present, target = self.seen.before[0], self.seen.target
         self.rows = _rows(unfolding.frames, self._number, (present.index, target.index))
-        names = unfolding.names[self._number]
-
-        width, height = (pixels * 72 / DPI for pixels in unfolding.size)
-        beside = unfolding.arrangement == "beside"
-        column = max(width, _NARROWEST) if beside else min(width, _COLUMN)
-        side = column
-        if beside:
-            side = min(_SIDE_TO, max(_SIDE_FROM, 2 * (_COLUMN - column) - _GUTTER))
-        bars = BarList([Prediction(index, names[index], 0) for index in self.rows], target.index, side)
-        curve = (bars.height if not beside else ABOVE_PICTURE + height - bars.height - _BETWEEN) / 2
-        curve = max(_CURVE_FROM, curve - (_CURVE_HEAD + _NEXT_CURVE_HEAD + _STEPS) / 2)
-        curves = _CURVE_HEAD, curve, _NEXT_CURVE_HEAD, curve, _STEPS, MARGIN
-        if beside:
-            widths = [MARGIN, column, _GUTTER, column, _GUTTER, _SCALE, side - _SCALE, MARGIN]
-            below = [bars.height + _BETWEEN - ABOVE_PICTURE, *curves]
-        else:
-            widths = [MARGIN, column, _GUTTER, _SCALE, column - _SCALE, MARGIN]
-            pictures = [height, BASELINE + ABOVE_PICTURE, height] if unfolding.arrangement == "stacked" else [height]
-            below = [*pictures, BELOW_PICTURES, *curves]
-
         untargeted = record.target_rule == "untargeted"
-        title = wrapped(
-            f"{present.name} → {'any other class' if untargeted else target.name}", HEADLINE, sum(widths[1:-1])
-        )
+        self._draw_sheet(f"{present.name} → {'any other class' if untargeted else target.name}")
+        self._draw_curves(f"not {present.name}" if untargeted else target.name)
+
+    def _draw_sheet(self, title: str) -> None:
+        """Lay the sheet out by the photo's shape, and draw its title and bars."""
+        names, arrangement = self._unfolding.names[self._number], self._unfolding.arrangement
+        width, height = (pixels * 72 / DPI for pixels in self._unfolding.size)
+        beside = arrangement == "beside"
+        column = max(width, _NARROWEST) if beside else min(width, _COLUMN)
+        side = min(_SIDE_TO, max(_SIDE_FROM, 2 * (_COLUMN - column) - _GUTTER)) if beside else column
+        classes = [Prediction(index, names[index], 0) for index in self.rows]
+        bars = BarList(classes, self.seen.target.index, side)
+        for_curves = layout.ABOVE_PICTURE + height - bars.height - _BETWEEN if beside else bars.height
+        curve = max(_CURVE_FROM, (for_curves - _CURVE_HEAD - _NEXT_CURVE_HEAD - _STEPS) / 2)
+        columns, above_curves = [column, _GUTTER], [height, layout.BELOW_PICTURES]
+        if beside:
+            columns += [column, _GUTTER]
+            above_curves = [bars.height + _BETWEEN - layout.ABOVE_PICTURE]
+        elif arrangement == "stacked":
+            above_curves = [height, layout.BASELINE + layout.ABOVE_PICTURE, *above_curves]
+        widths = [*columns, _SCALE, side - _SCALE]
+        lines = wrapped(title, layout.HEADLINE, sum(widths))
+        top = (len(lines) + 1) * layout.LINE + layout.BASELINE
+        curves = [_CURVE_HEAD, curve, _NEXT_CURVE_HEAD, curve, _STEPS]
         self._sheet = Sheet(
-            _MOSAICS[unfolding.arrangement],
-            widths,
-            [MARGIN, (len(title) + 1) * LINE + BASELINE, ABOVE_PICTURE, *below],
+            _MOSAICS[arrangement],
+            [layout.MARGIN, *widths, layout.MARGIN],
+            [layout.MARGIN, top, layout.ABOVE_PICTURE, *above_curves, *curves, layout.MARGIN],
             DPI,
         )
-        for number, line in enumerate(title):
-            self._sheet.text("T", 0, BASELINE + number * LINE, line, HEADLINE)
-        model = fitted(record.least_fooled_model, FACT, sum(widths[1:-1]), middle=True)
-        self._sheet.text("T", 0, BASELINE + len(title) * LINE, model, FACT)
-        first = unfolding.frames[0]
-        self._texts = self._sheet.picture("P", first.picture, "", "")
-        grey = f"×{unfolding.amplify:g}; grey is unchanged"
-        self._sheet.picture("N", first.perturbation, "Perturbation", grey)
         self._show_bars = bars.draw(self._sheet.areas["b"])
-        wanted = f"not {present.name}" if untargeted else target.name
-        confidences = [point.confidences[self._number] for point in unfolding.points]
-        losses = [point.losses[self._number] for point in unfolding.points]
+        model = fitted(self._record.least_fooled_model, layout.FACT, sum(widths), middle=True)
+        for number, line in enumerate([*lines, model]):
+            type_ = layout.HEADLINE if number < len(lines) else layout.FACT
+            write(self._sheet.areas["T"], 0, layout.BASELINE + number * layout.LINE, line, type_)
+
+    def _draw_curves(self, wanted: str) -> None:
+        """Draw the scales on which the curves of confidence and loss come to lie."""
+        points = self._unfolding.points
+        confidences = [point.confidences[self._number] for point in points]
+        losses = [point.losses[self._number] for point in points]
         finite = list(filter(math.isfinite, losses)) or [0.0]
         # A cross-entropy is never below 0, which is where the target is certain.
-        lowest = 0.0 if record.loss == "ce" else min(finite)
+        lowest = 0.0 if self._record.loss == "ce" else min(finite)
         ends = lowest, max(*finite, lowest + 1e-9)
         self._show_curves = (
-            self._curve("Cc", f"Confidence: {wanted}", confidences, (0.0, 1.0), thin_percent, TARGET),
-            self._curve("Ll", f"Loss ({record.loss})", losses, ends, _number, INK),
+            self._curve("Cc", f"Confidence: {wanted}", confidences, (0.0, 1.0), thin_percent, layout.TARGET),
+            self._curve("Ll", f"Loss ({self._record.loss})", losses, ends, _number, layout.INK),
         )
-        last = len(unfolding.points) - 1
+        last = len(points) - 1
         what = "step" if len(self._starts) == 1 else "iteration"  # those of all starts and eps, counted on
-        low, high = self._sheet.areas["l"].set_xticks([0, last or 1], ["0", f"{last} {what}{'' if last == 1 else 's'}"])
-        low.label1.set_ha("left")
-        high.label1.set_ha("right")
+        ticks = self._sheet.areas["l"].set_xticks([0, last or 1], ["0", f"{last} {what}{'' if last == 1 else 's'}"])
+        for tick, side in zip(ticks, ("left", "right"), strict=True):
+            tick.label1.set_ha(side)
 
     def levels(self, frame: Frame) -> Levels:
         """Draw a frame."""
         is_last = frame is self._unfolding.frames[-1]
-        self._sheet.show("P", frame.picture)
-        self._sheet.show("N", frame.perturbation)
-        for text, words in zip(self._texts, self._state(frame, is_last), strict=True):
-            text.set_text(words)
+        grey = f"×{self._unfolding.amplify:g}; grey is unchanged"
+        self._sheet.picture("P", frame.picture, *self._state(frame, is_last))
+        self._sheet.picture("N", frame.perturbation, "Perturbation", grey)
         self._show_bars([float(frame.probabilities[self._number][index]) for index in self.rows])
         for show in self._show_curves:
             show(frame.number, is_last)
@@ -277,7 +244,7 @@ class _Drawing:
         title: str,
         values: Sequence[float],
         ends: tuple[float, float],
-        write: Callable[[float], str],
+        written: Callable[[float], str],
         colour: str,
     ) -> Callable[[int, bool], None]:
         """Draw a curve with its scale, and thin lines where steps are counted anew.
@@ -286,25 +253,24 @@ class _Drawing:
             What shows it up to one step, or all of it, with a dot at that step.
         """
         head, axes = (self._sheet.areas[area] for area in areas)
-        room, _ = head.get_xlim()[::-1]
-        value_room = text_width(thin_percent(0.9999), TARGET_NAME) + 6
-        self._sheet.text(areas[0], 0, head.get_ylim()[0] - 4, fitted(title, NAME, room - value_room), NAME)
-        value = self._sheet.text(areas[0], room, head.get_ylim()[0] - 4, "", TARGET_NAME, "right")
+        (_, room), (below, _) = head.get_xlim(), head.get_ylim()
+        value = write(head, room, below - 4, "", layout.TARGET_NAME, "right")
+        room -= text_width(thin_percent(0.9999), layout.TARGET_NAME) + 6
+        write(head, 0, below - 4, fitted(title, layout.NAME, room), layout.NAME)
         axes.set_axis_on()
-        axes.set(facecolor=TRACK, xlim=(0, max(1, len(values) - 1)), ylim=ends, xticks=[])
+        axes.set(facecolor=layout.TRACK, xlim=(0, max(1, len(values) - 1)), ylim=ends, xticks=[])
         axes.spines[:].set_visible(False)
-        low, high = axes.set_yticks(ends, [write(end) for end in ends])
-        low.label1.set_va("bottom")
-        high.label1.set_va("top")
-        axes.tick_params(length=0, labelcolor=GREY, labelsize=FACT.size, pad=3)
+        for tick, side in zip(axes.set_yticks(ends, list(map(written, ends))), ("bottom", "top"), strict=True):
+            tick.label1.set_va(side)
+        axes.tick_params(length=0, labelcolor=layout.GREY, labelsize=layout.FACT.size, pad=3)
         for number in self._starts[1:]:
-            axes.axvline(number, color=GREY, linewidth=0.5)
+            axes.axvline(number, color=layout.GREY, linewidth=0.5)
         (line,) = axes.plot([], [], color=colour, linewidth=1.25, solid_joinstyle="round", clip_on=False)
         (dot,) = axes.plot([], [], "o", color=colour, markersize=5, markeredgewidth=0, clip_on=False)
-        places = np.clip(values, *ends)
+        places = np.where(np.isfinite(values), np.clip(values, *ends), np.nan)
 
         def show(number: int, whole: bool) -> None:
-            value.set_text(write(values[number]))
+            value.set_text(written(values[number]))
             steps = np.arange(len(values) if whole else number + 1)
             steps = steps[np.isfinite(places[steps])]
             line.set_data(steps, places[steps])
