@@ -74,5 +74,4 @@ def _finish(axes: Any, title: str, points: Sequence[Point]) -> None:
     axes.tick_params(colors=GREY, labelsize=FACT.size, length=0)
     axes.grid(visible=True, color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.spines[:].set_visible(False)

@@ -56,7 +56,7 @@ def to_png(levels: Levels, dpi: int) -> bytes:
 
 
 class Sheet:
-    """A white sheet with named areas, each with coordinates in points from its own upper left corner.
+    """A white sheet with a margin and named areas, each with coordinates in points from its own upper left corner.
 
     Args:
         mosaic: the areas, a letter a cell, as :meth:`matplotlib.figure.Figure.subplot_mosaic` takes them.
@@ -68,8 +68,10 @@ class Sheet:
     """
 
     def __init__(self, mosaic: str, widths: Sequence[float], heights: Sequence[float], dpi: int) -> None:
-        self._figure, self._canvas = blank(sum(widths), sum(heights), dpi)
-        edges = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0, "hspace": 0}
+        width, height = (sum(lengths) + 2 * layout.MARGIN for lengths in (widths, heights))
+        self._figure, self._canvas = blank(width, height, dpi)
+        across, down = layout.MARGIN / width, layout.MARGIN / height
+        edges = {"left": across, "right": 1 - across, "bottom": down, "top": 1 - down, "wspace": 0, "hspace": 0}
         self.areas: dict[str, Any] = self._figure.subplot_mosaic(
             mosaic, width_ratios=widths, height_ratios=heights, gridspec_kw=edges
         )
@@ -113,7 +115,7 @@ class BarList:
     """A list of classes: each has a name, a confidence, and a bar under them on a track as long as 100 %.
 
     Args:
-        classes: of each row; long names take two lines, longer ones are shortened.
+        classes: of each row; long names take up to three lines, longer ones are shortened.
         target: the index of the class that is marked.
         width: in points.
 
@@ -122,33 +124,33 @@ class BarList:
     """
 
     def __init__(self, classes: Sequence[Prediction], target: int, width: float) -> None:
-        self._classes, self._target, self._width = classes, target, width
+        self._classes, self._width = classes, width
         # As if each confidence were the widest: where a name breaks does not hang on how sure a network is.
         room = width - text_width(thin_percent(0.9999), layout.TARGET_NAME) - 6
-        self._names = [wrapped(each.name, self._type(each), room - self._indent(each)) for each in classes]
+        self._styles = [
+            (layout.TARGET_NAME, layout.MARK_ROOM) if each.index == target else (layout.NAME, 0) for each in classes
+        ]
+        self._names = [
+            wrapped(each.name, type_, room - indent)
+            for each, (type_, indent) in zip(classes, self._styles, strict=True)
+        ]
         self._tops = [0.0]
         for lines in self._names:
             self._tops.append(self._tops[-1] + layout.ROW + (len(lines) - 1) * layout.NAME_LINE)
         self.height = self._tops[-1] - layout.ROW + layout.BAR_DOWN + layout.BAR
 
-    def _type(self, row: Prediction) -> Type:
-        return layout.TARGET_NAME if row.index == self._target else layout.NAME
-
-    def _indent(self, row: Prediction) -> float:
-        return layout.MARK_ROOM if row.index == self._target else 0
-
     def draw(self, axes: Any) -> Callable[[Sequence[float]], None]:
         """Draw the list, and return what shows other confidences in it, one for each row."""
         figures = []
-        for row, lines, top in zip(self._classes, self._names, self._tops, strict=False):
-            indent, baseline = self._indent(row), top + layout.BASELINE
+        for lines, (type_, indent), top in zip(self._names, self._styles, self._tops, strict=False):
+            baseline = top + layout.BASELINE
             if indent:
                 write(axes, 0, baseline, layout.MARK, layout.MARK_TYPE)
             for number, line in enumerate(lines):
-                write(axes, indent, baseline + number * layout.NAME_LINE, line, self._type(row))
-            figures.append(write(axes, self._width, baseline, "", self._type(row), "right"))
+                write(axes, indent, baseline + number * layout.NAME_LINE, line, type_)
+            figures.append(write(axes, self._width, baseline, "", type_, "right"))
         places = [end - layout.ROW + layout.BAR_DOWN + layout.BAR / 2 for end in self._tops[1:]]
-        colours = [layout.TARGET if row.index == self._target else layout.OTHER for row in self._classes]
+        colours = [layout.TARGET if indent else layout.OTHER for _, indent in self._styles]
         axes.barh(places, self._width, layout.BAR, color=layout.TRACK)
         bars = axes.barh(places, 0, layout.BAR, color=colours)
 

@@ -16,33 +16,29 @@ from advimg.report.drawing import BarList, Sheet, fitted, own_style, text_width,
 
 _DPI = 256
 _COLUMN, _GUTTER = 160, 29
-_WIDTHS = layout.MARGIN, _COLUMN, _GUTTER, _COLUMN, _GUTTER, _COLUMN, layout.MARGIN
+_WIDTHS = _COLUMN, _GUTTER, _COLUMN, _GUTTER, _COLUMN
 _TALLEST, _TALLEST_STACKED = 214, 68
 _SIGN = 33
 _HEADING = 18
 
 # P is the photo, N the perturbation, A the adversarial picture; b and a what is seen before and after, v the verdict.
 _BESIDE = """
-    .......
-    .......
-    .P.N.A.
-    .......
-    .b.v.a.
-    .......
+    .....
+    P.N.A
+    .....
+    b.v.a
 """
 _STACKED = """
-    .......
-    .......
-    .PPPPP.
-    .......
-    .......
-    .NNNNN.
-    .......
-    .......
-    .AAAAA.
-    .......
-    .b.v.a.
-    .......
+    .....
+    PPPPP
+    .....
+    .....
+    NNNNN
+    .....
+    .....
+    AAAAA
+    .....
+    b.v.a
 """
 
 
@@ -67,7 +63,7 @@ def draw_figure(record: Record, before: Levels, after: Levels, *, amplify: float
         raise ValueError(f"the photo is {before.shape}, the adversarial picture {after.shape}")
     height, width, _ = before.shape
     stacked = layout.is_panorama(width, height)
-    room = (_COLUMN, _TALLEST) if not stacked else (sum(_WIDTHS[1:-1]), _TALLEST_STACKED)
+    room = (_COLUMN, _TALLEST) if not stacked else (sum(_WIDTHS), _TALLEST_STACKED)
     size = fit(width, height, *(round(length * _DPI / 72) for length in room))
     perturbation = amplified(pick_pixels(before, size), pick_pixels(after, size), amplify)
     pictures = resample(before, size), perturbation, resample(after, size)
@@ -83,9 +79,8 @@ def draw_figure(record: Record, before: Levels, after: Levels, *, amplify: float
         if stacked:
             pictures_down += 2 * [_SIGN, *pictures_down]
             above_bars += _HEADING
-            sign = sum(_WIDTHS[1:-1]) / 2, -layout.ABOVE_PICTURE - _SIGN / 2
-        heights = [layout.MARGIN, *pictures_down, above_bars, below, layout.MARGIN]
-        sheet = Sheet(_STACKED if stacked else _BESIDE, _WIDTHS, heights, _DPI)
+            sign = sum(_WIDTHS) / 2, -layout.ABOVE_PICTURE - _SIGN / 2
+        sheet = Sheet(_STACKED if stacked else _BESIDE, _WIDTHS, [*pictures_down, above_bars, below], _DPI)
         headings = _headings(record, amplify)
         for area, levels, heading in zip("PNA", pictures, headings, strict=True):
             sheet.picture(area, levels, *heading)

@@ -25,7 +25,7 @@ class Histogram:
     bins: tuple[Bin, ...]
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The same in words, without the empty bins."""
         return f"{self.title}: " + "; ".join(f"{each.label}: {each.count}" for each in self.bins if each.count)
 

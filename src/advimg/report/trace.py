@@ -19,33 +19,29 @@ Animation = Literal["webp", "gif"]
 
 # T is the title, P the picture, N the perturbation, b the bars, C and L the heads of the curves c and l.
 _TOP = """
-......
-.TTTT.
-......
+TTTT
+....
 """
 _BELOW = """
-......
-.b.CC.
-.b..c.
-.b.LL.
-.b..l.
-.b....
-......
+....
+b.CC
+b..c
+b.LL
+b..l
+b...
 """
 _MOSAICS: dict[Arrangement, str] = {
-    "above": f"{_TOP}.P.NN.{_BELOW}",
-    "stacked": f"{_TOP}.PPPP.\n......\n.NNNN.{_BELOW}",
+    "above": f"{_TOP}P.NN{_BELOW}",
+    "stacked": f"{_TOP}PPPP\n....\nNNNN{_BELOW}",
     "beside": """
-........
-.TTTTTT.
-.....bb.
-.P.N.bb.
-.P.N.CC.
-.P.N..c.
-.P.N.LL.
-.P.N..l.
-.P.N....
-........
+TTTTTT
+....bb
+P.N.bb
+P.N.CC
+P.N..c
+P.N.LL
+P.N..l
+P.N...
 """,
 }
 _COLUMN, _GUTTER = 220, 22
@@ -185,12 +181,8 @@ class _Drawing:
         lines = wrapped(title, layout.HEADLINE, sum(widths))
         top = (len(lines) + 1) * layout.LINE + layout.BASELINE
         curves = [_CURVE_HEAD, curve, _NEXT_CURVE_HEAD, curve, _STEPS]
-        self._sheet = Sheet(
-            _MOSAICS[arrangement],
-            [layout.MARGIN, *widths, layout.MARGIN],
-            [layout.MARGIN, top, layout.ABOVE_PICTURE, *above_curves, *curves, layout.MARGIN],
-            DPI,
-        )
+        heights = [top, layout.ABOVE_PICTURE, *above_curves, *curves]
+        self._sheet = Sheet(_MOSAICS[arrangement], widths, heights, DPI)
         self._show_bars = bars.draw(self._sheet.areas["b"])
         model = fitted(self._record.least_fooled_model, layout.FACT, sum(widths), middle=True)
         for number, line in enumerate([*lines, model]):
