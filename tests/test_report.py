@@ -406,7 +406,7 @@ def test_confidences_are_counted_by_tenths() -> None:
     histogram = of_confidences("c", [0.0, 0.05, 0.1, 0.95, 1.0, 1.0])
     assert [each.count for each in histogram.bins] == [2, 1, 0, 0, 0, 0, 0, 0, 0, 3]
     assert [each.share for each in histogram.bins][-1] == 1
-    assert histogram.told == "c: 0–10 %: 2; 10–20 %: 1; 90–100 %: 3"
+    assert histogram.description == "c: 0–10 %: 2; 10–20 %: 1; 90–100 %: 3"
 
 
 @pytest.mark.parametrize(

@@ -217,19 +217,41 @@ def test_of_several_networks_the_one_that_is_fooled_least_is_shown() -> None:
     done = traced(photo, 1, *networks, settings=Settings(eps=60, step_size=5, steps=8))
     for point, report in zip(done.unfolding.points, done.reports, strict=True):
         assert min(point.confidences) == report.confidence
-    story = trace._story(done.record, done.unfolding)
+    drawing = trace._Drawing(done.record, done.unfolding)
     attacked = done.record.attacked
-    assert story.seen == min(attacked, key=lambda seen: (seen.fooled, seen.confidence))
+    assert drawing.seen == min(attacked, key=lambda seen: (seen.fooled, seen.confidence))
     assert opened(draw_trace(done.record, done.unfolding, "webp"))[0] == len(done.unfolding.frames)
 
 
 def test_bars_are_of_the_present_class_the_target_and_the_most_probable_others() -> None:
     done = traced(random_photo(40, 40), 3, linear_classifier(classes=20, scale=0.1))
-    rows = trace._story(done.record, done.unfolding).rows
-    assert rows[:2] == (done.record.before[0].index, 3)
+    rows = trace._Drawing(done.record, done.unfolding).rows
+    first = {done.record.before[0].index, 3}
+    assert first < set(rows)
     assert len(set(rows)) == 5
     peaks = np.max([frame.probabilities[0] for frame in done.unfolding.frames], axis=0)
-    assert min(peaks[list(rows[2:])]) >= max(np.delete(peaks, rows))
+    assert min(peaks[index] for index in rows if index not in first) >= max(np.delete(peaks, rows))
+
+
+def test_bars_are_sorted_as_the_last_frame_sees_the_classes() -> None:
+    done = traced(random_photo(40, 40), 3, linear_classifier(classes=20, scale=0.1))
+    last = done.unfolding.frames[-1].probabilities[0].round(3)
+    shown = last[trace._Drawing(done.record, done.unfolding).rows]
+    assert list(shown) == sorted(shown, reverse=True)
+
+
+@pytest.mark.parametrize("size", [(40, 120), (60, 90), (60, 80), (60, 60), (90, 60), (300, 80), (500, 100)], ids=str)
+def test_pictures_fill_their_place_whatever_the_shape(size: tuple[int, int]) -> None:
+    done = traced(random_photo(*size), settings=Settings(eps=9, steps=1, confidence=NEVER))
+    width, height = done.unfolding.size
+    assert abs(width / height - size[0] / size[1]) < 0.02 * size[0] / size[1]
+    *_, last = draw_frames(done.record, done.unfolding)
+    columns = 1 if done.unfolding.arrangement == "stacked" else 2
+    assert last.shape[1] <= 1100
+    if done.unfolding.arrangement == "beside":
+        assert height > 0.6 * last.shape[0]
+    else:
+        assert columns * width > 0.8 * last.shape[1]
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])

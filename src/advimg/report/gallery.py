@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from advimg import __version__
 from advimg.errors import OutputError
 from advimg.images.files import made_folder, write_whole
 from advimg.outputs import REPORT_MARK, is_report
-from advimg.record import Record, percent, printable
+from advimg.record import Prediction, Record, Target, percent, printable
 from advimg.report.cards import FAILED, NOT_REACHED, VERIFIED, Card, Failed, card_of, failed_of, root_of
 from advimg.report.histogram import Histogram, of_confidences, of_numbers
+from advimg.report.layout import PAGE_COLOURS
 from advimg.report.thumbnails import Pictures, make_thumbnails, remove_others
 
 FOLDER = "report"
@@ -32,26 +33,6 @@ class Gallery:
     verified: int
     not_reached: int
     failed: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Summary:
-    """What stands at the top of the page.
-
-    Attributes:
-        counts: how many have each status.
-        share: of those that are verified, among all.
-        seen, targets: index, name and count of each class.
-    """
-
-    name: str
-    counts: Mapping[str, int]
-    total: int
-    share: str
-    models: Sequence[str]
-    histograms: Sequence[Histogram]
-    seen: Sequence[tuple[int, str, int]]
-    targets: Sequence[tuple[int, str, int]]
 
 
 def check_gallery(folder: Path, *, force: bool) -> Path:
@@ -85,12 +66,13 @@ def write_gallery(
     with made_folder(thumbnails):
         try:
             cards, failures, pictures = _read(records, page.parent, thumbnails, made)
+            text = _rendered(folder.name, cards, failures)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise OutputError(f"the journal of {folder} holds what advimg did not write there: {error!r}") from error
-        summary = _summary(folder, cards, failures)
-        write_whole(page, _rendered(summary, cards, failures).encode(), overwrite=True)
+        write_whole(page, text.encode(), overwrite=True)
         remove_others(thumbnails, pictures)
-    return Gallery(page, *(summary.counts[status] for status in (VERIFIED, NOT_REACHED, FAILED)))
+    counts = _counts(cards, failures)
+    return Gallery(page, counts[VERIFIED], counts[NOT_REACHED], counts[FAILED])
 
 
 def _read(
@@ -102,50 +84,60 @@ def _read(
     pictures = make_thumbnails(ended, thumbnails, made)
     cards = [card_of(record, each, root=root, report=report) for record, each in zip(read, pictures, strict=True)]
     failures = [failed_of(record, root=root) for record in records if record["error"] is not None]
-    return sorted(cards, key=lambda card: (card.name, card.target)), failures, pictures
+    return sorted(cards, key=lambda card: (card.name, card.seen.target.index)), failures, pictures
 
 
-def _summary(folder: Path, cards: Sequence[Card], failures: Sequence[Failed]) -> _Summary:
+def _counts(cards: Sequence[Card], failures: Sequence[Failed]) -> dict[str, int]:
+    """Count how many have each status."""
     counted = Counter(card.status for card in cards)
-    counts = {VERIFIED: counted[VERIFIED], NOT_REACHED: counted[NOT_REACHED], FAILED: len(failures)}
-    total = sum(counts.values())
-    histograms = [of_confidences("Confidence of the target", [card.confidence for card in cards])] if cards else []
-    for title, values in (("Steps", [card.steps for card in cards]), ("ε", [card.eps for card in cards])):
+    return {VERIFIED: counted[VERIFIED], NOT_REACHED: counted[NOT_REACHED], FAILED: len(failures)}
+
+
+def _histograms(cards: Sequence[Card]) -> Iterator[Histogram]:
+    if cards:
+        yield of_confidences("Confidence of the target", [card.seen.confidence for card in cards])
+    for title, values in (
+        ("Steps", [card.record.steps for card in cards]),
+        ("ε", [float(card.record.eps) for card in cards]),
+    ):
         if len(set(values)) > 1:
-            histograms.append(of_numbers(title, values))
-    return _Summary(
-        name=printable(folder.name),
-        counts=counts,
-        total=total,
-        share=percent(counts[VERIFIED] / total) if total else "",
-        models=list(dict.fromkeys(name for card in cards for name in card.models)),
-        histograms=histograms,
-        seen=_classes(card.seen for card in cards),
-        targets=_classes([*(card.target for card in cards), *(each.target for each in failures)]),
-    )
+            yield of_numbers(title, values)
 
 
-def _classes(classes: Iterable[tuple[int, str] | None]) -> list[tuple[int, str, int]]:
+def _classes(classes: Iterable[Target | Prediction | None]) -> list[tuple[tuple[int, str], int]]:
     """Count classes; in the order of their names."""
-    counted = Counter(each for each in classes if each is not None)
-    return sorted(((index, name, count) for (index, name), count in counted.items()), key=lambda each: each[1])
+    counted = Counter((each.index, each.name) for each in classes if each is not None)
+    return sorted(counted.items(), key=lambda each: each[0][1])
 
 
-def _rendered(summary: _Summary, cards: Sequence[Card], failures: Sequence[Failed]) -> str:
+def _rendered(name: str, cards: Sequence[Card], failures: Sequence[Failed]) -> str:
+    # What the page is made of is advimg's own (Markup); everything else is escaped, and holds no control characters.
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, auto_reload=False
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+        finalize=lambda value: printable(value) if type(value) is str else value,
     )
+    environment.filters["percent"] = percent
     script, style = _own("gallery.js"), _own("gallery.css")
     return environment.from_string(_own("gallery.html")).render(
-        # Not Markup(f"..."): these two are advimg's own, and everything else is escaped.
         mark=Markup(REPORT_MARK),
         script=Markup(script),
         style=Markup(style),
         # The browser runs this script and no other, whatever a file may be called.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        colours=PAGE_COLOURS,
         version=__version__,
         thumbnails=_THUMBNAILS,
-        summary=summary,
+        name=name,
+        counts=_counts(cards, failures),
+        total=len(cards) + len(failures),
+        models=list(dict.fromkeys(seen.model for card in cards for seen in card.record.attacked)),
+        histograms=list(_histograms(cards)),
+        seen_classes=_classes(card.seen.before[0] for card in cards),
+        target_classes=_classes([*(card.seen.target for card in cards), *(each.target for each in failures)]),
         cards=cards,
         failures=failures,
     )

@@ -1,5 +1,6 @@
 """How values are spread: counts in up to about ten bins."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,44 +25,35 @@ class Histogram:
     bins: tuple[Bin, ...]
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The same in words, without the empty bins."""
         return f"{self.title}: " + "; ".join(f"{each.label}: {each.count}" for each in self.bins if each.count)
 
 
 def of_confidences(title: str, values: Sequence[float]) -> Histogram:
     """Count confidences (0..1) by tenths; the last bin holds 1, too."""
-    counts = [0] * _BINS
-    for value in values:
-        counts[min(int(value * _BINS), _BINS - 1)] += 1
     width = 100 // _BINS
-    return _histogram(title, [f"{place * width}–{(place + 1) * width} %" for place in range(_BINS)], counts)
+    labels = [f"{place * width}–{(place + 1) * width} %" for place in range(_BINS)]
+    return _counted(title, labels, [min(int(value * _BINS), _BINS - 1) for value in values])
 
 
 def of_numbers(title: str, values: Sequence[float]) -> Histogram:
     """Count numbers, at least one, in bins of the same width; of whole numbers one for each where they are few."""
+    low, high = min(values), max(values)
     if all(float(value).is_integer() for value in values):
-        return _of_whole(title, [int(value) for value in values])
-    low, high = min(values), max(values)
-    counts = [0] * _BINS
-    for value in values:
-        counts[min(int((value - low) / (high - low or 1) * _BINS), _BINS - 1)] += 1
+        first, last = int(low), int(high)
+        width = -(-(last - first + 1) // _BINS)
+        starts = range(first, last + 1, width)
+        labels = [f"{at}" if width == 1 else f"{at}–{at + width - 1}" for at in starts]
+        return _counted(title, labels, [(int(value) - first) // width for value in values])
     ends = [low + (high - low) * place / _BINS for place in range(_BINS + 1)]
-    return _histogram(title, [f"{start:.3g}–{end:.3g}" for start, end in pairwise(ends)], counts)
+    labels = [f"{start:.3g}–{end:.3g}" for start, end in pairwise(ends)]
+    return _counted(title, labels, [min(int((value - low) / (high - low or 1) * _BINS), _BINS - 1) for value in values])
 
 
-def _of_whole(title: str, values: Sequence[int]) -> Histogram:
-    low, high = min(values), max(values)
-    width = -(-(high - low + 1) // _BINS)
-    counts = [0] * ((high - low) // width + 1)
-    for value in values:
-        counts[(value - low) // width] += 1
-    starts = [low + place * width for place in range(len(counts))]
-    return _histogram(title, [f"{at}" if width == 1 else f"{at}–{at + width - 1}" for at in starts], counts)
-
-
-def _histogram(title: str, labels: Sequence[str], counts: Sequence[int]) -> Histogram:
-    fullest = max(1, *counts)
+def _counted(title: str, labels: Sequence[str], places: Sequence[int]) -> Histogram:
+    counts = Counter(places)
+    fullest = max(1, *counts.values())
     return Histogram(
-        title, tuple(Bin(label, count, count / fullest) for label, count in zip(labels, counts, strict=True))
+        title, tuple(Bin(label, counts[place], counts[place] / fullest) for place, label in enumerate(labels))
     )

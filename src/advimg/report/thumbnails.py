@@ -72,14 +72,17 @@ def make_thumbnails(
     by_photo: dict[tuple[str, str], list[int]] = {}
     for place, record in enumerate(records):
         by_photo.setdefault((record["source"], record["source_sha256"]), []).append(place)
+
+    def of_one_photo(places: Sequence[int]) -> dict[int, Pictures]:
+        # The photo is read at most once.
+        photo = _File(records[places[0]]["source"], records[places[0]]["source_sha256"], "photo")
+        return {place: _of_one_attack(records[place], photo, folder) for place in places}
+
     found: dict[int, Pictures] = {}
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="thumbnail") as pool:
-        groups = [(places, [records[place] for place in places]) for places in by_photo.values()]
         try:
-            for (places, _), pictures in zip(
-                groups, pool.map(lambda group: _of_one_photo(group[1], folder), groups), strict=True
-            ):
-                found.update(zip(places, pictures, strict=True))
+            for pictures in pool.map(of_one_photo, by_photo.values()):
+                found |= pictures
                 made(len(found))
         finally:
             pool.shutdown(cancel_futures=True)
@@ -129,20 +132,13 @@ class _File:
         return f"The {self._called} is no longer where it was."
 
 
-def _of_one_photo(records: Sequence[Mapping[str, Any]], folder: Path) -> list[Pictures]:
-    """Make what is missing for attacks on the same photo, which is read at most once."""
-    photo = _File(records[0]["source"], records[0]["source_sha256"], "photo")
-    return [_of_one_attack(record, photo, folder) for record in records]
-
-
 def _of_one_attack(record: Mapping[str, Any], photo: _File, folder: Path) -> Pictures:
     width, height = record["size"]
     adversarial = _File(record["outputs"]["adversarial"], record["adversarial_sha256"], "adversarial PNG")
     notes: list[str] = []
     before, after = _shown(photo, folder, notes), _shown(adversarial, folder, notes)
     perturbation, factor = _perturbation(record, photo, adversarial, folder)
-    size = _small(width, height, _LONGEST)
-    return Pictures(before, after, perturbation, size, factor, tuple(notes))
+    return Pictures(before, after, perturbation, _small((width, height), _LONGEST), factor, tuple(notes))
 
 
 def _shown(file: _File, folder: Path, notes: list[str]) -> str | None:
@@ -157,9 +153,7 @@ def _shown(file: _File, folder: Path, notes: list[str]) -> str | None:
     except PhotoError as error:
         notes.append(str(error))
         return None
-    width, height = photo.size
-    small = resample(photo.levels, _small(width, height, _LONGEST))
-    _save(folder / name, small, icc_profile=photo.icc_profile)
+    _save(folder / name, resample(photo.levels, _small(photo.size, _LONGEST)), icc_profile=photo.icc_profile)
     return name
 
 
@@ -172,10 +166,11 @@ def _perturbation(record: Mapping[str, Any], photo: _File, adversarial: _File, f
     if (folder / name).exists():
         return name, f"{_FACTOR}"
     try:
-        before, after = photo.photo.levels, adversarial.photo.levels
-        if before.shape == after.shape:
-            size = _picked(before)
-            _save(folder / name, amplified(pick_pixels(before, size), pick_pixels(after, size), _FACTOR))
+        before, after = photo.photo, adversarial.photo
+        if before.size == after.size:
+            size = _small(before.size, _LONGEST_PERTURBATION)
+            old, new = (pick_pixels(each.levels, size) for each in (before, after))
+            _save(folder / name, amplified(old, new, _FACTOR))
             return name, f"{_FACTOR}"
     except PhotoError:
         pass
@@ -186,20 +181,16 @@ def _perturbation(record: Mapping[str, Any], photo: _File, adversarial: _File, f
     name = _name("perturbation", factor[1], photo.sha256, adversarial.sha256)
     if not (folder / name).exists():
         try:
-            levels = decode_photo(file.read_bytes(), source=file.name).levels
+            own = decode_photo(file.read_bytes(), source=file.name)
         except (OSError, ValueError, PhotoError):
             return None, ""
-        _save(folder / name, pick_pixels(levels, _picked(levels)))
+        _save(folder / name, pick_pixels(own.levels, _small(own.size, _LONGEST_PERTURBATION)))
     return name, factor[1]
 
 
-def _picked(levels: Levels) -> tuple[int, int]:
-    height, width, _ = levels.shape
-    return _small(width, height, _LONGEST_PERTURBATION)
-
-
-def _small(width: int, height: int, longest: int) -> tuple[int, int]:
+def _small(size: tuple[int, int], longest: int) -> tuple[int, int]:
     """Return the size of a thumbnail, never larger than the picture is."""
+    width, height = size
     return fit(width, height, min(width, longest), min(height, longest))
 
 

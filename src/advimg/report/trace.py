@@ -2,62 +2,57 @@
 
 import io
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Literal
 
-import matplotlib.style
 import numpy as np
 from PIL import Image, ImageColor
 
 from advimg.images.photo import Levels
-from advimg.record import NetworkRecord, Record
-from advimg.report.page import (
-    GREY,
-    INK,
-    OTHER_COLOUR,
-    TARGET_COLOUR,
-    TRACK_COLOUR,
-    Page,
-    Type,
-    cut_end,
-    cut_middle,
-    thin_percent,
-)
-from advimg.report.trace_data import WIDEST, WIDEST_STACKED, Frame, Point, TraceData
+from advimg.record import Prediction, Record
+from advimg.report import layout
+from advimg.report.drawing import BarList, Sheet, fitted, own_style, text_width, thin_percent, wrapped, write
+from advimg.report.trace_data import DPI, Arrangement, Frame, TraceData
 
 Animation = Literal["webp", "gif"]
 
-# All lengths are pixels of a frame, y grows downwards.
-_WIDTH = 1000
-_MARGIN = (_WIDTH - WIDEST_STACKED) // 2
-_COLUMN = WIDEST
-_LEFT, _RIGHT = _MARGIN, _WIDTH - _MARGIN - _COLUMN
-_FIRST_BASELINE = 44
-_TOP = 62
-_CAPTION = 34
-_CAPTION_BASELINE = 24
-_BELOW_PICTURES = 26
+# T is the title, P the picture, N the perturbation, b the bars, C and L the heads of the curves c and l.
+_TOP = """
+TTTT
+....
+"""
+_BELOW = """
+....
+b.CC
+b..c
+b.LL
+b..l
+b...
+"""
+_MOSAICS: dict[Arrangement, str] = {
+    "above": f"{_TOP}P.NN{_BELOW}",
+    "stacked": f"{_TOP}PPPP\n....\nNNNN{_BELOW}",
+    "beside": """
+TTTTTT
+....bb
+P.N.bb
+P.N.CC
+P.N..c
+P.N.LL
+P.N..l
+P.N...
+""",
+}
+_COLUMN, _GUTTER = 220, 22
+_NARROWEST = 108
+"""Room for a picture's title, where the picture is narrower."""
+_SIDE_FROM, _SIDE_TO = 170, 224
+_BETWEEN = 14
+_SCALE = 32
+_CURVE_HEAD, _NEXT_CURVE_HEAD, _STEPS = 12, 21, 11
+_CURVE_FROM = 26
 _ROWS = 5
-_ROW = 47
-_NAME_BASELINE = 18
-_BAR_DOWN = 27
-_BAR = 10
-_PLOT = 66
-_PLOT_DOWN = 30
-_NEXT_PLOT = 116
-_SCALE = 58
-_BELOW_PLOTS = 24
-_MARK = "◆"
-_MARK_ROOM = 20
-
-_TITLE = Type(5.4, bold=True)
-_CAPTION_TYPE = Type(4.8, bold=True)
-_NAME = Type(4.8)
-_TARGET_NAME = Type(4.8, bold=True)
-_TARGET_MARK = Type(4.8, colour=TARGET_COLOUR)
-_FACT = Type(4.4, colour=GREY)
 
 # Milliseconds: a photo is looked at before it changes, and the file for long.
 _FIRST_LASTS, _LAST_LASTS = 1000, 3500
@@ -69,43 +64,8 @@ _FEWEST = 16
 
 _QUALITY = 75
 # Few, for each further colour makes a GIF larger.
-_PAGE_COLOURS = (INK, GREY, TRACK_COLOUR, TARGET_COLOUR, OTHER_COLOUR)
+_PAGE_COLOURS = (layout.INK, layout.GREY, layout.TRACK, layout.TARGET, layout.OTHER)
 _PHOTO_COLOURS, _PERTURBATION_COLOURS = 80, 32
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Story:
-    """What is the same in all frames.
-
-    Attributes:
-        number: of the network that is shown.
-        seen: what it sees before and after.
-        rows: the indices of the classes that have bars.
-        names: of all its classes.
-        ends: the lowest and the highest loss.
-        several_eps, several_starts: whether it takes these to say which step a frame shows.
-    """
-
-    record: Record
-    unfolding: TraceData
-    number: int
-    seen: NetworkRecord
-    rows: tuple[int, ...]
-    names: Sequence[str]
-    ends: tuple[float, float]
-    several_eps: bool
-    several_starts: bool
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Curve:
-    """What is plotted: a value for each step, the ends of the scale, and how values are written."""
-
-    title: str
-    values: Sequence[float]
-    ends: tuple[float, float]
-    write: Callable[[float], str]
-    colour: str
 
 
 def draw_trace(record: Record, unfolding: TraceData, kind: Animation) -> bytes:
@@ -131,13 +91,12 @@ def draw_trace(record: Record, unfolding: TraceData, kind: Animation) -> bytes:
 
 
 def draw_frames(record: Record, unfolding: TraceData, frames: Sequence[Frame] | None = None) -> Iterator[Levels]:
-    """Draw the pictures of which the animation consists, each [height, 1000, 3]; all frames if none are given."""
-    story = _story(record, unfolding)
+    """Draw the pictures of which the animation consists, each [height, width, 3]; all frames if none are given."""
+    with own_style():
+        drawing = _Drawing(record, unfolding)
     for frame in unfolding.frames if frames is None else frames:
-        # The user's own matplotlib settings (dark styles, TeX) do not reach a picture that looks the same everywhere.
-        with matplotlib.style.context("default"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)  # a letter no font has is drawn as a box
-            levels = _draw(story, frame)
+        with own_style():
+            levels = drawing.levels(frame)
         yield levels
 
 
@@ -175,143 +134,141 @@ def _colours(levels: Levels, count: int) -> list[int]:
     return (reduced.getpalette() or [])[: 3 * count]
 
 
-def _story(record: Record, unfolding: TraceData) -> _Story:
-    seen = record.least_fooled
-    number = record.attacked.index(seen)
-    losses = [point.losses[number] for point in unfolding.points if math.isfinite(point.losses[number])] or [0.0]
-    # A cross-entropy is never below 0, which is where the target is certain.
-    lowest = 0.0 if record.loss == "ce" else min(losses)
-    return _Story(
-        record=record,
-        unfolding=unfolding,
-        number=number,
-        seen=seen,
-        rows=_rows(unfolding.frames, number, (seen.before[0].index, seen.target.index)),
-        names=unfolding.names[number],
-        ends=(lowest, max(*losses, lowest + 1e-9)),
-        several_eps=len({point.eps for point in unfolding.points}) > 1,
-        several_starts=record.restarts > 0 and len(_starts(unfolding.points)) > 1,
-    )
+def _rows(frames: Sequence[Frame], number: int, first: Sequence[int]) -> list[int]:
+    """Choose the classes that have bars: these first, then those that are most probable in any frame.
 
-
-def _rows(frames: Sequence[Frame], number: int, first: Sequence[int]) -> tuple[int, ...]:
-    """Choose the classes that have bars: these first, then those that are most probable in any frame."""
+    They are in the order of the last frame, which lasts longest; those that it writes with one number are in the order
+    of their peaks. Rows that changed places from frame to frame could not be followed.
+    """
     peaks = np.max([frame.probabilities[number] for frame in frames], axis=0)
-    by_peak = np.argsort(-peaks, kind="stable").tolist()
-    return tuple(dict.fromkeys([*first, *by_peak]))[:_ROWS]
+    last = frames[-1].probabilities[number].round(3)
+    chosen = list(dict.fromkeys([*first, *np.argsort(-peaks, kind="stable").tolist()]))[:_ROWS]
+    return sorted(chosen, key=lambda index: (-last[index], -peaks[index]))
 
 
-def _starts(points: Sequence[Point]) -> list[int]:
-    """Return at which points the counting of steps began."""
-    return [number for number, point in enumerate(points) if point.step == 0]
+class _Drawing:
+    """The sheet on which one frame after another is drawn; what is the same in all of them stays."""
 
+    def __init__(self, record: Record, unfolding: TraceData) -> None:
+        self._record, self._unfolding = record, unfolding
+        self.seen = record.least_fooled
+        self._number = record.attacked.index(self.seen)
+        self._starts = [number for number, point in enumerate(unfolding.points) if point.step == 0]
+        present, target = self.seen.before[0], self.seen.target
+        self.rows = _rows(unfolding.frames, self._number, (present.index, target.index))
+        untargeted = record.target_rule == "untargeted"
+        self._draw_sheet(f"{present.name} → {'any other class' if untargeted else target.name}")
+        self._draw_curves(f"not {present.name}" if untargeted else target.name)
 
-def _draw(story: _Story, frame: Frame) -> Levels:
-    _, height = story.unfolding.size
-    if story.unfolding.stacked:
-        places = [(_MARGIN, _TOP + place * (_CAPTION + height + 14) + _CAPTION) for place in range(2)]
-    else:
-        places = [(x, _TOP + _CAPTION) for x in (_LEFT, _RIGHT)]
-    below = places[1][1] + height + _BELOW_PICTURES
-    page = Page(_WIDTH, below + 2 * _NEXT_PLOT + _BELOW_PLOTS)
-    _draw_title(page, story)
-    texts = _state(story, frame), f"Perturbation ×{story.unfolding.amplify:g}; grey is unchanged"
-    room = WIDEST_STACKED if story.unfolding.stacked else _COLUMN
-    for (x, y), text, levels in zip(places, texts, (frame.picture, frame.perturbation), strict=True):
-        caption = cut_end(page, text, _CAPTION_TYPE, room)
-        page.text(x, y - _CAPTION + _CAPTION_BASELINE, caption, _CAPTION_TYPE)
-        page.picture(x, y, levels)
-    for row, index in enumerate(story.rows):
-        _draw_bar(page, story, index, float(frame.probabilities[story.number][index]), below + row * _ROW)
-    _draw_plots(page, story, frame, below)
-    return page.levels()
+    def _draw_sheet(self, title: str) -> None:
+        """Lay the sheet out by the photo's shape, and draw its title and bars."""
+        names, arrangement = self._unfolding.names[self._number], self._unfolding.arrangement
+        width, height = (pixels * 72 / DPI for pixels in self._unfolding.size)
+        beside = arrangement == "beside"
+        column = max(width, _NARROWEST) if beside else min(width, _COLUMN)
+        side = min(_SIDE_TO, max(_SIDE_FROM, 2 * (_COLUMN - column) - _GUTTER)) if beside else column
+        classes = [Prediction(index, names[index], 0) for index in self.rows]
+        bars = BarList(classes, self.seen.target.index, side)
+        for_curves = layout.ABOVE_PICTURE + height - bars.height - _BETWEEN if beside else bars.height
+        curve = max(_CURVE_FROM, (for_curves - _CURVE_HEAD - _NEXT_CURVE_HEAD - _STEPS) / 2)
+        columns, above_curves = [column, _GUTTER], [height, layout.BELOW_PICTURES]
+        if beside:
+            columns += [column, _GUTTER]
+            above_curves = [bars.height + _BETWEEN - layout.ABOVE_PICTURE]
+        elif arrangement == "stacked":
+            above_curves = [height, layout.BASELINE + layout.ABOVE_PICTURE, *above_curves]
+        widths = [*columns, _SCALE, side - _SCALE]
+        lines = wrapped(title, layout.HEADLINE, sum(widths))
+        top = (len(lines) + 1) * layout.LINE + layout.BASELINE
+        curves = [_CURVE_HEAD, curve, _NEXT_CURVE_HEAD, curve, _STEPS]
+        heights = [top, layout.ABOVE_PICTURE, *above_curves, *curves]
+        self._sheet = Sheet(_MOSAICS[arrangement], widths, heights, DPI)
+        self._show_bars = bars.draw(self._sheet.areas["b"])
+        model = fitted(self._record.least_fooled_model, layout.FACT, sum(widths), middle=True)
+        for number, line in enumerate([*lines, model]):
+            type_ = layout.HEADLINE if number < len(lines) else layout.FACT
+            write(self._sheet.areas["T"], 0, layout.BASELINE + number * layout.LINE, line, type_)
 
+    def _draw_curves(self, wanted: str) -> None:
+        """Draw the scales on which the curves of confidence and loss come to lie."""
+        points = self._unfolding.points
+        confidences = [point.confidences[self._number] for point in points]
+        losses = [point.losses[self._number] for point in points]
+        finite = list(filter(math.isfinite, losses)) or [0.0]
+        # A cross-entropy is never below 0, which is where the target is certain.
+        lowest = 0.0 if self._record.loss == "ce" else min(finite)
+        ends = lowest, max(*finite, lowest + 1e-9)
+        self._show_curves = (
+            self._curve("Cc", f"Confidence: {wanted}", confidences, (0.0, 1.0), thin_percent, layout.TARGET),
+            self._curve("Ll", f"Loss ({self._record.loss})", losses, ends, _number, layout.INK),
+        )
+        last = len(points) - 1
+        what = "step" if len(self._starts) == 1 else "iteration"  # those of all starts and eps, counted on
+        ticks = self._sheet.areas["l"].set_xticks([0, last or 1], ["0", f"{last} {what}{'' if last == 1 else 's'}"])
+        for tick, side in zip(ticks, ("left", "right"), strict=True):
+            tick.label1.set_ha(side)
 
-def _draw_title(page: Page, story: _Story) -> None:
-    """Write what the network saw and what it shall see; who it is; and what of the photo may change."""
-    record, seen = story.record, story.seen
-    facts = cut_middle(page, f"{record.least_fooled_model} · ε = {record.budget}", _FACT, WIDEST_STACKED / 2)
-    page.text(_WIDTH - _MARGIN, _FIRST_BASELINE, facts, _FACT, "right")
-    untargeted = record.target_rule == "untargeted"
-    wanted = f"{seen.before[0].name} → {'any other class' if untargeted else seen.target.name}"
-    room = WIDEST_STACKED - page.text_width(facts, _FACT) - 40
-    page.text(_MARGIN, _FIRST_BASELINE, cut_end(page, wanted, _TITLE, room), _TITLE)
+    def levels(self, frame: Frame) -> Levels:
+        """Draw a frame."""
+        is_last = frame is self._unfolding.frames[-1]
+        grey = f"×{self._unfolding.amplify:g}; grey is unchanged"
+        self._sheet.picture("P", frame.picture, *self._state(frame, is_last))
+        self._sheet.picture("N", frame.perturbation, "Perturbation", grey)
+        self._show_bars([float(frame.probabilities[self._number][index]) for index in self.rows])
+        for show in self._show_curves:
+            show(frame.number, is_last)
+        return self._sheet.pixels()
 
+    def _state(self, frame: Frame, is_last: bool) -> tuple[str, str]:
+        """Say which step a frame shows, and with which eps and start."""
+        steps = "1 step" if frame.step == 1 else f"{frame.step} steps"
+        if is_last:
+            reached = self._record.fooled
+            return ("The file", f"✓ reached · {steps}") if reached else ("Best attempt", f"✗ not reached · {steps}")
+        where = f"ε = {replace(self._record, eps=frame.eps).budget}"
+        if self._record.restarts > 0 and len(self._starts) > 1:
+            where = f"ε = {frame.eps:g} · start {sum(number <= frame.number for number in self._starts)}"
+        return f"After {steps}" if frame.number else "The photo", where
 
-def _state(story: _Story, frame: Frame) -> str:
-    """Say which step a frame shows."""
-    steps = "1 step" if frame.step == 1 else f"{frame.step} steps"
-    if frame is story.unfolding.frames[-1]:
-        reached = story.record.fooled
-        return f"The file, {steps}: ✓ target reached" if reached else f"Best attempt, {steps}: ✗ target not reached"
-    where = f", ε = {frame.eps}" if story.several_eps else ""
-    if story.several_starts:
-        start = sum(number <= frame.number for number in _starts(story.unfolding.points))
-        where += f", start {start}"
-    return f"The photo after {steps}{where}" if frame.number else f"The photo{where}"
+    def _curve(
+        self,
+        areas: str,
+        title: str,
+        values: Sequence[float],
+        ends: tuple[float, float],
+        written: Callable[[float], str],
+        colour: str,
+    ) -> Callable[[int, bool], None]:
+        """Draw a curve with its scale, and thin lines where steps are counted anew.
 
+        Returns:
+            What shows it up to one step, or all of it, with a dot at that step.
+        """
+        head, axes = (self._sheet.areas[area] for area in areas)
+        (_, room), (below, _) = head.get_xlim(), head.get_ylim()
+        value = write(head, room, below - 4, "", layout.TARGET_NAME, "right")
+        room -= text_width(thin_percent(0.9999), layout.TARGET_NAME) + 6
+        write(head, 0, below - 4, fitted(title, layout.NAME, room), layout.NAME)
+        axes.set_axis_on()
+        axes.set(facecolor=layout.TRACK, xlim=(0, max(1, len(values) - 1)), ylim=ends, xticks=[])
+        axes.spines[:].set_visible(False)
+        for tick, side in zip(axes.set_yticks(ends, list(map(written, ends))), ("bottom", "top"), strict=True):
+            tick.label1.set_va(side)
+        axes.tick_params(length=0, labelcolor=layout.GREY, labelsize=layout.FACT.size, pad=3)
+        for number in self._starts[1:]:
+            axes.axvline(number, color=layout.GREY, linewidth=0.5)
+        (line,) = axes.plot([], [], color=colour, linewidth=1.25, solid_joinstyle="round", clip_on=False)
+        (dot,) = axes.plot([], [], "o", color=colour, markersize=5, markeredgewidth=0, clip_on=False)
+        places = np.where(np.isfinite(values), np.clip(values, *ends), np.nan)
 
-def _draw_bar(page: Page, story: _Story, index: int, confidence: float, y: int) -> None:
-    """Draw a class's name and confidence, and a bar under them on a track as long as 100 %."""
-    is_target = index == story.seen.target.index
-    type_ = _TARGET_NAME if is_target else _NAME
-    figure = thin_percent(confidence)
-    page.text(_LEFT + _COLUMN, y + _NAME_BASELINE, figure, type_, "right")
-    indent = _MARK_ROOM if is_target else 0
-    # As if the figure were the widest there is: a name that is cut is cut the same in every frame.
-    room = _COLUMN - indent - page.text_width(thin_percent(0.99999), type_) - 16
-    if is_target:
-        page.text(_LEFT, y + _NAME_BASELINE, _MARK, _TARGET_MARK)
-    page.text(_LEFT + indent, y + _NAME_BASELINE, cut_end(page, story.names[index], type_, room), type_)
-    page.box(_LEFT, y + _BAR_DOWN, _COLUMN, _BAR, TRACK_COLOUR)
-    page.box(_LEFT, y + _BAR_DOWN, _COLUMN * confidence, _BAR, TARGET_COLOUR if is_target else OTHER_COLOUR)
+        def show(number: int, whole: bool) -> None:
+            value.set_text(written(values[number]))
+            steps = np.arange(len(values) if whole else number + 1)
+            steps = steps[np.isfinite(places[steps])]
+            line.set_data(steps, places[steps])
+            dot.set_data([number], [places[number]])
 
-
-def _draw_plots(page: Page, story: _Story, frame: Frame, y: int) -> None:
-    """Draw the confidence of what is wanted and the loss, up to the frame's step, or all with a dot at the file's."""
-    points = story.unfolding.points
-    if frame is not story.unfolding.frames[-1]:
-        points = points[: frame.number + 1]
-    untargeted = story.record.target_rule == "untargeted"
-    wanted = f"not {story.seen.before[0].name}" if untargeted else story.seen.target.name
-    confidences = [point.confidences[story.number] for point in points]
-    losses = [point.losses[story.number] for point in points]
-    curves = (
-        _Curve(f"Confidence: {wanted}", confidences, (0.0, 1.0), thin_percent, TARGET_COLOUR),
-        _Curve(f"Loss ({story.record.loss})", losses, story.ends, _number, INK),
-    )
-    for place, curve in enumerate(curves):
-        _draw_curve(page, story, curve, frame.number, y + place * _NEXT_PLOT)
-    last = len(story.unfolding.points) - 1
-    baseline = y + _NEXT_PLOT + _PLOT_DOWN + _PLOT + 20
-    page.text(_RIGHT + _SCALE, baseline, "0", _FACT)
-    what = "step" if len(_starts(story.unfolding.points)) == 1 else "look"  # those of all starts and eps, counted on
-    page.text(_RIGHT + _COLUMN, baseline, f"1 {what}" if last == 1 else f"{last} {what}s", _FACT, "right")
-
-
-def _draw_curve(page: Page, story: _Story, curve: _Curve, dot: int, y: int) -> None:
-    """Draw a curve with its scale, a dot at one step with its value, thin lines where steps are counted anew."""
-    left, right, top, bottom = _RIGHT + _SCALE, _RIGHT + _COLUMN, y + _PLOT_DOWN, y + _PLOT_DOWN + _PLOT
-    low, high = curve.ends
-    value = curve.write(curve.values[dot])
-    page.text(right, y + _NAME_BASELINE, value, _TARGET_NAME, "right")
-    room = right - left - page.text_width(value, _TARGET_NAME) - 16
-    page.text(left, y + _NAME_BASELINE, cut_end(page, curve.title, _NAME, room), _NAME)
-    page.box(left, top, right - left, _PLOT, TRACK_COLOUR)
-    page.text(left - 8, bottom, curve.write(low), _FACT, "right")
-    page.text(left - 8, top + 12, curve.write(high), _FACT, "right")
-    across = (right - left) / max(1, len(story.unfolding.points) - 1)
-    for number in _starts(story.unfolding.points)[1:]:
-        page.line([(left + number * across, top), (left + number * across, bottom)], GREY, 1)
-    places = {
-        number: (left + number * across, bottom - _PLOT * min(1.0, max(0.0, (value - low) / (high - low))))
-        for number, value in enumerate(curve.values)
-        if math.isfinite(value)
-    }
-    if len(places) > 1:
-        page.line([*places.values()], curve.colour, 2.5)
-    if dot in places:
-        page.dot(*places[dot], curve.colour, 10)
+        return show
 
 
 def _number(value: float) -> str:

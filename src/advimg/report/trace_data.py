@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -9,17 +10,22 @@ import numpy.typing as npt
 from advimg.images.perturbation import amplified
 from advimg.images.photo import Levels
 from advimg.images.scaling import fit, pick_pixels, resample
+from advimg.report.layout import is_panorama
 
 Probabilities = Sequence[npt.NDArray[np.float64]]
 """What each network sees in one picture: softmax of its logits, [classes]."""
 
-WIDEST, TALLEST = 448, 336
-"""Room for each picture, beside the other."""
-WIDEST_STACKED, TALLEST_STACKED = 944, 236
-"""Room for each picture, where one stands above the other."""
+Arrangement = Literal["above", "beside", "stacked"]
+"""Where the pictures go: above what is seen in them, beside that, or one above the other."""
 
-# A picture this many times wider than high would be a ribbon beside another.
-_STACKED_FROM = 4
+DPI = 144
+"""Pixels an inch of what is drawn."""
+
+# The widest and tallest that each of two pictures may be, in pixels.
+_ROOM: dict[Arrangement, tuple[int, int]] = {"above": (440, 448), "beside": (290, 420), "stacked": (924, 236)}
+
+_UPRIGHT_TO = 0.69
+"""Photos that are as narrow as this leave room for all else beside them."""
 
 # Every early step has a frame, for most happens there; when there are too many, later ones go.
 _EARLY = 24
@@ -72,6 +78,8 @@ class TraceData:
         amplify: how many times larger than it is the perturbation is shown.
 
     Attributes:
+        arrangement: of the pictures, by the photo's shape.
+        size: width and height at which pictures are shown, in pixels.
         points: one for each step, of all starts and eps, in order.
         frames: rising; the file itself is the last, once the attack has ended.
     """
@@ -81,8 +89,9 @@ class TraceData:
         self.names = names
         self.amplify = amplify
         height, width, _ = photo.shape
-        self.stacked = width > _STACKED_FROM * height
-        room = (WIDEST_STACKED, TALLEST_STACKED) if self.stacked else (WIDEST, TALLEST)
+        upright: Arrangement = "beside" if width <= _UPRIGHT_TO * height else "above"
+        self.arrangement: Arrangement = "stacked" if is_panorama(width, height) else upright
+        room = _ROOM[self.arrangement]
         # Even, so that each pixel that is picked is two by two: lossy formats blur colours over squares of that size.
         self._coarse = fit(width, height, room[0] // 2, room[1] // 2)
         self.size = (2 * self._coarse[0], 2 * self._coarse[1])
