@@ -55,6 +55,8 @@ class Settings:
     """Which attack, by its name in :data:`advimg.registry.ATTACKS`."""
     transforms: tuple[str, ...] = ()
     """What to take the gradient through besides, by names in :data:`advimg.registry.TRANSFORMS`."""
+    refine: int | None = None
+    """The most steps that make the change less visible once the target is reached; None is 28, or 0 with transforms."""
     transfer: bool = False
     """Whether to look at the picture in many ways while it is made, so that it may fool other networks, too."""
     seed: int = 0
@@ -100,6 +102,13 @@ class Settings:
         if self.steps is not None:
             return self.steps
         return 250 if self.eps == "auto" else 100
+
+    @property
+    def refine_steps(self) -> int:
+        """The most steps of refinement, with the default filled in."""
+        if self.refine is not None:
+            return self.refine
+        return 0 if self.transform_names else 28
 
     @property
     def transform_names(self) -> tuple[str, ...]:

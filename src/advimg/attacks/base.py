@@ -29,13 +29,18 @@ class Evaluation:
 
     Attributes:
         fooled: whether each of them predicts what the attack wants.
-        confidence: of what the attack wants, 0..1; of several networks, the least.
+        log_confidence: of what the attack wants; of several networks, the least.
         compute_loss: returns the loss.
     """
 
     fooled: bool
-    confidence: float
+    log_confidence: float
     compute_loss: Callable[[], float]
+
+    @property
+    def confidence(self) -> float:
+        """The confidence of what the attack wants, 0..1."""
+        return math.exp(min(0.0, self.log_confidence))
 
     @property
     def loss(self) -> float:
@@ -109,6 +114,11 @@ class Attack(ABC):
         The last steps go without, until the classifiers themselves are fooled.
         """
         return self.steps < math.floor(_TRANSFORMED * self.settings.max_steps)
+
+    @property
+    def loss(self) -> str:
+        """The name of the loss whose gradient the next step takes."""
+        return self.settings.loss
 
     @property
     def temperature(self) -> float:

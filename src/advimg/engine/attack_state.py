@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advimg.attacks.base import Attack, Evaluation, normalise
 from advimg.attacks.eps_search import EpsSearch
+from advimg.attacks.refine import Refine
 from advimg.attacks.target_rules import choose_target
 from advimg.classifiers.classifier import Verdict
 from advimg.classifiers.ensemble import Ensemble
@@ -26,6 +27,9 @@ _WORST = (-1, float("-inf"))
 # From so many rejections on, or after so many steps and half of all, gradients in bfloat16 have led nowhere.
 _REJECTIONS = 3
 _PATIENCE = 20
+
+# In refinement a verdict is asked for where a candidate shows so much less than the last that was confirmed.
+_WORTH = 0.8
 
 
 class AttackState:
@@ -65,6 +69,9 @@ class AttackState:
         self._best_rank = _WORST
         self.best_steps = 0
         self._nearest: Attempt | None = None
+        self._refined: Attempt | None = None
+        self._refined_visibility = math.inf
+        self._steps_before = 0
         self._precisions: dict[str, None] = {}
         self._rejections: set[int] = set()
         self.gradients = 0
@@ -83,6 +90,49 @@ class AttackState:
         """Return what the network of this number gets, [3, crop, crop], after the transforms of its input."""
         draw = self._draw(number)
         return levels if draw is None else apply_all(self._input_transforms, levels, draw)
+
+    @property
+    def steps(self) -> int:
+        """How many steps led to the candidate from its start, those that reached the target and those of refinement."""
+        return self._steps_before + self.attack.steps
+
+    @property
+    def refining(self) -> bool:
+        """Whether the target is reached, and the change is being made less visible."""
+        return self._refined is not None
+
+    def refine(self, attempt: Attempt) -> bool:
+        """Begin to make the change of the picture that the attack would end with less visible; tell whether it did."""
+        if not attempt.reached or not self.job.settings.refine_steps:
+            return False
+        self._refined = attempt
+        self._steps_before = attempt.steps
+        self._rejections.clear()
+        self.attack = Refine(self.attack.photo, self.job.settings, attempt.eps, self.attack.free)
+        return True
+
+    @property
+    def worth_judging(self) -> bool:
+        """Whether the candidate is so much less visible than the last that was confirmed that a verdict is worth it."""
+        assert isinstance(self.attack, Refine)
+        share = 1.0 if self.attack.out_of_steps else _WORTH
+        return self.attack.visibility < share * self._refined_visibility
+
+    def keep_refined(self, attempt: Attempt) -> None:
+        """Keep a candidate that the untouched classifiers confirm."""
+        assert isinstance(self.attack, Refine)
+        self._refined = attempt
+        self._refined_visibility = self.attack.visibility
+
+    @property
+    def refined(self) -> Attempt:
+        """The least visible picture that the untouched classifiers have confirmed."""
+        assert self._refined is not None
+        return self._refined
+
+    def least_log_confidence(self, verdicts: Sequence[Verdict]) -> float:
+        """Return the logarithm of the confidence of the classifier that is least sure of what is wanted."""
+        return math.log(max(self._least(verdicts), _TINY))
 
     def keep_if_best(self, *, fooled: int, log_confidence: float) -> None:
         """Rank the candidate just evaluated: by how many classifiers it fools, then by the least confidence."""
@@ -110,7 +160,7 @@ class AttackState:
         self._rejections.add(self.attack.steps)
         if self.best_steps == self.attack.steps:  # it is the best so far, but not by as much as was believed
             met = sum(map(Criterion.met, self.criteria, verdicts))
-            self._best_rank = (met, math.log(max(self._least(verdicts), _TINY)))
+            self._best_rank = (met, self.least_log_confidence(verdicts))
 
     @property
     def exact(self) -> bool:
@@ -128,7 +178,7 @@ class AttackState:
 
     def attempt(self, levels: Levels, verdicts: Sequence[Verdict], *, steps: int) -> Attempt:
         """Sum up the present eps: ``levels``, for which the classifiers give ``verdicts``."""
-        return Attempt(levels, tuple(verdicts), self._search.eps, steps, self.reached(verdicts))
+        return Attempt(levels, tuple(verdicts), self.attack.eps, steps, self.reached(verdicts))
 
     def end_trial(self, attempt: Attempt) -> Attempt | None:
         """Note the result of the present eps and, where the least is searched for, go on to the next from this point.

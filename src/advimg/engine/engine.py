@@ -31,6 +31,7 @@ from advimg.errors import AdvimgError, ClassifierError
 from advimg.settings import Precision
 
 Ended = dict[AttackState, Result | Failed]
+Turn = Attempt | Failed | Literal["step", "restart"]
 
 
 class Engine:
@@ -167,9 +168,12 @@ class Engine:
         softness = [state.attack.softness for state in states]
         passes = list(map(forward, inputs, networks, criteria, repeat(softness), transforms))
         scores = [least(each) for each in zip(*(each.scores for each in passes), strict=True)]
-        turns = [self._turn(state, score) for state, score in zip(states, scores, strict=True)]
+        turns = []
+        for position, state in enumerate(states):
+            turn, scores[position] = self._turn(state, scores[position])
+            turns.append(turn)
         if "step" in turns:
-            losses = [state.job.settings.loss for state in states]
+            losses = [state.attack.loss for state in states]
             temperatures = [state.attack.temperature for state in states]
             gradients = [each.gradient(losses, temperatures) for each in passes]
         ended: Ended = {}
@@ -178,16 +182,18 @@ class Engine:
             state.count_pass(precision)
             if watch is not None:
                 with offered(state, passes, position) as candidate:
-                    watch(StepReport(state.job, state.attack.steps, state.attack.eps, score.confidence, candidate))
+                    watch(StepReport(state.job, state.steps, state.attack.eps, score.confidence, candidate))
             if turn == "step":
-                loss = partial(_mean_loss, passes, position, state.job.settings.loss)
-                evaluation = Evaluation(score.fooled == len(networks), score.confidence, loss)
+                loss = partial(_mean_loss, passes, position, state.attack.loss)
+                evaluation = Evaluation(score.fooled == len(networks), score.log_confidence, loss)
                 state.step([gradient[position] for gradient in gradients], evaluation)
             elif turn == "restart":
                 state.restart()
             elif isinstance(turn, Failed):
                 ended[state] = turn
-            elif (attempt := state.end_trial(turn)) is not None:
+            elif state.refining:
+                ended[state] = state.result(turn)
+            elif (attempt := state.end_trial(turn)) is not None and not state.refine(attempt):
                 ended[state] = state.result(attempt)
         return ended
 
@@ -213,30 +219,48 @@ class Engine:
             for network, classifier in zip(self._networks, self._ensemble.classifiers, strict=True)
         )
 
-    def _turn(self, state: AttackState, score: Score) -> Attempt | Failed | Literal["step", "restart"]:
-        """Return what the present eps ends with, by the candidate that was just evaluated, or how it goes on."""
+    def _turn(self, state: AttackState, score: Score) -> tuple[Turn, Score]:
+        """Return how the attack goes on after the candidate that was just evaluated, and its score.
+
+        Refinement takes the score from the untouched classifiers, where they judged the candidate.
+        """
         if not math.isfinite(score.log_confidence):
             name = self._ensemble.name
-            return Failed(
-                state.job, ClassifierError(f"{name} gives logits that are not finite (NaN) during the attack")
-            )
+            error = ClassifierError(f"{name} gives logits that are not finite (NaN) during the attack")
+            return Failed(state.job, error), score
         if state.transformed:
-            return "step"
-        state.keep_if_best(fooled=score.fooled, log_confidence=score.log_confidence)
+            return "step", score
         try:
-            if score.fooled == len(self._networks) and score.confidence >= state.job.settings.min_confidence:
-                levels = state.candidate_levels()
-                verdicts = self._ensemble.judge(levels)
-                # The untouched classifier has the last word.
-                if state.reached(verdicts):
-                    return state.attempt(levels, verdicts, steps=state.attack.steps)
-                state.reject(verdicts)
-            if state.out_of_starts:
-                levels = state.best_levels()
-                return state.attempt(levels, self._ensemble.judge(levels), steps=state.best_steps)
+            return self._refining_turn(state, score) if state.refining else (self._attacking_turn(state, score), score)
         except ClassifierError as error:
-            return Failed(state.job, error)
+            return Failed(state.job, error), score
+
+    def _attacking_turn(self, state: AttackState, score: Score) -> Turn:
+        state.keep_if_best(fooled=score.fooled, log_confidence=score.log_confidence)
+        if self._seems_reached(state, score):
+            levels = state.candidate_levels()
+            verdicts = self._ensemble.judge(levels)
+            # The untouched classifier has the last word.
+            if state.reached(verdicts):
+                return state.attempt(levels, verdicts, steps=state.steps)
+            state.reject(verdicts)
+        if state.out_of_starts:
+            levels = state.best_levels()
+            return state.attempt(levels, self._ensemble.judge(levels), steps=state.best_steps)
         return "restart" if state.attack.out_of_steps else "step"
+
+    def _refining_turn(self, state: AttackState, score: Score) -> tuple[Turn, Score]:
+        if self._seems_reached(state, score) and state.worth_judging:
+            levels = state.candidate_levels()
+            verdicts = self._ensemble.judge(levels)
+            if state.reached(verdicts):
+                state.keep_refined(state.attempt(levels, verdicts, steps=state.steps))
+            score = Score(state.least_log_confidence(verdicts), score.fooled)
+        return (state.refined if state.attack.out_of_steps else "step"), score
+
+    def _seems_reached(self, state: AttackState, score: Score) -> bool:
+        """Tell whether the gradient networks predict what is wanted, with the confidence asked for."""
+        return score.fooled == len(self._networks) and score.confidence >= state.job.settings.min_confidence
 
 
 def _precision_of(networks: Iterable[GradientNetwork]) -> str:

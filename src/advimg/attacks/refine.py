@@ -1,0 +1,154 @@
+"""Refinement: the least visible change that still holds the target.
+
+Once a picture within ε is the target, the search begins anew at the photo, with another aim:
+
+    minimise D(δ)  over  f(x + round(δ)) >= τ,  δ in the ball, the box and the mask,
+
+where f is the log-odds of the target, log p - log(1 - p), and τ that of the confidence asked for. Networks are nearly
+linear over changes that small, so each pass replaces f by its tangent, as DeepFool (arXiv:1511.04599) and FAB
+(arXiv:1907.02044) do, and takes a share of the way to the least change that the tangent allows:
+
+    g <- ∇f(x + round(δ))
+    v <- μ v + (1 - μ) d / mean|d|,  d = the direction in which f rises most for what it shows, A(g)
+    δ <- project((1 - η) δ + s v),  s solves f + g·(round(δ) - round(δ_before)) = min(τ + m, f + 3)
+
+So the change shrinks by the share η in each pass and is pushed back to where the target holds, along the directions
+that hold it at least cost. s is solved for the *rounded* change, so the whole levels that are written are accounted
+for. m is a margin that grows while the target is missed and shrinks while it holds.
+
+What a change shows (D) follows three properties of the eye:
+
+- Coarse patterns are seen sooner than fine noise: contrast sensitivity falls at high frequencies (Mannos and Sakrison
+  1974), and butteraugli and SSIMULACRA2 weigh errors at several scales. D counts the blurred part of a change more.
+- Lightness is seen more sharply than colour: D counts the part along the weights of luma (BT.601) more.
+- A few strong pixels are seen sooner than many weak ones: D is a sum of third powers, not of squares.
+
+The blurred part and the part along luma are taken off the gradient, which is how a quadratic D with these weights
+changes the direction of steepest ascent; the third power then takes the root of what is left.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from advimg.attacks.base import Attack, Evaluation, normalise
+from advimg.attacks.pgd import BALLS
+from advimg.settings import Settings
+
+_SHRINK = 0.25  # η
+_MOMENTUM = 0.7  # μ
+_RISE = 3.0  # the most that the log-odds are to rise in a pass
+_COARSE = 0.9  # how much of the blurred part is taken off
+_LUMA = 0.25  # and of the part along luma
+_SETTLE = 4  # passes at the end that hardly shrink, and so end where the target holds
+_SAMPLES = 1 << 16  # elements by which s is solved for
+
+
+class Refine(Attack):
+    """Refinement as above; δ and v are float levels [3, height, width], zero at the start.
+
+    Attributes:
+        visibility: D of the picture that was proposed last; of two pictures the one with less of it shows less.
+    """
+
+    def __init__(self, photo: Tensor, settings: Settings, eps: float, free: Tensor | None = None) -> None:
+        super().__init__(photo, settings, eps, free)
+        self._ball = BALLS[settings.norm]
+        self._delta = torch.zeros(photo.shape, device=photo.device)
+        self._direction = torch.zeros_like(self._delta)
+        self._rounded = torch.zeros_like(self._delta)
+        # From one half on, the target is the first class as well.
+        self._wanted = _log_odds(math.log(max(settings.min_confidence, 0.5)))
+        self._margin = 0.1
+        self._held = False
+        self.visibility = 0.0
+
+    @property
+    def out_of_steps(self) -> bool:
+        """Whether all steps that the settings allow have been taken."""
+        return self.steps >= self.settings.refine_steps
+
+    @property
+    def loss(self) -> str:
+        """Cross-entropy, from whose gradient that of the log-odds follows."""
+        return "ce"
+
+    @property
+    def transformed(self) -> bool:
+        """Never: the file itself has to hold the target."""
+        return False
+
+    @property
+    def softness(self) -> tuple[float, float]:
+        """As in PGD: soft at first, and true in the end."""
+        return 0.4 / (1 + self.steps / 6), 0.0
+
+    def propose(self, out: Tensor) -> None:
+        """Write x + round(δ), and note how visible it is."""
+        torch.round(self._delta, out=self._rounded)
+        torch.add(self._rounded, self.photo, out=out)
+        self.visibility = float(self._rounded.abs().pow_(3).sum())
+
+    def update(self, gradient: Tensor, evaluation: Evaluation) -> None:
+        """Shrink the change, and push it back to where the target holds."""
+        odds = _log_odds(evaluation.log_confidence)
+        # The engine gives the gradient of -log p; that of the log-odds is so many times as long.
+        gradient.mul_(-1 / max(1e-6, -math.expm1(evaluation.log_confidence)))
+        self.keep_to_mask(gradient)
+        self._held = self._held or odds >= self._wanted
+        if self._held:
+            self._margin = min(2.0, max(0.0, self._margin + 0.5 * (self._wanted - odds) + 0.02))
+        self._direction.mul_(_MOMENTUM).add_(self._least_visible(gradient), alpha=1 - _MOMENTUM)
+        rise = min(self._wanted + self._margin - odds, _RISE)
+        if self._held:
+            self._delta.mul_(1 - (_SHRINK if self.steps < self.settings.refine_steps - _SETTLE else _SHRINK / 5))
+        self._delta.add_(self._direction, alpha=self._solve(gradient, rise))
+        for delta, photo in self._ball.split(self._delta, self.photo):
+            self._ball.project(delta, photo, self.eps * self._ball.unit)
+        self.steps += 1
+
+    def _least_visible(self, gradient: Tensor) -> Tensor:
+        """Return the direction in which f rises most for what it shows, with a mean absolute value of 1."""
+        luma = torch.tensor([0.299, 0.587, 0.114], device=gradient.device).view(3, 1, 1)
+        luma /= torch.linalg.vector_norm(luma)
+        direction = gradient - _LUMA * luma * (luma * gradient).sum(dim=0, keepdim=True)
+        direction.sub_(_blurred(direction), alpha=_COARSE)
+        self.keep_to_mask(direction)
+        return normalise(direction.sign() * direction.abs().sqrt_())
+
+    def _solve(self, gradient: Tensor, rise: float) -> float:
+        """Return s: how far to go along v, so that by the tangent the log-odds change by ``rise``."""
+        # Of large pictures a part is enough, spread evenly; the step is odd, so that all columns take their turn.
+        stride = 2 * (gradient.numel() // _SAMPLES // 2) + 1
+        slope, before, delta, direction, photo = (
+            tensor.view(-1)[::stride].float()
+            for tensor in (gradient, self._rounded, self._delta, self._direction, self.photo)
+        )
+        eps = self.eps if self.settings.norm == "linf" else 255.0
+        lowest, highest = (-photo).clamp_min_(-eps), (255 - photo).clamp_max_(eps)
+        wanted = rise / stride + float(slope @ before)
+
+        def reached(s: float) -> bool:
+            changed = torch.minimum(torch.maximum(delta + s * direction, lowest), highest)
+            return float(slope @ changed.round_()) >= wanted
+
+        low, high = -1.0, 1.0
+        while not reached(high) and high < 1000:
+            low, high = high, 2 * high
+        for _ in range(10):
+            middle = (low + high) / 2
+            low, high = (low, middle) if reached(middle) else (middle, high)
+        return high
+
+
+def _blurred(planes: Tensor) -> Tensor:
+    """Blur [3, height, width] by two means over 5x5 pixels: nearly a Gaussian of a standard deviation of 2 pixels."""
+    for _ in range(2):
+        planes = functional.avg_pool2d(planes, 5, stride=1, padding=2, count_include_pad=False)
+    return planes
+
+
+def _log_odds(log_confidence: float) -> float:
+    return log_confidence - math.log(max(1e-9, -math.expm1(log_confidence)))
