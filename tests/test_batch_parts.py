@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advimg.attacks.target_rules import RULES, choose_target
-from advimg.batch.journal import Entry, Journal, asked_in, changed
+from advimg.batch.journal import Entry, Journal, differences, folder_settings
 from advimg.batch.pairs import Pair, read_pairs, read_targets
 from advimg.batch.photos import Found, common_root, find_photos, is_output, read_list
 from advimg.batch.plan import Files, Item, Key, each_pair, each_towards, plan_items
@@ -486,7 +486,7 @@ def test_what_is_appended_is_read_back(folder: Path) -> None:
         source_sha256="0",
         outputs={"adversarial": files[0], "perturbation": files[1]},
         adversarial_sha256="1",
-        asked=asked_in(done),
+        settings=folder_settings(done),
         error=None,
         fooled=True,
         gradients=3,
@@ -528,7 +528,7 @@ def test_an_unreadable_line_in_the_middle_is_dropped(folder: Path, junk: bytes) 
 
 def test_of_two_records_of_one_attack_the_last_stays(folder: Path) -> None:
     write(folder / "results.jsonl", line(seed=1) + line("/b.jpg") + line(seed=2) + line("/b.jpg", eps=3))
-    assert opened(folder)[key()].asked == asked_in(record(seed=2))
+    assert opened(folder)[key()].settings == folder_settings(record(seed=2))
     assert sorted((each["source"], each["eps"], each["seed"]) for each in lines_of(folder)) == [
         ("/a.jpg", 10, 2),
         ("/b.jpg", 3, 0),
@@ -755,9 +755,9 @@ def test_an_attack_whose_record_did_not_fit_leaves_no_files(folder: Path) -> Non
 
 
 def test_changed_settings_are_named() -> None:
-    one, other = asked_in(record()), asked_in(record(seed=3, max_steps=7, device="cuda", precision="bf16"))
-    assert changed(one, one) == []
-    assert changed(one, other) == ["max_steps 100 there, 7 here", "seed 0 there, 3 here"]
+    one, other = map(folder_settings, (record(), record(seed=3, max_steps=7, device="cuda", precision="bf16")))
+    assert differences(one, one) == []
+    assert differences(one, other) == ["seed 0 there, 3 here", "max_steps 100 there, 7 here"]
 
 
 # The counts.

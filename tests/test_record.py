@@ -1,19 +1,22 @@
 """The record's JSON."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import advimg
-from advimg.record import Record, read_chunk
+from advimg.record import Failure, Record, read_chunk
 from tests.conftest import linear_classifier, random_photo
 
-# The contract: these keys, in this order; settings may stand between "seed" and "before".
-FIRST = ["advimg", "source", "source_sha256", "size", "model"]
-LAST = [
-    *("before", "after", "fooled", "confidence", "linf", "psnr", "steps", "gradients", "seconds", "outputs", "error")
+# The contract: these keys, in this order; further settings may stand before "mask_sha256".
+KEYS = [
+    *("advimg", "source", "source_sha256", "size", "model", "weights", "weights_sha256", "view", "target"),
+    *("target_rule", "ensemble", "checked", "norm", "eps", "max_eps", "eps_tried", "seed", "min_confidence"),
+    *("max_steps", "step_size", "momentum", "loss", "restarts", "transfer", "mask_sha256", "device", "precision"),
+    *("l2", "before", "after", "fooled", "confidence", "linf", "psnr", "steps", "gradients", "seconds", "outputs"),
+    "error",
 ]
 
 
@@ -23,10 +26,8 @@ def record() -> Record:
 
 def test_the_schema() -> None:
     values = json.loads(record().to_json())
-    keys = list(values)
-    assert keys[: len(FIRST)] == FIRST
-    assert keys[-len(LAST) :] == LAST
-    assert keys == [field.name for field in fields(Record)]
+    assert list(values) == KEYS
+    assert list(Failure("a.jpg", "broken", {}).to_dict()) == KEYS
     assert values["advimg"] == advimg.__version__
     assert values["size"] == [9, 7]
     assert values["target"] == {"index": 1, "name": "class 1"}

@@ -13,7 +13,6 @@ from advimg.batch.plan import Files, Item
 from advimg.batch.reader import PhotoReader
 from advimg.batch.resume import file_sha256
 from advimg.batch.writer import Writer
-from advimg.checking import look_on
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.ensemble import Ensemble
 from advimg.engine.criterion import Judgement
@@ -22,7 +21,7 @@ from advimg.engine.job import Failed, Result
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError, PhotoError
 from advimg.images.decode import read_photo
 from advimg.images.files import make_folder
-from advimg.outcome import asked_of, outcome_of
+from advimg.outcome import judge_result, known_before, outcome_of
 from advimg.record import Failure, Record
 from advimg.writing import write_outputs
 
@@ -101,7 +100,7 @@ class Pipeline:
         if self._watching is None or isinstance(end, Failed):
             return end, ()
         try:
-            return end, look_on(end, self._watching)
+            return end, judge_result(end, self._watching)
         except (PhotoError, ClassifierError) as error:
             return Failed(end.job, error.with_traceback(None)), ()
 
@@ -136,7 +135,7 @@ class Pipeline:
         source, target, eps = item.key
         settings = replace(self._options.settings, eps=eps)
         check_on = self._watching.classifiers if self._watching else ()
-        asked = asked_of(
+        asked = known_before(
             settings, self._classifiers, self._classifiers[0].device.type, self._engine.precision, check_on=check_on
         )
         known: dict[str, Any] = {"source_sha256": file_sha256(source)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advimg.batch.journal import Entry, Journal, changed
+from advimg.batch.journal import Entry, Journal, differences
 from advimg.batch.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
 from advimg.labels import Labels
@@ -33,7 +33,7 @@ def sort_out(
     labels: Labels,
     journal: Journal,
     *,
-    asked: Callable[[Eps], tuple[Any, ...]],
+    asked: Callable[[Eps], dict[str, Any]],
     force: bool,
     retry_failed: bool,
 ) -> Work:
@@ -82,7 +82,7 @@ def file_sha256(path: Path) -> str | None:
 
 
 def _superseded(
-    keys: Sequence[Key], journal: Journal, asked: Callable[[Eps], tuple[Any, ...]], *, force: bool
+    keys: Sequence[Key], journal: Journal, asked: Callable[[Eps], dict[str, Any]], *, force: bool
 ) -> set[Key]:
     """Refuse a folder that was begun with other settings; with ``force``, return what will be made anew."""
     # Of this run's eps only: that of an earlier one may be none in this run's norm.
@@ -92,11 +92,11 @@ def _superseded(
     superseded = set()
     for key, entry in journal.entries.items():
         if key.eps in here:
-            differing = changed(entry.asked, here[key.eps])
+            differing = differences(entry.settings, here[key.eps])
         else:
             differing = [
                 f"eps {key.eps} there, {' and '.join(sorted(map(str, here)))} here",
-                *changed(entry.asked, any_of_them, same_eps=False),
+                *differences(entry.settings, any_of_them, same_eps=False),
             ]
         if differing and not force:
             raise OutputError(

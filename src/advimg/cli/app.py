@@ -31,6 +31,8 @@ def app() -> None:
     The result is a PNG that looks like the photo and is another class to the network. What counts is the file: it is
     reopened and judged by the classifier's official preprocessing before it is called a success.
 
+    Every option can also be set as ADVIMG_<OPTION> (ADVIMG_EPS=4), or as a key of a TOML file given with --config.
+
     \b
     Try first:
       advimg demo
