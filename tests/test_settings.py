@@ -132,7 +132,7 @@ class More(Settings):
 
 @click.command(cls=Command)
 @settings_options(More)
-@stream_options()
+@stream_options
 def more(**given: Any) -> None:
     print(settings_of(given, More).to_record()["calm"])
 

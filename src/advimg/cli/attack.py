@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 @click.command(cls=Command, no_args_is_help=True, short_help="Make a photo look like another class to a classifier.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE")
 @target_option()
-@untargeted_option()
+@untargeted_option
 @settings_options()
 @mask_option("Change the photo only where this picture, of the same size, is white.")
 @model_options(several="Given several times: one file fools them all.")
-@check_option()
-@precision_option()
+@check_option
+@precision_option
 @option(
     "-o",
     "--output",
@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 @picture_options(figure=True)
 @option("--trace", metavar="FILE", group="Files", help="Write the attack's steps, too: an animated .webp or .gif.")
 @option("-f", "--force", is_flag=True, group="Files", help="Overwrite files that are there.")
-@photo_options()
-@stream_options()
+@photo_options
+@stream_options
 @click.pass_context
 def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> None:
     """Make a photo look like another class to a classifier.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     cls=Command, no_args_is_help=True, short_help="Attack folders of photos; can be stopped and started again."
 )
 @click.argument("paths", nargs=-1, metavar="PATH...")
-@targets_options()
+@targets_options
 @option("--from-file", metavar="FILE", group="Photos", help="Read more paths from a file, one a line; - reads stdin.")
 @option(
     "--targets",
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 )
 @settings_options()
 @model_options(several="Given several times: one file fools them all.", devices=True)
-@check_option()
-@precision_option()
-@batch_options()
+@check_option
+@precision_option
+@batch_options
 @picture_options(figure=False)
 @option(
     "--report",
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
     group="Files",
     help="At the end write a gallery for the browser, OUT/report/index.html.",
 )
-@photo_options()
-@stream_options()
+@photo_options
+@stream_options
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None:
     """Attack many photos on one loaded network, several at a time, on one device or on several.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 @click.command(cls=Command, no_args_is_help=True, short_help="Say what a classifier sees in pictures.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @model_options(several="Given several times: side by side.")
-@photo_options()
-@stream_options()
+@photo_options
+@stream_options
 @click.pass_context
 def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> None:
     """Say what the classifier sees: the five most likely classes of each picture.

@@ -68,7 +68,7 @@ class Command(click.Command):
         """Write the options, group by group."""
         last = get_args(Group)[-1]
         groups: dict[str, list[tuple[str, str]]] = {group: [] for group in get_args(Group)}
-        for param in self.get_params(ctx):
+        for param in (param for param in self.get_params(ctx) if isinstance(param, click.Option)):
             record = param.get_help_record(ctx)
             if record is not None:
                 groups.setdefault(getattr(param, "group", last), []).append(record)
@@ -96,9 +96,13 @@ def use_config(ctx: click.Context, param: click.Parameter, path: Path | None) ->
     Raises:
         UsageError: the file cannot be read, or has a key that no command knows, or a value of a wrong type.
     """
-    if path is None:
-        return
     group = ctx.find_root().command
+    path = path or ctx.meta.get(_CONFIG)
+    if path is None or ctx.resilient_parsing:
+        return
+    ctx.meta[_CONFIG] = path
+    if ctx.command is group and isinstance(group, click.Group):
+        return  # `advimg --config FILE attack`: the command will ask
     commands = {ctx.info_name or "": ctx.command}
     if isinstance(group, click.Group):
         commands = {name: command for name in group.list_commands(ctx) if (command := group.get_command(ctx, name))}
@@ -118,7 +122,6 @@ def use_config(ctx: click.Context, param: click.Parameter, path: Path | None) ->
             special |= table if key == ctx.info_name else {}
         else:
             raise UsageError(f"{path}: there is no command {key!r}; a table is one of {', '.join(commands)}")
-    ctx.meta[_CONFIG] = path
     ctx.default_map = {str(own[key].name): value for key, value in (general | special).items() if key in own}
 
 

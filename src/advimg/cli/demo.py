@@ -27,7 +27,7 @@ _TARGET = "pelican"
     group="Files",
     help="Folder for the pictures; made if need be.",
 )
-@stream_options()
+@stream_options
 @click.pass_context
 def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     """Turn a cup of coffee into a pelican: a photo and a network that need no download.

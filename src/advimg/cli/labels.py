@@ -13,7 +13,7 @@ from advimg.labels import imagenet_labels
 
 @click.command(cls=Command, short_help="Search the class names.")
 @click.argument("query", nargs=-1)
-@stream_options()
+@stream_options
 def command(query: tuple[str, ...], **given: Any) -> None:
     """List the class names that contain every word of QUERY, with their indices; all names without QUERY.
 

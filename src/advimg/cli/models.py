@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command, short_help="List or search the classifiers.")
 @click.argument("query", nargs=-1)
-@stream_options()
+@stream_options
 def command(query: tuple[str, ...], **given: Any) -> None:
     """List the classifiers whose names contain every word of QUERY.
 

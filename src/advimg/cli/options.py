@@ -3,7 +3,8 @@
 No torch here: completion and --help stay quick.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -19,50 +20,71 @@ if TYPE_CHECKING:
     from advimg.classifiers.spec import ModelSpec
     from advimg.models import Models
 
+_reach: Callable[..., Decorator[Any]] = partial(option, group="What to reach")
+_models: Callable[..., Decorator[Any]] = partial(option, group="Models")
+_photos: Callable[..., Decorator[Any]] = partial(option, group="Photos")
+_files: Callable[..., Decorator[Any]] = partial(option, group="Files")
+_said: Callable[..., Decorator[Any]] = partial(option, group="What is said")
+_PATH: Any = click.Path(path_type=Path)
 _RECORDED = "By default what the PNG's record says."
+
+untargeted_option = _reach("--untargeted", is_flag=True, help="Leave the class that is seen, for any other.")
+targets_options = options(
+    _reach(
+        "-t",
+        "--target",
+        "targets",
+        metavar="NAME",
+        multiple=True,
+        shell_complete=complete_target,
+        help="The target class: a name or an index; or random, least-likely, runner-up, all. "
+        "Given several times: each photo towards each.",
+    ),
+    untargeted_option,
+)
+check_option = _models(
+    "--check-on",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=complete_model,
+    help="Tell what this model, which takes no part, sees in the file. May be given several times.",
+)
+precision_option = _models(
+    "--precision", type=click.Choice(get_args(Precision)), default="auto", help="Of the gradients only."
+)
+batch_options = options(
+    _photos("-r", "--recursive", is_flag=True, help="Look into the folders of folders."),
+    _models(
+        "--batch-size",
+        type=BatchSizeType(),
+        default="auto",
+        help="How many photos share a pass; auto goes by device and memory.",
+    ),
+    _files("-O", "--out-dir", type=_PATH, required=True, help="Folder for all that is written."),
+    _files("--retry-failed", is_flag=True, help="Try again what failed in an earlier run."),
+    _files("-f", "--force", is_flag=True, help="Overwrite files that are there, and results of other settings."),
+)
+"""What ``batch`` and ``sweep`` have in common."""
+photo_options = _photos(
+    "--max-pixels", type=click.IntRange(min=1), default=MAX_PIXELS, help="Refuse photos with more pixels than this."
+)
 
 
 def target_option(*, recorded: bool = False) -> Decorator[Any]:
     """Add ``-t/--target``; ``recorded`` says that a PNG's record knows it, too."""
-    return option(
+    return _reach(
         "-t",
         "--target",
         metavar="NAME",
         shell_complete=complete_target,
-        group="What to reach",
         help="The target class: a name or an index"
         + (f". {_RECORDED}" if recorded else "; or random, least-likely, runner-up."),
     )
 
 
-def targets_options() -> Decorator[Any]:
-    """Add ``-t/--target`` that may be given several times, and ``--untargeted``."""
-    return options(
-        option(
-            "-t",
-            "--target",
-            "targets",
-            metavar="NAME",
-            multiple=True,
-            shell_complete=complete_target,
-            group="What to reach",
-            help="The target class: a name or an index; or random, least-likely, runner-up, all. "
-            "Given several times: each photo towards each.",
-        ),
-        untargeted_option(),
-    )
-
-
-def untargeted_option() -> Decorator[Any]:
-    """Add ``--untargeted``."""
-    return option(
-        "--untargeted", is_flag=True, group="What to reach", help="Leave the class that is seen, for any other."
-    )
-
-
 def mask_option(text: str) -> Decorator[Any]:
     """Add ``--mask``."""
-    return option("--mask", metavar="FILE", type=click.Path(path_type=Path), group="What to reach", help=text)
+    return _reach("--mask", metavar="FILE", type=_PATH, help=text)
 
 
 def settings_options(kind: type[Settings] = Settings, *, without: Sequence[str] = ()) -> Decorator[Any]:
@@ -115,7 +137,7 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices:
     """
     device = "auto, cpu, cuda, cuda:N or mps"
     return options(
-        option(
+        _models(
             "-m",
             "--model",
             "models",
@@ -123,76 +145,29 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices:
             default=(default,) if default else None,
             multiple=True,
             shell_complete=complete_model,
-            group="Models",
             help="A torchvision classifier; efficientnet_lite0, which needs no download; timm/NAME; or a TOML file. "
             f"`advimg models` lists them. {several}" + ("" if default else f" {_RECORDED}"),
         ),
-        option(
+        _models(
             "--weights",
-            type=click.Path(path_type=Path),
-            group="Models",
+            type=_PATH,
             help="A state dict to load instead of the published weights (.pth, .pt or .safetensors).",
         ),
-        option(
-            "--labels",
-            type=click.Path(path_type=Path),
-            group="Models",
-            help="Names of the classes, one a line, for such weights.",
-        ),
-        option(
-            "--input-size", type=click.IntRange(min=1), group="Models", help="Side of the network's input, in pixels."
-        ),
-        option(
-            "--resize", type=click.IntRange(min=1), group="Models", help="Length of the shorter side before the crop."
-        ),
-        option(
-            "--interpolation",
-            type=click.Choice(["bilinear", "bicubic"]),
-            group="Models",
-            help="Filter of the resize.",
-        ),
-        option(
-            "--mean",
-            type=ChannelsType(),
-            group="Models",
-            help="Of red, green and blue in training: 0.485,0.456,0.406.",
-        ),
-        option(
-            "--std", type=ChannelsType(), group="Models", help="Of red, green and blue in training: 0.229,0.224,0.225."
-        ),
-        option(
+        _models("--labels", type=_PATH, help="Names of the classes, one a line, for such weights."),
+        _models("--input-size", type=click.IntRange(min=1), help="Side of the network's input, in pixels."),
+        _models("--resize", type=click.IntRange(min=1), help="Length of the shorter side before the crop."),
+        _models("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Filter of the resize."),
+        _models("--mean", type=ChannelsType(), help="Of red, green and blue in training: 0.485,0.456,0.406."),
+        _models("--std", type=ChannelsType(), help="Of red, green and blue in training: 0.229,0.224,0.225."),
+        _models(
             "--device",
             "devices",
             type=DevicesType(),
             default="auto",
-            group="Models",
             help=f"{device}; or several, like cuda:0,cuda:1: a process on each, which share the photos.",
         )
         if devices
-        else option("--device", type=DeviceType(), default="auto", group="Models", help=f"{device}."),
-    )
-
-
-def check_option() -> Decorator[Any]:
-    """Add ``--check-on``."""
-    return option(
-        "--check-on",
-        metavar="NAME",
-        multiple=True,
-        shell_complete=complete_model,
-        group="Models",
-        help="Tell what this model, which takes no part, sees in the file. May be given several times.",
-    )
-
-
-def precision_option() -> Decorator[Any]:
-    """Add ``--precision``."""
-    return option(
-        "--precision",
-        type=click.Choice(get_args(Precision)),
-        default="auto",
-        group="Models",
-        help="Of the gradients only.",
+        else _models("--device", type=DeviceType(), default="auto", help=f"{device}."),
     )
 
 
@@ -229,96 +204,35 @@ def models_of(given: Mapping[str, Any]) -> "Models":
     return Models.of(specs_of(given["models"], given), list(dict.fromkeys(given["check_on"])))
 
 
-def batch_options() -> Decorator[Any]:
-    """Add what ``batch`` and ``sweep`` have in common: folders, and what an earlier run left there."""
-    folder = click.Path(path_type=Path)
-    return options(
-        option("-r", "--recursive", is_flag=True, group="Photos", help="Look into the folders of folders."),
-        option(
-            "--batch-size",
-            type=BatchSizeType(),
-            default="auto",
-            group="Models",
-            help="How many photos share a pass; auto goes by device and memory.",
-        ),
-        option("-O", "--out-dir", type=folder, required=True, group="Files", help="Folder for all that is written."),
-        option("--retry-failed", is_flag=True, group="Files", help="Try again what failed in an earlier run."),
-        option(
-            "-f",
-            "--force",
-            is_flag=True,
-            group="Files",
-            help="Overwrite files that are there, and results of other settings.",
-        ),
-    )
-
-
-def photo_options() -> Decorator[Any]:
-    """Add ``--max-pixels``."""
-    return option(
-        "--max-pixels",
-        type=click.IntRange(min=1),
-        default=MAX_PIXELS,
-        group="Photos",
-        help="Refuse photos with more pixels than this.",
-    )
-
-
 def picture_options(*, figure: bool) -> Decorator[Any]:
     """Add the options for the pictures written: ``--perturbation``, ``--amplify``, ``--figure``, ``--metadata``."""
     return options(
-        option(
-            "--perturbation/--no-perturbation",
-            default=True,
-            group="Files",
-            help="Write the perturbation's picture, amplified.",
-        ),
-        option("--amplify", type=float, default=10, group="Files", help="Its factor, above 0 and at most 255."),
-        option(
-            "--figure/--no-figure",
-            default=figure,
-            group="Files",
-            help="Draw photo, perturbation and result side by side.",
-        ),
-        option(
-            "--metadata/--no-metadata", default=True, group="Files", help="Store the record in the PNG's text chunk."
-        ),
-    )
-
-
-def stream_options() -> Decorator[Any]:
-    """Add ``--json``, ``-q``, ``-v``, ``--debug`` and ``--config``, which every command has."""
-    return options(
-        option("--json", "as_json", is_flag=True, group="What is said", help="Print the result as JSON on stdout."),
-        option("-q", "--quiet", is_flag=True, group="What is said", help="Say nothing but errors."),
-        option(
-            "-v",
-            "--verbose",
-            is_flag=True,
-            group="What is said",
-            help="Say more: device, precision, what the classifier sees.",
-        ),
-        option(
-            "--debug",
-            is_flag=True,
-            expose_value=False,
-            callback=_debug,
-            group="What is said",
-            help="Show the traceback of an error.",
-        ),
-        option(
-            "--config",
-            metavar="FILE",
-            type=click.Path(path_type=Path),
-            expose_value=False,
-            is_eager=True,
-            callback=use_config,
-            group="What is said",
-            help="Read options that are not given here from this TOML file.",
-        ),
+        _files("--perturbation/--no-perturbation", default=True, help="Write the perturbation's picture, amplified."),
+        _files("--amplify", type=float, default=10, help="Its factor, above 0 and at most 255."),
+        _files("--figure/--no-figure", default=figure, help="Draw photo, perturbation and result side by side."),
+        _files("--metadata/--no-metadata", default=True, help="Store the record in the PNG's text chunk."),
     )
 
 
 def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and ctx.obj is not None:
         ctx.obj["debug"] = True
+
+
+config_option = _said(
+    "--config",
+    metavar="FILE",
+    type=_PATH,
+    expose_value=False,
+    is_eager=True,
+    callback=use_config,
+    help="Read options that are not given here from this TOML file.",
+)
+stream_options = options(
+    _said("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+    _said("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+    _said("-v", "--verbose", is_flag=True, help="Say more: device, precision, what the classifier sees."),
+    _said("--debug", is_flag=True, expose_value=False, callback=_debug, help="Show the traceback of an error."),
+    config_option,
+)
+"""What every command has."""

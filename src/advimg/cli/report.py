@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(cls=Command, no_args_is_help=True, short_help="Show a folder of results in the browser.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @option("-f", "--force", is_flag=True, group="Files", help="Overwrite DIR/report/index.html if it is not of advimg.")
-@stream_options()
+@stream_options
 def command(folder: Path, **given: Any) -> None:
     """Make a gallery of what advimg batch wrote to DIR: each photo and its adversarial picture in the same place.
 

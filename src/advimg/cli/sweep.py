@@ -37,7 +37,7 @@ _BUDGETS = (1, 2, 4, 8, 16)
 
 @click.command(cls=Command, no_args_is_help=True, short_help="Draw how robust models are: success against eps.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@targets_options()
+@targets_options
 @setting_option(
     "eps",
     "budgets",
@@ -46,10 +46,10 @@ _BUDGETS = (1, 2, 4, 8, 16)
 )
 @settings_options(without=("eps", "max_eps"))
 @model_options(several="Given several times: a curve for each.", devices=True)
-@precision_option()
-@batch_options()
-@photo_options()
-@stream_options()
+@precision_option
+@batch_options
+@photo_options
+@stream_options
 @click.pass_context
 def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None:
     """Attack photos at several eps and draw how many files show their target, and how surely.

@@ -45,8 +45,8 @@ _RECORDED: dict[str, Any] = {"default": None, "show_default": "what the PNG's re
 @setting_option("eps", **_RECORDED, help="The most that may have changed, in levels of 255 (10 or 10/255).")
 @mask_option("Check that nothing is changed where this picture is not white.")
 @model_options(several="Given several times: the promise is for all.", default=None)
-@photo_options()
-@stream_options()
+@photo_options
+@stream_options
 @click.pass_context
 def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: Any) -> None:
     """Check the promise on a file, whoever made it.
