@@ -290,7 +290,7 @@ _BAD = {
     "eps 256": (("cat.png", "-e", "256"), 2, "1 to 255"),
     "eps fraction": (("cat.png", "-e", "0.04"), 2, "write 10"),
     "eps word": (("cat.png", "-e", "ten"), 2, "not a number"),
-    "confidence": (("cat.png", "--confidence", "1.5"), 2, "from 0 to below 1"),
+    "confidence": (("cat.png", "--confidence", "1.5"), 2, "at least 0 and below 1"),
     "steps": (("cat.png", "--steps", "0"), 2, "at least 1"),
     "unknown device": (("cat.png", "--device", "tpu"), 2, "use auto, cpu"),
     "unknown model": (("cat.png", "-m", "resnet51"), 2, "did you mean"),

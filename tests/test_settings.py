@@ -127,7 +127,7 @@ def test_each_norm_has_its_own_default_eps() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class More(Settings):
-    calm: float = setting(0.5, "How calm it is.", hint="give 0 to 1", allowed=lambda calm: 0 <= calm <= 1)
+    calm: float = setting(0.5, "How calm it is.", at_least=0, at_most=1)
 
 
 @click.command(cls=Command)
@@ -166,7 +166,7 @@ def test_a_new_setting_is_in_the_record_the_journal_and_python() -> None:
     assert Record.from_dict(values[1], More).to_dict() == values[1]
     there, here = (folder_settings(value, More) for value in values)
     assert differences(there, here, kind=More) == ["calm 0.5 there, 0.25 here"]
-    with pytest.raises(UsageError, match=r"calm 2\.0: give 0 to 1"):
+    with pytest.raises(UsageError, match=r"calm 2\.0: give a value at least 0 and at most 1"):
         More(calm=2)
 
 

@@ -23,12 +23,14 @@ from advimg.engine.job import Job
 from advimg.errors import UsageError
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.mask import Mask, mask_for
+from advimg.images.perturbation import measure_change
 from advimg.images.photo import Photo
 from advimg.models import Model, Models
 from advimg.outcome import Outcome, judge_result, outcome_of
+from advimg.record import Target
 from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Norm, Precision, Settings, parse_eps
 from advimg.tracing import Tracer
-from advimg.verification import Verification, verify_photo
+from advimg.verification import Verification
 
 Picture = str | Path | bytes | Image.Image | npt.NDArray[Any] | Photo
 """A photo as callers have it: a path, a file's bytes, a PIL image, or levels [height, width, 3], uint8."""
@@ -171,7 +173,7 @@ def classify(photo: Picture, *, model: Model = DEFAULT_MODEL, device: str = "aut
         AdvimgError: the photo cannot be read, or the model cannot be loaded.
     """
     photo = open_photo(photo)
-    ((classifier,), _) = Models.of(model).load(device)
+    (classifier,), _ = _one(model).load(device)
     return classifier.judge_photo(photo)
 
 
@@ -188,14 +190,44 @@ def verify(
 ) -> Verification:
     """Check the promise on a file, whoever made it: same size, within ε levels, taken for the target.
 
+    Args:
+        adversarial: the file to check.
+        original: the photo it was made from.
+        target: the class's name or index.
+        eps: the most that may have changed, as for :func:`attack`.
+        norm: what eps bounds.
+        model: a name as for :func:`advimg.load_classifier`, or a classifier.
+        device: where to load a model given by name.
+        mask: where the photo may have been changed, as for :func:`attack`.
+
     Raises:
         AdvimgError: a picture cannot be read, the target is unknown, or the model cannot be loaded.
     """
-    adversarial, original = open_photo(adversarial), open_photo(original)
-    models = Models.of(model)
-    index, eps, free = models.labels[0].find(target), parse_eps(eps, norm), _mask(mask, original)
-    ((classifier,), _) = models.load(device)
-    return verify_photo(adversarial, original, classifier=classifier, target=index, eps=eps, norm=norm, mask=free)
+    picture, photo = open_photo(adversarial), open_photo(original)
+    models, norm = _one(model), Settings(norm=norm).norm
+    index, eps, free = models.labels[0].find(target), parse_eps(eps, norm), _mask(mask, photo)
+    (classifier,), _ = models.load(device)
+    verdict = classifier.judge_photo(picture)
+    same_size = picture.size == photo.size
+    change = measure_change(photo.levels, picture.levels) if same_size else None
+    within = change is not None and change.within(eps, norm)
+    kept = free.kept(photo.levels, picture.levels) if free is not None and same_size else None
+    return Verification(
+        adversarial=picture.source,
+        original=photo.source,
+        model=classifier.name,
+        target=Target(index, classifier.labels[index]),
+        norm=norm,
+        eps=eps,
+        same_size=same_size,
+        linf=None if change is None else change.linf,
+        l2=None if change is None else round(change.l2, 6),
+        within_eps=within,
+        mask_kept=kept,
+        top5=verdict.top(5),
+        confidence=round(verdict.confidence(index), 6),
+        holds=verdict.top1 == index and within and kept is not False,
+    )
 
 
 def open_photo(photo: Picture) -> Photo:
@@ -215,3 +247,10 @@ def open_photo(photo: Picture) -> Photo:
 
 def _mask(mask: Picture | Mask | None, photo: Photo) -> Mask | None:
     return mask if mask is None or isinstance(mask, Mask) else mask_for(photo, open_photo(mask))
+
+
+def _one(model: Model) -> Models:
+    models = Models.of(model)
+    if len(models.attacked) > 1:
+        raise UsageError("give one model; call again for each other")
+    return models

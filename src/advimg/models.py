@@ -44,10 +44,10 @@ class Models:
         """
         attacked, watching = (tuple(map(_known, _several(group))) for group in (model, check_on))
         if not attacked:
-            raise UsageError("there is no model to attack; give at least one")
+            raise UsageError("there is no classifier; give at least one")
         for each in watching:
             if each in attacked:
-                raise UsageError(f"--check-on {_name(each)} is attacked itself; leave out one of the two")
+                raise UsageError(f"{_name(each)} is both attacked and checked on; leave out one of the two")
         return cls(attacked, watching, tuple(map(_labels, (*attacked, *watching))))
 
     def read_target(self, target: str | int) -> int | TargetRule:

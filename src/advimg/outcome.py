@@ -25,7 +25,7 @@ from advimg.settings import Settings
 
 @dataclass(eq=False)
 class Outcome:
-    """What an attack made of a photo.
+    """The result of an attack on a photo.
 
     Attributes:
         record: what was asked, done and seen, and the file that was saved last, if one was.
@@ -40,7 +40,7 @@ class Outcome:
     choices: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """What came of the attack, in a few lines."""
+        """The result of the attack, in a few lines."""
         record = self.record
         changes = [f"{record.source}: {record.attacked[0].change}"]
         changes += [f"  {other.change}, by {other.model}" for other in record.ensemble]

@@ -98,12 +98,12 @@ NOT_JUDGED: dict[str, Any] = {"target": None, "before": [], "after": [], "fooled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What was asked, what was done and what the classifier sees in the file.
+    """The settings of an attack, its course, and what the classifier sees in the file.
 
-    Field names are the keys of the JSON object, in which the ``settings`` stand by themselves; they can also be read as
-    attributes, such as ``record.eps``. ``confidence`` is the target's in the file, ``min_confidence`` the one asked
-    for; ``target_rule`` is the rule that chose the target, if one did; ``steps`` were taken from the start that gave
-    the file, ``gradients`` counts every pass through the network, all starts together; ``psnr`` is in decibels, None
+    Field names are the keys of the JSON object, where each of the ``settings`` has a key of its own; they are
+    attributes, too, such as ``record.eps``. ``confidence`` is the target's in the file, ``min_confidence`` the one
+    asked for; ``target_rule`` is the rule that chose the target, if one did; ``steps`` were taken from the start that
+    gave the file, ``gradients`` counts every pass through the network, of all starts; ``psnr`` is in decibels, None
     where nothing changed; ``view`` is the classifier's preprocessing.
 
     ``linf`` is the largest change of any channel, in levels, and ``l2`` the length of the whole change, where 255
@@ -111,12 +111,12 @@ class Record:
 
     ``mask_sha256`` is of the file that says where the photo might be changed, if one did.
 
-    Where the least eps was looked for, ``max_eps`` is its bound, ``eps_tried`` lists what came of each that was tried,
-    in order, and ``eps`` is that of the file.
+    Where the least eps was looked for, ``max_eps`` is its bound, ``eps_tried`` lists the outcome at each eps tried, in
+    order, and ``eps`` is that of the file.
 
     A ``step_size`` of None means the usual steps, which go by eps and become shorter.
 
-    Where several networks are attacked together, these fields are of the first and ``ensemble`` holds the others; only
+    Where several networks are attacked, these fields are of the first and ``ensemble`` holds the others; only
     ``fooled`` means all of them. ``checked`` holds networks that took no part.
     """
 
@@ -230,7 +230,7 @@ class Record:
     def to_chunk(self) -> str:
         """Return the JSON for the PNG's text chunk: without what differs between runs or tells of the disk's folders.
 
-        So the same photo, settings and machine give the same bytes, whoever looks on.
+        So the same photo, settings and machine give the same bytes, whatever is checked besides.
         """
         shown = self.to_dict() | {"source": PurePath(self.source).name}
         del shown["outputs"], shown["seconds"], shown["checked"]
@@ -260,7 +260,7 @@ class Failure:
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    """Let the settings stand by themselves among the other values, and what came of each eps after their bound."""
+    """Put the settings among the other values, and the eps that were tried after their bound."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if key != "settings":

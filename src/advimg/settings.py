@@ -2,7 +2,7 @@
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from types import NoneType, UnionType
@@ -41,8 +41,7 @@ class About:
         short: its short option, such as ``-e``.
         levels: whether the value is read by :func:`parse_eps`.
         shown: the default in words, where it depends on other settings.
-        hint: which values are allowed, in words.
-        allowed: whether a value, of the right type and not None, is allowed.
+        at_least, above, at_most, below: limits of a number.
         recorded: the attribute of :class:`Settings` that the record holds, under the same name; by default the field.
         by_eps: whether the recorded value depends on eps.
         changes_results: whether attacks that differ in it may give other files; then a folder has one value of it.
@@ -53,11 +52,23 @@ class About:
     short: str | None = None
     levels: bool = False
     shown: str | None = None
-    hint: str = "see advimg attack --help"
-    allowed: Callable[[Any], bool] = lambda _: True
+    at_least: float = -math.inf
+    above: float = -math.inf
+    at_most: float = math.inf
+    below: float = math.inf
     recorded: str | None = None
     by_eps: bool = False
     changes_results: bool = True
+
+    def allows(self, value: Any) -> bool:
+        """Tell whether a number is within the limits; NaN never is."""
+        return bool(self.at_least <= value <= self.at_most and self.above < value < self.below)
+
+    @property
+    def limits(self) -> str:
+        """The limits in words."""
+        words = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        return " and ".join(f"{word} {limit:g}" for word, limit in words.items() if math.isfinite(limit))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +103,13 @@ class Setting:
         if self.kind is float and type(value) is int and abs(value) < 1 << 63:
             value = float(value)
         if type(value) is not self.kind or (self.choices and value not in self.choices):
-            hints = {bool: "give True or False", int: "give a whole number", float: "give a number"}
-            hint = f"use {', '.join(self.choices)}" if self.choices else hints.get(self.kind, self.about.hint)
-        elif self.about.allowed(value):
+            kinds = {bool: "True or False", int: "a whole number", float: "a number", str: ", ".join(self.choices)}
+            hint = kinds[self.kind]
+        elif self.kind in (bool, str) or self.about.allows(value):
             return value
         else:
-            hint = self.about.hint
-        raise UsageError(f"{self.name.replace('_', ' ')} {_shown(value)}: {hint}")
+            hint = f"a value {self.about.limits}"
+        raise UsageError(f"{self.name.replace('_', ' ')} {_shown(value)}: give {hint}")
 
 
 def setting(default: Any, text: str, **about: Any) -> Any:
@@ -129,19 +140,14 @@ class Settings:
         shown=f"{DEFAULT_EPS['linf']:g}; {DEFAULT_EPS['l2']:g} with --norm l2",
     )
     max_eps: int = setting(32, "The most that --eps auto may try.", group="What to reach", levels=True, by_eps=True)
-    seed: int = setting(
-        0,
-        "Seeds whatever is random.",
-        hint="give a whole number from 0 to 2^63 - 1",
-        allowed=lambda seed: 0 <= seed < 1 << 63,
-    )
+    seed: int = setting(0, "Seeds whatever is random.", at_least=0, at_most=2**63 - 1)
     confidence: float | None = setting(
         None,
         "Stop once the file shows the target with this confidence.",
         group="What to reach",
         shown="0.9; 0.5 with --eps auto",
-        hint="give a value from 0 to below 1, like 0.9",
-        allowed=lambda confidence: 0 <= confidence < 1,
+        at_least=0,
+        below=1,
         recorded="min_confidence",
         by_eps=True,
     )
@@ -149,8 +155,7 @@ class Settings:
         None,
         "The most steps from each start, at each eps.",
         shown="100; 250 with --eps auto",
-        hint="at least 1 is needed",
-        allowed=lambda steps: steps >= 1,
+        at_least=1,
         recorded="max_steps",
         by_eps=True,
     )
@@ -158,22 +163,14 @@ class Settings:
         None,
         "Length of each step, in the unit of eps.",
         shown="long at first, then shorter, by eps",
-        hint="give a value above 0, in the unit of eps",
-        allowed=lambda length: 0 < length <= _LONGEST,
+        above=0,
+        at_most=_LONGEST,
     )
     momentum: float = setting(
-        0.8,
-        "Share of the last step's direction that stays; 0 is plain PGD.",
-        hint="give a value from 0 to below 1, like 0.75",
-        allowed=lambda momentum: 0 <= momentum < 1,
+        0.8, "Share of the last step's direction that stays; 0 is plain PGD.", at_least=0, below=1
     )
     loss: LossName = setting("ce", "Cross-entropy, logit margin, or the target's logit alone.")
-    restarts: int = setting(
-        0,
-        "Further starts at random points, for a photo that resists.",
-        hint="give 0 or more",
-        allowed=lambda restarts: restarts >= 0,
-    )
+    restarts: int = setting(0, "Further starts at random points, for a photo that resists.", at_least=0)
     transfer: bool = setting(
         False, "Attack the picture resized, cropped and mirrored at random, so that it may fool other models, too."
     )

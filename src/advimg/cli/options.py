@@ -38,7 +38,7 @@ targets_options = options(
         multiple=True,
         shell_complete=complete_target,
         help="The target class: a name or an index; or random, least-likely, runner-up, all. "
-        "Given several times: each photo towards each.",
+        "Given several times: each photo is attacked for each.",
     ),
     untargeted_option,
 )

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -63,7 +62,7 @@ def run_shown(batch: Batch, console: Console, *, as_json: bool) -> bool:
     stats = batch.stats
     if stats.earlier:
         console.say(f"{stats.earlier} of {stats.total} were done by an earlier run")
-    with _stop_on_signals() as stop, _show_progress(stats, console, silent=as_json) as show:
+    with _stop_on_signals() as (stop, interrupted), _show_progress(stats, console, silent=as_json) as show:
 
         def ended(record: dict[str, Any]) -> None:
             show(record)
@@ -71,7 +70,7 @@ def run_shown(batch: Batch, console: Console, *, as_json: bool) -> bool:
                 _print_line(json.dumps(record))
 
         try:
-            batch.run(stop=stop.event, ended=ended)
+            batch.run(stop=stop, ended=ended)
         except DiskError as error:
             raise DiskError(
                 f"{error}; {stats.done} of {stats.total} are done; once there is room, run the same command again to "
@@ -81,7 +80,7 @@ def run_shown(batch: Batch, console: Console, *, as_json: bool) -> bool:
             raise DeviceError(
                 f"{error}; {stats.done} of {stats.total} are done; run the same command again to go on"
             ) from error
-    return not stop.interrupted or stats.done == stats.total
+    return not interrupted.is_set() or stats.done == stats.total
 
 
 def tell_interrupted(stats: BatchStats, console: Console) -> None:
@@ -90,7 +89,7 @@ def tell_interrupted(stats: BatchStats, console: Console) -> None:
 
 
 def print_summary(stats: BatchStats, folder: Path, console: Console) -> None:
-    """Say what became of a batch."""
+    """Print the counts of a batch, the reasons of its failures, and its pace."""
     console.say(f"{stats.done} of {stats.total} attacks, in {shown_path(folder)}", "bold")
     rows = [("verified", stats.verified), ("not reached", stats.not_reached), ("failed", len(stats.failures))]
     rows += [(f"fool {name}", count) for name, count in stats.checked.items()]
@@ -145,7 +144,7 @@ def _show_progress(stats: BatchStats, console: Console, *, silent: bool) -> Iter
 
     Args:
         stats: counted before the call.
-        console: where to.
+        console: to print on.
         silent: whether to name failures only.
     """
     last = time.monotonic()
@@ -168,33 +167,20 @@ def _show_progress(stats: BatchStats, console: Console, *, silent: bool) -> Iter
         yield show
 
 
-@dataclass
-class _Stop:
-    """Whether to stop.
-
-    Attributes:
-        event: set once the work has to end, for whatever reason.
-        interrupted: whether the reason is a signal.
-    """
-
-    event: threading.Event = field(default_factory=threading.Event)
-    interrupted: bool = False
-
-
 @contextmanager
-def _stop_on_signals() -> Iterator[_Stop]:
-    """Turn signals into a stop while the context lasts."""
-    stop = _Stop()
+def _stop_on_signals() -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Yield an event that asks for an end, and one that says that a signal asked for it."""
+    stop, interrupted = threading.Event(), threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.interrupted:
+        if interrupted.is_set():
             os._exit(ExitCode.INTERRUPTED)
-        stop.interrupted = True
-        stop.event.set()
+        interrupted.set()
+        stop.set()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield stop, interrupted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

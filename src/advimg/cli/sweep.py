@@ -65,7 +65,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
       advimg sweep photos/ --untargeted --eps 1,2 -m mine.toml -O robustness --json
 
     \b
-    Exit code: 0 all attacks ran, whatever came of them; 1 some photos failed, or the run; 2 wrong usage;
+    Exit code: 0 all attacks ran, successful or not; 1 some photos failed, or the run; 2 wrong usage;
     130 interrupted (what is complete is kept).
     """
     from advimg.cli.console import Console

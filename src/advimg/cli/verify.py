@@ -87,7 +87,7 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
         console.warn("this mask is not the one that the PNG's record names")
     found = []
     for models, target in claimed:
-        ((classifier,), _) = models.load(given["device"], progress=not given["quiet"])
+        (classifier,), _ = models.load(given["device"], progress=not given["quiet"])
         if recorded.get("model") == classifier.name and recorded.get("weights_sha256") not in (
             None,
             classifier.weights_sha256,
@@ -120,14 +120,12 @@ def _claims(
         raise UsageError(f"{adversarial} holds no record of how it was made; give {' and '.join(missing)}")
     if given["models"]:
         return [_Claim(given["models"], {}, target)], eps
-    claims = [
-        _Claim(
-            (_recorded_model(network),),
-            _recorded_view(network, given),
-            given["target"] or _recorded_target(network) or target,
-        )
-        for network in (recorded, *_recorded_others(recorded))
-    ]
+    claims = []
+    for network in _recorded_networks(recorded):
+        model = network.get("model")
+        model = model if isinstance(model, str) else DEFAULT_MODEL
+        its_target = given["target"] or _recorded_target(network) or target
+        claims.append(_Claim((model,), _recorded_view(network, given), its_target))
     from_toml = claims[0].models[0].lower().endswith(".toml")  # which names its weights itself
     if recorded.get("weights") and not given["weights"] and not from_toml:
         raise UsageError(f"{adversarial} was made with the weights file {recorded['weights']}; give it with --weights")
@@ -142,32 +140,27 @@ def _recorded_eps(recorded: dict[str, Any], norm: Norm) -> float | None:
     return parse_eps(eps, norm)
 
 
-def _recorded_others(recorded: dict[str, Any]) -> list[dict[str, Any]]:
+def _recorded_networks(recorded: dict[str, Any]) -> list[dict[str, Any]]:
     others = recorded.get("ensemble")
-    return [each for each in others if isinstance(each, dict)] if isinstance(others, list) else []
+    return [recorded, *(each for each in (others if isinstance(others, list) else []) if isinstance(each, dict))]
 
 
-def _recorded_model(recorded: dict[str, Any]) -> str:
-    model = recorded.get("model")
-    return model if isinstance(model, str) else DEFAULT_MODEL
-
-
-def _recorded_target(recorded: dict[str, Any]) -> Target | None:
+def _recorded_target(network: dict[str, Any]) -> Target | None:
     try:
-        return Target(int(recorded["target"]["index"]), str(recorded["target"].get("name", "")))
+        return Target(int(network["target"]["index"]), str(network["target"].get("name", "")))
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def _recorded_view(recorded: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _recorded_view(network: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Return the options for the recorded preprocessing, where no options say otherwise."""
     try:
         view = {
-            "input_size": int(recorded["view"]["crop"]),
-            "resize": int(recorded["view"]["resize"]),
-            "interpolation": str(recorded["view"]["interpolation"]),
-            "mean": tuple(map(float, recorded["view"]["mean"])),
-            "std": tuple(map(float, recorded["view"]["std"])),
+            "input_size": int(network["view"]["crop"]),
+            "resize": int(network["view"]["resize"]),
+            "interpolation": str(network["view"]["interpolation"]),
+            "mean": tuple(map(float, network["view"]["mean"])),
+            "std": tuple(map(float, network["view"]["std"])),
         }
     except (KeyError, TypeError, ValueError):
         return {}
