@@ -43,6 +43,9 @@ def test_the_command_line_overrules_the_environment_and_that_the_file(
     monkeypatch.delenv("ADVIMG_EPS")
     monkeypatch.setenv("ADVIMG_CONFIG", "my.toml")
     assert record(cli)["eps"] == 3
+    monkeypatch.delenv("ADVIMG_CONFIG")
+    ran = cli(*config, *ATTACK)  # before the command
+    assert json.loads(ran.out)["eps"] == 3, ran.err
 
 
 def test_flags_lists_and_several_values(

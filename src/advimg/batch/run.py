@@ -87,12 +87,7 @@ class Batch:
     """
 
     def __init__(
-        self,
-        keys: Sequence[Key],
-        files: Files,
-        executor: Executor,
-        journal: Journal,
-        options: Options,
+        self, keys: Sequence[Key], files: Files, executor: Executor, journal: Journal, options: Options
     ) -> None:
         self._files = files
         self._executor = executor
@@ -158,13 +153,7 @@ class Batch:
         try:
             if self._pending:
                 self._executor.attack(
-                    self._pending,
-                    self._files,
-                    self._journal,
-                    self._options,
-                    began=begin,
-                    ended=count,
-                    stop=stop,
+                    self._pending, self._files, self._journal, self._options, began=begin, ended=count, stop=stop
                 )
         finally:
             self.stats.end()

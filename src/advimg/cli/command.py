@@ -1,8 +1,6 @@
 """A command whose options stand in groups in its help, and can also be set in the environment and in a TOML file."""
 
-import tomllib
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -126,6 +124,8 @@ def use_config(ctx: click.Context, param: click.Parameter, path: Path | None) ->
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import tomllib  # --help does without
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -140,6 +140,8 @@ def _defaults(values: Mapping[str, Any], known: Mapping[str, Option], where: str
     for written, value in values.items():
         key = written.replace("_", "-")
         if key not in known:
+            from difflib import get_close_matches  # needed only on the way to an error
+
             near = get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else "keys are the names of options, such as eps"
             raise UsageError(f"{where}: unknown key {written!r}; {hint}")
