@@ -22,7 +22,6 @@ import advimg.batch.pipeline
 import advimg.classifiers.load
 import advimg.cli.batch
 import advimg.cli.progress
-import advimg.cli.signals
 from advimg.batch.journal_files import LineFile
 from advimg.classifiers.classifier import Classifier
 from advimg.cli import main

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from advimg.batch.journal import Entry, Journal, asked_in, changed
+from advimg.batch.journal import Entry, Journal, differences, folder_settings
 from advimg.batch.journal_files import LineFile
 from advimg.batch.plan import Key
 from advimg.errors import DiskError, OutputError
@@ -61,7 +61,7 @@ def test_what_is_appended_is_read_back(out: Path) -> None:
         source_sha256="0",
         outputs={"adversarial": files[0], "perturbation": files[1]},
         adversarial_sha256="1",
-        asked=asked_in(done),
+        settings=folder_settings(done),
         error=None,
         fooled=True,
         gradients=3,
@@ -103,7 +103,7 @@ def test_an_unreadable_line_in_the_middle_is_dropped(out: Path, junk: bytes) -> 
 
 def test_of_two_records_of_one_attack_the_last_stays(out: Path) -> None:
     write(out / "results.jsonl", line(seed=1) + line("/b.jpg") + line(seed=2) + line("/b.jpg", eps=3))
-    assert opened(out)[key()].asked == asked_in(record(seed=2))
+    assert opened(out)[key()].settings == folder_settings(record(seed=2))
     assert sorted((each["source"], each["eps"], each["seed"]) for each in records_of(out)) == [
         ("/a.jpg", 10, 2),
         ("/b.jpg", 3, 0),
@@ -330,6 +330,6 @@ def test_an_attack_whose_record_did_not_fit_leaves_no_files(out: Path) -> None:
 
 
 def test_changed_settings_are_named() -> None:
-    one, other = asked_in(record()), asked_in(record(seed=3, max_steps=7, device="cuda", precision="bf16"))
-    assert changed(one, one) == []
-    assert changed(one, other) == ["max_steps 100 there, 7 here", "seed 0 there, 3 here"]
+    one, other = map(folder_settings, (record(), record(seed=3, max_steps=7, device="cuda", precision="bf16")))
+    assert differences(one, one) == []
+    assert differences(one, other) == ["seed 0 there, 3 here", "max_steps 100 there, 7 here"]

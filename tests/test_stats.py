@@ -17,7 +17,7 @@ def _entry(source: str, *, fooled: bool, error: str | None, gradients: int) -> E
         source_sha256=None,
         outputs={},
         adversarial_sha256=None,
-        asked=(),
+        settings={},
         error=error,
         fooled=fooled,
         gradients=gradients,

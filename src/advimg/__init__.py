@@ -2,7 +2,8 @@
 
 >>> import advimg
 >>> outcome = advimg.attack("dog.jpg", target="pelican")   # doctest: +SKIP
->>> outcome.record.fooled, outcome.save("dog_pelican.png")  # doctest: +SKIP
+>>> print(outcome)                                         # doctest: +SKIP
+>>> outcome.save("dog_pelican.png")                        # doctest: +SKIP
 
 Importing the package imports no torch; names are loaded when they are first used (PEP 562).
 """

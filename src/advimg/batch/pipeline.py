@@ -12,7 +12,6 @@ from advimg.batch.plan import Files, Item
 from advimg.batch.reader import PhotoReader
 from advimg.batch.resume import sha256_or_none
 from advimg.batch.writer import Writer
-from advimg.checking import look_on
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.ensemble import Ensemble
 from advimg.engine.criterion import Judgement
@@ -20,7 +19,7 @@ from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Result
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError, PhotoError
 from advimg.images.files import make_folder
-from advimg.outcome import asked_of, outcome_of
+from advimg.outcome import judge_result, known_before, outcome_of
 from advimg.record import Failure, Record
 from advimg.writing import write_outputs
 
@@ -105,7 +104,7 @@ class Pipeline:
         if self._check_on is None or isinstance(end, Failed):
             return end, ()
         try:
-            return end, look_on(end, self._check_on)
+            return end, judge_result(end, self._check_on)
         except (PhotoError, ClassifierError) as error:
             return Failed(end.job, error.with_traceback(None)), ()
 
@@ -140,7 +139,7 @@ class Pipeline:
         source, target, eps = item.key
         settings = replace(self._options.settings, eps=eps)
         check_on = self._check_on.classifiers if self._check_on else ()
-        asked = asked_of(
+        asked = known_before(
             settings, self._classifiers, self._classifiers[0].device.type, self._engine.precision, check_on=check_on
         )
         known: dict[str, Any] = {"source_sha256": sha256_or_none(source)}

@@ -1,26 +1,73 @@
 """A batch from its plan to its summary."""
 
+import contextlib
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from advimg.batch.executor import Executor
-from advimg.batch.journal import Entry, Journal, asked_in
+from advimg.batch.executor import Executor, InProcess
+from advimg.batch.journal import Entry, Journal, folder_settings
 from advimg.batch.options import Options
 from advimg.batch.pipeline import Ended, Run
 from advimg.batch.plan import Files, Key
+from advimg.batch.process_executor import SeveralProcesses
 from advimg.batch.resume import compare_with_journal
 from advimg.batch.stats import BatchStats
-from advimg.errors import OutputError
+from advimg.classifiers.spec import ModelSpec
+from advimg.errors import OutputError, UsageError
 from advimg.images.files import write_whole
-from advimg.outcome import asked_of
+from advimg.models import Models
+from advimg.outcome import known_before
 from advimg.outputs import is_summary
 from advimg.settings import Eps
 
 SUMMARY = "summary.json"
+
+
+@contextlib.contextmanager
+def opened(
+    keys: Sequence[Key],
+    files: Files,
+    models: Models,
+    options: Options,
+    *,
+    devices: Sequence[str] = ("auto",),
+    progress: bool = True,
+    warn: Callable[[str], None],
+) -> Iterator["Batch"]:
+    """Lock the output folder, load the models and hold the plan against the journal; the lock lasts like the context.
+
+    Args:
+        keys: what to attack, each once, those of one photo together.
+        files: which files to write.
+        models: what to attack, and what to check on.
+        options: of all attacks.
+        devices: one, or several, each with a process of its own.
+        progress: whether a download shows a progress bar on stderr.
+        warn: called with a line for a person, if a device is lost and the others go on.
+
+    Raises:
+        UsageError: no such device, a factor is out of range, or several devices and a model that is loaded already.
+        OutputError: another process writes to the folder, it was begun with other settings, or a file is in the way.
+        ClassifierError: a model cannot be loaded.
+    """
+    files.outputs_for(Path("any.png"))  # is the factor in range?
+    with Journal.opened(files.folder) as journal:
+        executor: Executor
+        if len(devices) > 1:
+            attacked, check_on = (
+                [each for each in group if isinstance(each, ModelSpec)] for group in (models.attacked, models.check_on)
+            )
+            if len(attacked) + len(check_on) < len(models.labels):
+                raise UsageError("several devices load each model themselves; give models by name or as TOML files")
+            executor = SeveralProcesses(devices, attacked, check_on, progress=progress, warn=warn)
+        else:
+            executor = InProcess(*models.load(*devices, progress=progress))
+        yield Batch(keys, files, executor, journal, options)
 
 
 class Batch:
@@ -31,22 +78,17 @@ class Batch:
         files: which files to write.
         executor: who makes the attacks, and what is attacked.
         journal: of the output folder.
-        options: how to go about it.
+        options: of all attacks.
 
     Attributes:
-        stats: what became of it so far.
+        stats: the counts so far.
 
     Raises:
         OutputError: the folder was begun with other settings, or a file is in the way.
     """
 
     def __init__(
-        self,
-        keys: Sequence[Key],
-        files: Files,
-        executor: Executor,
-        journal: Journal,
-        options: Options,
+        self, keys: Sequence[Key], files: Files, executor: Executor, journal: Journal, options: Options
     ) -> None:
         self._files = files
         self._executor = executor
@@ -58,7 +100,7 @@ class Batch:
             files,
             executor.classifiers[0].labels,
             journal,
-            asked=lambda eps: asked_in(self._asked(eps)),
+            asked=lambda eps: folder_settings(self._known(eps), type(options.settings)),
             force=options.force,
             retry_failed=options.retry_failed,
         )
@@ -66,6 +108,12 @@ class Batch:
         self.stats = BatchStats(len(keys))
         for entry in work.finished:
             self.stats.add(entry, earlier=True)
+
+    @property
+    def places(self) -> list[str]:
+        """Which classifiers are attacked where, a line each."""
+        devices = ", ".join(map(str, self._executor.devices))
+        return [f"{classifier.name} on {devices}" for classifier in self._executor.classifiers]
 
     def run(self, *, stop: threading.Event, ended: Ended) -> None:
         """Attack what is to do, and write the summary; a run that ends before it has begun leaves none.
@@ -105,15 +153,17 @@ class Batch:
             raise OutputError(f"{path} exists and is no summary of a batch; choose another -O, or --force")
 
     def _summarise(self) -> None:
-        asked = self._asked(self._options.settings.eps) | {"precision": self._options.precision}
-        text = json.dumps(self.stats.summary(asked), indent=2) + "\n"
+        known = self._known(self._options.settings.eps)
+        text = json.dumps(self.stats.summary(known), indent=2) + "\n"
         try:
             write_whole(self._files.folder / SUMMARY, text.encode("ascii"), overwrite=True)
         except OutputError:
-            if self.stats.done == self.stats.total:  # else something has stopped the run, and that is what to tell
+            # Else something has stopped the run, and that is the error to report.
+            if self.stats.done == self.stats.total:
                 raise
 
-    def _asked(self, eps: Eps) -> dict[str, Any]:
+    def _known(self, eps: Eps) -> dict[str, Any]:
+        """Return the fields of a record that are known before an attack with this eps."""
         settings, executor = replace(self._options.settings, eps=eps), self._executor
         device = " and ".join(dict.fromkeys(device.type for device in executor.devices))
-        return asked_of(settings, executor.classifiers, device, self._options.precision, check_on=executor.check_on)
+        return known_before(settings, executor.classifiers, device, self._options.precision, check_on=executor.check_on)
