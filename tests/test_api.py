@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 import advimg
-from advimg import api
 from advimg.classifiers.classifier import Classifier
 from advimg.errors import AdvimgError, OutputError, UsageError
 from tests import referee
@@ -174,16 +173,16 @@ def test_a_batch_in_python_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
 
     folder = str(tmp_path / "out")
     options: dict[str, Any] = {"out_dir": folder, "model": classifier, "eps": "8/255", "perturbation": False}
-    stats = api.batch(str(tmp_path / "photos"), [2, "class 3"], ended=first, stop=stop, batch_size=1, **options)
+    stats = advimg.batch(str(tmp_path / "photos"), [2, "class 3"], ended=first, stop=stop, batch_size=1, **options)
     assert 0 < len(ended) == stats.done < stats.total == 6
-    stats = api.batch(photos, [2, "class 3"], ended=ended.append, **options)
+    stats = advimg.batch(photos, [2, "class 3"], ended=ended.append, **options)
     assert (stats.done, stats.total) == (6, 6)
     assert stats.earlier + stats.fresh == 6
     assert stats.verified == sum(record["fooled"] for record in records_of(tmp_path / "out"))
     assert sorted(map(key_of, ended)) == sorted(map(key_of, records_of(tmp_path / "out")))
     assert_kept(tmp_path / "out", classifier)
     with pytest.raises(OutputError, match="seed 0 there, 1 here"):
-        api.batch(photos, 2, seed=1, **options)
+        advimg.batch(photos, 2, seed=1, **options)
 
 
 @pytest.mark.parametrize(
@@ -204,5 +203,5 @@ def test_what_is_wrong_with_a_batch_is_found_before_it_begins(
     save_photos(tmp_path / "photos", 1)
     given: dict[str, Any] = {"photos": tmp_path / "photos", "targets": 1, "model": quick_classifier()}
     with pytest.raises(AdvimgError, match=message):
-        api.batch(**{"out_dir": tmp_path / "out"} | given | changes)
+        advimg.batch(**{"out_dir": tmp_path / "out"} | given | changes)
     assert not (tmp_path / "out").exists()

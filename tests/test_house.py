@@ -22,7 +22,7 @@ _FLOORS = (
     ("engine", "models", "verification", "report"),
     ("outcome", "tracing"),
     ("writing",),
-    ("batch",),
+    ("batches",),
     ("api",),
     ("cli",),
     ("__main__",),

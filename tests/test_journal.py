@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from advimg.batch.journal import Entry, Journal, differences, folder_settings
-from advimg.batch.journal_files import LineFile
-from advimg.batch.plan import Key
+from advimg.batches.journal import Entry, Journal, differences, folder_settings
+from advimg.batches.journal_files import LineFile
+from advimg.batches.plan import Key
 from advimg.errors import DiskError, OutputError
 from advimg.images.encode import encode_png
 from advimg.record import Failure
@@ -176,7 +176,7 @@ def test_a_disk_that_refuses_the_new_journal_loses_no_result(out: Path, monkeypa
     def refuse(*arguments: Any, **options: Any) -> None:
         raise DiskError("full")
 
-    monkeypatch.setattr("advimg.batch.journal.write_whole", refuse)
+    monkeypatch.setattr("advimg.batches.journal.write_whole", refuse)
     with pytest.raises(DiskError), Journal.opened(out) as journal:
         journal.remove([key()])
     assert old.exists()
@@ -212,7 +212,7 @@ def test_claimed_files_without_a_record_go_at_the_end_and_others_never(out: Path
 _KILLED = """
 import json, os, sys
 from pathlib import Path
-from advimg.batch.journal import Journal
+from advimg.batches.journal import Journal
 out = Path(sys.argv[1])
 with Journal.opened(out) as journal:
     paths = [out / name for name in ("sub/claimed.png", "recorded.png", "foreign.png", "never.png")]
@@ -244,7 +244,7 @@ def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(out: Path)
 _HOLDING = """
 import sys
 from pathlib import Path
-from advimg.batch.journal import Journal
+from advimg.batches.journal import Journal
 with Journal.opened(Path(sys.argv[1])):
     print("open", flush=True)
     sys.stdin.read()

@@ -9,12 +9,12 @@ from typing import Any
 import numpy.typing as npt
 from PIL import Image
 
-from advimg.batch.options import Options
-from advimg.batch.pairs import read_targets
-from advimg.batch.photos import absolute, find_photos
-from advimg.batch.plan import Files, each_target
-from advimg.batch.run import opened
-from advimg.batch.stats import BatchStats
+from advimg.batches.options import Options
+from advimg.batches.pairs import read_targets
+from advimg.batches.photos import absolute, find_photos
+from advimg.batches.plan import Files, each_target
+from advimg.batches.run import opened
+from advimg.batches.stats import BatchStats
 from advimg.classifiers.classifier import Verdict
 from advimg.classifiers.ensemble import Ensemble
 from advimg.engine.capacity import BatchSize

@@ -25,8 +25,8 @@ from advimg.errors import ExitCode, PhotoError, UsageError
 from advimg.settings import Settings
 
 if TYPE_CHECKING:
-    from advimg.batch.photos import Found
-    from advimg.batch.plan import Key
+    from advimg.batches.photos import Found
+    from advimg.batches.plan import Key
     from advimg.cli.console import Console
     from advimg.models import Models
 
@@ -93,9 +93,9 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     found = None if given["table"] else _find(paths, given, console)
 
     # Only now the slow part: importing torch.
-    from advimg.batch.photos import absolute, common_root
-    from advimg.batch.plan import Files
-    from advimg.batch.run import opened
+    from advimg.batches.photos import absolute, common_root
+    from advimg.batches.plan import Files
+    from advimg.batches.run import opened
     from advimg.cli.progress import batch_run_options, print_summary, run_shown, tell_interrupted
 
     models = models_of(given)
@@ -127,7 +127,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
 
 
 def _find(paths: tuple[str, ...], given: dict[str, Any], console: "Console") -> "Found":
-    from advimg.batch.photos import find_photos, read_list
+    from advimg.batches.photos import find_photos, read_list
 
     named = list(paths)
     if given["from_file"] == "-":
@@ -151,9 +151,9 @@ def _keys_of(
     models: "Models",
     console: "Console",
 ) -> "list[Key]":
-    from advimg.batch.pairs import read_pairs, read_targets
-    from advimg.batch.photos import is_output
-    from advimg.batch.plan import each_pair, each_target
+    from advimg.batches.pairs import read_pairs, read_targets
+    from advimg.batches.photos import is_output
+    from advimg.batches.plan import each_pair, each_target
 
     labels, others = models.labels[0], models.other_labels
     if found is not None:

@@ -17,9 +17,9 @@ from typing import Any
 
 import click
 
-from advimg.batch.options import Options
-from advimg.batch.run import Batch
-from advimg.batch.stats import BatchStats
+from advimg.batches.options import Options
+from advimg.batches.run import Batch
+from advimg.batches.stats import BatchStats
 from advimg.cli.console import Console, shown_path
 from advimg.engine.allocator import keep_freed_memory
 from advimg.errors import DeviceError, DiskError, ExitCode, OutputError
@@ -33,7 +33,7 @@ _REASONS = 10
 
 
 def batch_run_options(given: Mapping[str, Any], settings: Settings, console: Console) -> dict[str, Any]:
-    """Return the arguments of :func:`advimg.batch.run.opened` that the command line gives."""
+    """Return the arguments of :func:`advimg.batches.run.opened` that the command line gives."""
     options = Options(
         settings=settings,
         precision=given["precision"],

@@ -33,7 +33,7 @@ def command(folder: Path, **given: Any) -> None:
     \b
     Exit code: 0 the page was written; 1 DIR has no journal, or the page cannot be written; 2 wrong usage.
     """
-    from advimg.batch.photos import absolute
+    from advimg.batches.photos import absolute
     from advimg.cli.console import Console
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
@@ -49,7 +49,7 @@ def write_report(folder: Path, console: "Console", *, force: bool) -> "Gallery":
     Raises:
         OutputError: there is no journal, or the gallery cannot be written.
     """
-    from advimg.batch.journal import read_records
+    from advimg.batches.journal import read_records
     from advimg.cli.console import shown_path
     from advimg.report.gallery import write_gallery
 

@@ -77,15 +77,15 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     targets = given["targets"] + ("untargeted",) * given["untargeted"]
     if not targets:
         raise UsageError("which target class? give -t NAME, -t random, or --untargeted")
-    from advimg.batch.photos import absolute, find_photos
+    from advimg.batches.photos import absolute, find_photos
 
     found = find_photos(list(paths), out_dir=given["out_dir"], recursive=given["recursive"])
 
     # Only now the slow part: importing torch.
-    from advimg.batch.journal import read_attacks
-    from advimg.batch.pairs import read_targets
-    from advimg.batch.plan import Files, Key
-    from advimg.batch.run import opened
+    from advimg.batches.journal import read_attacks
+    from advimg.batches.pairs import read_targets
+    from advimg.batches.plan import Files, Key
+    from advimg.batches.run import opened
     from advimg.cli.progress import batch_run_options, run_shown, tell_interrupted
     from advimg.models import Models
     from advimg.report.robustness import points_of

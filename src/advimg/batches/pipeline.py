@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from advimg.batch.options import Options
-from advimg.batch.plan import Files, Item
-from advimg.batch.reader import PhotoReader
-from advimg.batch.resume import sha256_or_none
-from advimg.batch.writer import Writer
+from advimg.batches.options import Options
+from advimg.batches.plan import Files, Item
+from advimg.batches.reader import PhotoReader
+from advimg.batches.resume import sha256_or_none
+from advimg.batches.writer import Writer
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.ensemble import Ensemble
 from advimg.engine.criterion import Judgement
@@ -28,7 +28,7 @@ Ended = Callable[[dict[str, Any]], None]
 
 
 class Recorder(Protocol):
-    """The part of a :class:`advimg.batch.journal.Journal` that a pipeline needs; it may be in another process."""
+    """The part of a :class:`advimg.batches.journal.Journal` that a pipeline needs; it may be in another process."""
 
     def add_unfinished(self, paths: Iterable[Path]) -> None:
         """List files that are about to be written."""

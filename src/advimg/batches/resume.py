@@ -5,8 +5,8 @@ from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from advimg.batch.journal import Entry, Journal, differences
-from advimg.batch.plan import Files, Item, Key, plan_items
+from advimg.batches.journal import Entry, Journal, differences
+from advimg.batches.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
 from advimg.images.files import file_sha256
 from advimg.labels import Labels

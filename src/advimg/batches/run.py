@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from advimg.batch.executor import Executor, InProcess
-from advimg.batch.journal import Entry, Journal, folder_settings
-from advimg.batch.options import Options
-from advimg.batch.pipeline import Ended, Run
-from advimg.batch.plan import Files, Key
-from advimg.batch.process_executor import SeveralProcesses
-from advimg.batch.resume import compare_with_journal
-from advimg.batch.stats import BatchStats
+from advimg.batches.executor import Executor, InProcess
+from advimg.batches.journal import Entry, Journal, folder_settings
+from advimg.batches.options import Options
+from advimg.batches.pipeline import Ended, Run
+from advimg.batches.plan import Files, Key
+from advimg.batches.process_executor import SeveralProcesses
+from advimg.batches.resume import compare_with_journal
+from advimg.batches.stats import BatchStats
 from advimg.classifiers.spec import ModelSpec
 from advimg.errors import OutputError, UsageError
 from advimg.images.files import write_whole

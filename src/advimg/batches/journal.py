@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from advimg.batch.journal_files import LineFile, UnfinishedFiles, locked
-from advimg.batch.plan import Key
+from advimg.batches.journal_files import LineFile, UnfinishedFiles, locked
+from advimg.batches.plan import Key
 from advimg.errors import OutputError
 from advimg.images.files import made_folder, sweep, write_whole
 from advimg.settings import Settings, described
