@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from advimg.batch.executor import InProcess
-from advimg.batch.journal import Journal
-from advimg.batch.options import Options
-from advimg.batch.plan import Files, each_target
-from advimg.batch.run import Batch
-from advimg.batch.stats import BatchStats
+from advimg.batches.executor import InProcess
+from advimg.batches.journal import Journal
+from advimg.batches.options import Options
+from advimg.batches.plan import Files, each_target
+from advimg.batches.run import Batch
+from advimg.batches.stats import BatchStats
 from advimg.classifiers.classifier import Classifier
 from advimg.engine.job import Job
 from advimg.settings import Settings

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from advimg.batch import pipeline
-from advimg.batch.worker import Task, work
+from advimg.batches import pipeline
+from advimg.batches.worker import Task, work
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -18,12 +18,11 @@ from pathlib import Path
 
 import torch
 
-import advimg.batch.pipeline
+import advimg.batches.pipeline
 import advimg.classifiers.load
 import advimg.cli.batch
 import advimg.cli.progress
-import advimg.cli.signals
-from advimg.batch.journal_files import LineFile
+from advimg.batches.journal_files import LineFile
 from advimg.classifiers.classifier import Classifier
 from advimg.cli import main
 from tests.batches import CLASSES, quick_classifier

@@ -192,7 +192,7 @@ def test_each_photo_towards_each_target(
         read.append(path.name)
         return read_photo(path, **options)
 
-    monkeypatch.setattr("advimg.batch.reader.read_photo", reading)
+    monkeypatch.setattr("advimg.batches.reader.read_photo", reading)
     ran = cli("batch", "photos", "-t", "0", "-t", "class_4", "-t", "least-likely", "-t", "0", "-O", "out")
     assert ran.code == 0
     assert_kept(out, quick)

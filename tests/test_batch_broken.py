@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from advimg.batch.journal import Journal
+from advimg.batches.journal import Journal
 from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.errors import ClassifierError, DiskError
 from advimg.images.photo import Photo
@@ -101,7 +101,7 @@ def test_forty_broken_photos_among_two_hundred(
     assert_kept(out, quick)
 
     before = contents(out)
-    monkeypatch.setattr("advimg.batch.pipeline.Engine", no_attack)
+    monkeypatch.setattr("advimg.batches.pipeline.Engine", no_attack)
     again = cli(*command)
     assert again.code == 1
     assert "200 of 200 were done by an earlier run" in again.err

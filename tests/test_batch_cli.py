@@ -27,7 +27,7 @@ def test_not_reached_is_exit_3_with_the_best_attempts(
 
 _WRONG = {
     "no photo": (("-t", "3"), 2, "which photos?"),
-    "no target": (("photos",), 2, "towards what?"),
+    "no target": (("photos",), 2, "which target class?"),
     "unknown class": (("photos", "-t", "clas 3"), 2, "unknown class 'clas 3'"),
     "wrong eps": (("photos", "-t", "3", "-e", "0.04"), 2, "write 10"),
     "wrong factor": (("photos", "-t", "3", "--amplify", "0"), 2, "amplify"),

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from advimg.batch.journal import Journal
-from advimg.batch.plan import Item, Key
-from advimg.batch.work_queue import WorkQueue
+from advimg.batches.journal import Journal
+from advimg.batches.plan import Item, Key
+from advimg.batches.work_queue import WorkQueue
 from advimg.errors import DiskError
 from advimg.outputs import Outputs
 from tests import odd_workers
@@ -163,7 +163,7 @@ def test_a_folder_goes_on_with_any_number_of_devices(
     assert_whole(out, photos)
     before = (out / "results.jsonl").read_bytes()
     # Where nothing is left to do, no process is begun.
-    monkeypatch.setattr("advimg.batch.worker_process.WorkerProcess", None)
+    monkeypatch.setattr("advimg.batches.worker_process.WorkerProcess", None)
     for devices in ("cpu", "cpu,cpu,cpu"):
         again = cli(*COMMAND, "--device", devices)
         assert again.code == ran.code
@@ -229,7 +229,7 @@ def test_when_all_processes_are_killed_the_same_command_goes_on(
 def test_a_device_that_fails_is_named_and_the_others_go_on(
     cli: Cli, photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("advimg.batch.worker_process.work", odd_workers.one_breaks_down)
+    monkeypatch.setattr("advimg.batches.worker_process.work", odd_workers.one_breaks_down)
     ran = cli(*COMMAND, *TWO)
     assert ran.code in (0, 3)
     (note,) = [line for line in ran.err.splitlines() if line.startswith("note: ")]
@@ -242,7 +242,7 @@ def test_a_device_that_fails_is_named_and_the_others_go_on(
 def test_processes_on_the_cpu_share_its_cores_and_when_all_fail_so_does_the_run(
     cli: Cli, photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("advimg.batch.worker_process.work", odd_workers.breaks_down)
+    monkeypatch.setattr("advimg.batches.worker_process.work", odd_workers.breaks_down)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
     ran = cli(*COMMAND, *TWO, "--json")
     assert ran.code == 1

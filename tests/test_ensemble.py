@@ -140,7 +140,7 @@ def test_batch_records_a_failure_with_the_networks_it_was_meant_for(cli: Cli, ph
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("-m", LITE0, "--check-on", LITE0), f"--check-on {LITE0} is attacked itself; leave out one of the two"),
+        (("-m", LITE0, "--check-on", LITE0), f"{LITE0} is both attacked and checked on; leave out one of the two"),
         (("-m", LITE0, "--check-on", "resnet5"), "unknown model 'resnet5'"),
         ((*BOTH, "--resize", "300"), "--resize with several models"),
     ],

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from advimg.batch.journal import Entry, Journal, asked_in, changed
-from advimg.batch.journal_files import LineFile
-from advimg.batch.plan import Key
+from advimg.batches.journal import Entry, Journal, differences, folder_settings
+from advimg.batches.journal_files import LineFile
+from advimg.batches.plan import Key
 from advimg.errors import DiskError, OutputError
 from advimg.images.encode import encode_png
 from advimg.record import Failure
@@ -61,7 +61,7 @@ def test_what_is_appended_is_read_back(out: Path) -> None:
         source_sha256="0",
         outputs={"adversarial": files[0], "perturbation": files[1]},
         adversarial_sha256="1",
-        asked=asked_in(done),
+        settings=folder_settings(done),
         error=None,
         fooled=True,
         gradients=3,
@@ -103,7 +103,7 @@ def test_an_unreadable_line_in_the_middle_is_dropped(out: Path, junk: bytes) -> 
 
 def test_of_two_records_of_one_attack_the_last_stays(out: Path) -> None:
     write(out / "results.jsonl", line(seed=1) + line("/b.jpg") + line(seed=2) + line("/b.jpg", eps=3))
-    assert opened(out)[key()].asked == asked_in(record(seed=2))
+    assert opened(out)[key()].settings == folder_settings(record(seed=2))
     assert sorted((each["source"], each["eps"], each["seed"]) for each in records_of(out)) == [
         ("/a.jpg", 10, 2),
         ("/b.jpg", 3, 0),
@@ -176,7 +176,7 @@ def test_a_disk_that_refuses_the_new_journal_loses_no_result(out: Path, monkeypa
     def refuse(*arguments: Any, **options: Any) -> None:
         raise DiskError("full")
 
-    monkeypatch.setattr("advimg.batch.journal.write_whole", refuse)
+    monkeypatch.setattr("advimg.batches.journal.write_whole", refuse)
     with pytest.raises(DiskError), Journal.opened(out) as journal:
         journal.remove([key()])
     assert old.exists()
@@ -212,7 +212,7 @@ def test_claimed_files_without_a_record_go_at_the_end_and_others_never(out: Path
 _KILLED = """
 import json, os, sys
 from pathlib import Path
-from advimg.batch.journal import Journal
+from advimg.batches.journal import Journal
 out = Path(sys.argv[1])
 with Journal.opened(out) as journal:
     paths = [out / name for name in ("sub/claimed.png", "recorded.png", "foreign.png", "never.png")]
@@ -244,7 +244,7 @@ def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(out: Path)
 _HOLDING = """
 import sys
 from pathlib import Path
-from advimg.batch.journal import Journal
+from advimg.batches.journal import Journal
 with Journal.opened(Path(sys.argv[1])):
     print("open", flush=True)
     sys.stdin.read()
@@ -330,6 +330,6 @@ def test_an_attack_whose_record_did_not_fit_leaves_no_files(out: Path) -> None:
 
 
 def test_changed_settings_are_named() -> None:
-    one, other = asked_in(record()), asked_in(record(seed=3, max_steps=7, device="cuda", precision="bf16"))
-    assert changed(one, one) == []
-    assert changed(one, other) == ["max_steps 100 there, 7 here", "seed 0 there, 3 here"]
+    one, other = map(folder_settings, (record(), record(seed=3, max_steps=7, device="cuda", precision="bf16")))
+    assert differences(one, one) == []
+    assert differences(one, other) == ["seed 0 there, 3 here", "max_steps 100 there, 7 here"]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from advimg.batch.pairs import Pair, read_pairs, read_targets
-from advimg.batch.plan import Key, each_pair
+from advimg.batches.pairs import Pair, read_pairs, read_targets
+from advimg.batches.plan import Key, each_pair
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.settings import TargetRule

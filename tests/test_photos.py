@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from advimg.batch.photos import Found, common_root, find_photos, is_output, read_list
+from advimg.batches.photos import Found, common_root, find_photos, is_output, read_list
 from advimg.errors import PhotoError, UsageError
 from advimg.images.encode import encode_png
 from tests.batches import write

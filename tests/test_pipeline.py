@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 import pytest
 
-from advimg.batch.stats import BatchStats
+from advimg.batches.stats import BatchStats
 from advimg.engine.job import Job
 from tests.batches import attack_all, open_descriptors, save_photos
 from tests.conftest import linear_classifier
@@ -33,7 +33,7 @@ def test_many_photos_leave_no_file_open_and_no_job_behind(tmp_path: Path, monkey
         nonlocal most_open, most_jobs
         most_open, most_jobs = max(most_open, open_descriptors() or 0), max(most_jobs, len(jobs))
 
-    monkeypatch.setattr("advimg.batch.reader.Job", job)
+    monkeypatch.setattr("advimg.batches.reader.Job", job)
 
     # A photo is large: it must not wait for the garbage collector, which goes by the number of objects.
     gc.disable()

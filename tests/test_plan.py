@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advimg.batch.plan import Files, Item, Key, each_target, plan_items
+from advimg.batches.plan import Files, Item, Key, each_target, plan_items
 from advimg.labels import Labels
 from advimg.settings import TargetRule
 

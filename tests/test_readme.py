@@ -169,7 +169,6 @@ def test_the_pages_name_the_version_that_is_installed() -> None:
     assert f"\n## [{advimg.__version__}]" in PAGES["CHANGELOG.md"]
 
 
-@pytest.mark.xfail(reason="the pages describe the layout that the code is moving to")
 def test_the_files_that_pages_name_are_there() -> None:
     named = {
         path

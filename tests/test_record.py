@@ -1,19 +1,36 @@
 """The record's JSON."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import advimg
-from advimg.record import Record, read_chunk
+from advimg.record import Failure, Record, read_chunk
 from tests.conftest import linear_classifier, random_photo
 
-# The contract: these keys, in this order; settings may stand between "seed" and "before".
-FIRST = ["advimg", "source", "source_sha256", "size", "model"]
-LAST = [
-    *("before", "after", "fooled", "confidence", "linf", "psnr", "steps", "gradients", "seconds", "outputs", "error")
+# The contract: these keys, in this order; further settings may stand before "mask_sha256".
+KEYS = [
+    *("advimg", "source", "source_sha256", "size", "model", "weights", "weights_sha256", "view", "target"),
+    *("target_rule", "ensemble", "checked", "norm", "eps", "max_eps", "eps_tried", "seed", "min_confidence"),
+    *("max_steps", "step_size", "momentum", "attack", "loss", "restarts", "transform", "transfer", "mask_sha256"),
+    *(
+        "device",
+        "precision",
+        "l2",
+        "before",
+        "after",
+        "fooled",
+        "confidence",
+        "linf",
+        "psnr",
+        "steps",
+        "gradients",
+        "seconds",
+        "outputs",
+    ),
+    "error",
 ]
 
 
@@ -23,10 +40,8 @@ def record() -> Record:
 
 def test_the_schema() -> None:
     values = json.loads(record().to_json())
-    keys = list(values)
-    assert keys[: len(FIRST)] == FIRST
-    assert keys[-len(LAST) :] == LAST
-    assert keys == [field.name for field in fields(Record)]
+    assert list(values) == KEYS
+    assert list(Failure("a.jpg", "broken", {}).to_dict()) == KEYS
     assert values["advimg"] == advimg.__version__
     assert values["size"] == [9, 7]
     assert values["target"] == {"index": 1, "name": "class 1"}
@@ -34,6 +49,17 @@ def test_the_schema() -> None:
     assert isinstance(values["eps"], int)
     assert isinstance(values["linf"], int)
     assert values["error"] is None
+
+
+def test_a_record_of_before_there_were_other_attacks_is_one_of_pgd() -> None:
+    values = record().to_dict()
+    for name in ("attack", "transform"):
+        del values[name]
+    read = Record.from_dict(values)
+    assert (read.attack, read.transform) == ("pgd", None)
+    del values["seed"]
+    with pytest.raises(KeyError):
+        Record.from_dict(values)
 
 
 def test_the_line_is_ascii_and_one_line() -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from advimg.batch.journal import Journal, read_records
-from advimg.batch.photos import find_photos
+from advimg.batches.journal import Journal, read_records
+from advimg.batches.photos import find_photos
 from advimg.classifiers.classifier import Classifier
 from advimg.errors import OutputError
 from advimg.report.gallery import Gallery, write_gallery

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from advimg.batch.journal import read_records
+from advimg.batches.journal import read_records
 from advimg.report.gallery import write_gallery
 from tests.batches import attack_all, quick_classifier, save_photo
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from advimg.batch.journal import Journal
+from advimg.batches.journal import Journal
 from advimg.classifiers.classifier import Classifier
 from advimg.images.decode import read_photo
 from tests.batches import (
@@ -34,7 +34,7 @@ def test_what_is_done_is_not_done_again(
 ) -> None:
     assert cli(*COMMAND).code == 0
     before = contents(out)
-    monkeypatch.setattr("advimg.batch.pipeline.Engine", no_attack)
+    monkeypatch.setattr("advimg.batches.pipeline.Engine", no_attack)
     ran = cli(*COMMAND)
     assert ran.code == 0
     assert "4 of 4 were done by an earlier run" in ran.err
@@ -140,7 +140,7 @@ def test_failures_are_tried_again_on_request_or_once_the_photo_has_changed(
     assert cli(*command).code == 1
     before = (out / "results.jsonl").read_bytes()
     with monkeypatch.context() as context:
-        context.setattr("advimg.batch.pipeline.Engine", no_attack)
+        context.setattr("advimg.batches.pipeline.Engine", no_attack)
         assert cli(*command).code == 1
     assert (out / "results.jsonl").read_bytes() == before
     photos[0].write_bytes(good)
@@ -242,7 +242,7 @@ def test_a_file_that_comes_in_the_way_later_is_not_overwritten(
             (out / "p02_class_3.png").write_text("mine")
         return read_photo(path, **options)
 
-    monkeypatch.setattr("advimg.batch.reader.read_photo", reading)
+    monkeypatch.setattr("advimg.batches.reader.read_photo", reading)
     ran = cli(*COMMAND)
     assert ran.code == 1
     assert f"advimg: {out / 'p02_class_3.png'} exists; use --force to overwrite it" in ran.err.splitlines()

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from advimg.batch.journal import Entry
-from advimg.batch.plan import Key
-from advimg.batch.stats import BatchStats
+from advimg.batches.journal import Entry
+from advimg.batches.plan import Key
+from advimg.batches.stats import BatchStats
 
 
 def _entry(source: str, *, fooled: bool, error: str | None, gradients: int) -> Entry:
@@ -17,7 +17,7 @@ def _entry(source: str, *, fooled: bool, error: str | None, gradients: int) -> E
         source_sha256=None,
         outputs={},
         adversarial_sha256=None,
-        asked=(),
+        settings={},
         error=error,
         fooled=fooled,
         gradients=gradients,

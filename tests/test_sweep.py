@@ -194,7 +194,7 @@ def test_photos_that_fail_are_counted_apart(cli: Cli, quick: Classifier, photos:
     [
         (("-t", "3", "-e", "1,x"), 2, "eps 'x' is not a number"),
         (("-t", "3", "-e", "1,0.5"), 2, "looks like a fraction"),
-        ((), 2, "towards what?"),
+        ((), 2, "which target class?"),
         (("-t", "99"), 2, "out of range"),
     ],
 )

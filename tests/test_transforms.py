@@ -87,13 +87,13 @@ def test_a_file_made_through_a_mirror_holds_mirrored_too() -> None:
     photo = random_photo(40, 30)
     for classifiers in ((classifier,), (classifier, other)):
         results = {
-            transforms: Engine(*classifiers).attack(
-                Job(photo=photo, target=2, settings=Settings(eps=12, steps=60, transforms=transforms))
+            transform: Engine(*classifiers).attack(
+                Job(photo=photo, target=2, settings=Settings(eps=12, steps=60, transform=transform))
             )
-            for transforms in ((), ("mirror",))
+            for transform in (None, "mirror")
         }
-        for transforms, result in results.items():
+        for transform, result in results.items():
             assert result.fooled
             assert np.abs(result.levels.astype(int) - photo.levels).max() <= 12
             mirrored = [each.judge(np.ascontiguousarray(result.levels[:, ::-1])).top1 == 2 for each in classifiers]
-            assert all(mirrored) == (transforms == ("mirror",))
+            assert all(mirrored) == (transform == "mirror")

@@ -2,7 +2,9 @@
 
 >>> import advimg
 >>> outcome = advimg.attack("dog.jpg", target="pelican")   # doctest: +SKIP
->>> outcome.record.fooled, outcome.save("dog_pelican.png")  # doctest: +SKIP
+>>> print(outcome)                                         # doctest: +SKIP
+>>> outcome.save("dog_pelican.png")                        # doctest: +SKIP
+>>> advimg.batch("photos", "pelican", out_dir="illusions") # doctest: +SKIP
 
 Importing the package imports no torch; names are loaded when they are first used (PEP 562).
 """
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from advimg.api import attack, classify, verify
+    from advimg.api import attack, batch, classify, verify
     from advimg.classifiers.classifier import Classifier, Verdict
     from advimg.classifiers.load import load_classifier
     from advimg.errors import AdvimgError
@@ -33,6 +35,7 @@ _HOMES = {
     "Verdict": "advimg.classifiers.classifier",
     "Verification": "advimg.verification",
     "attack": "advimg.api",
+    "batch": "advimg.api",
     "classify": "advimg.api",
     "load_classifier": "advimg.classifiers.load",
     "verify": "advimg.api",
@@ -49,6 +52,7 @@ __all__ = [
     "Verification",
     "__version__",
     "attack",
+    "batch",
     "classify",
     "load_classifier",
     "verify",

@@ -1,33 +1,40 @@
-"""The Python interface: one photo, one call."""
+"""The Python interface, which the command line calls, too: one photo, or many."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import threading
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 from PIL import Image
 
-from advimg.checking import look_on
-from advimg.classifiers.classifier import Classifier, Verdict
+from advimg.batches.options import Options
+from advimg.batches.pairs import read_targets
+from advimg.batches.photos import absolute, find_photos
+from advimg.batches.plan import Files, each_target
+from advimg.batches.run import opened
+from advimg.batches.stats import BatchStats
+from advimg.classifiers.classifier import Verdict
 from advimg.classifiers.ensemble import Ensemble
-from advimg.classifiers.load import load_classifier
+from advimg.engine.capacity import BatchSize
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
 from advimg.engine.step_report import Watcher
+from advimg.errors import UsageError
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
-from advimg.images.mask import mask_for
+from advimg.images.mask import Mask, mask_for
+from advimg.images.perturbation import measure_change
 from advimg.images.photo import Photo
-from advimg.outcome import Outcome, outcome_of
-from advimg.settings import DEFAULT_MODEL, Norm, Precision, Settings, checked_eps
-from advimg.target_names import read_target
-from advimg.verification import Verification, verify_photo
+from advimg.models import Model, Models
+from advimg.outcome import Outcome, judge_result, outcome_of
+from advimg.record import Target
+from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Norm, Precision, Settings, parse_eps
+from advimg.tracing import Tracer
+from advimg.verification import Verification
 
 Picture = str | Path | bytes | Image.Image | npt.NDArray[Any] | Photo
 """A photo as callers have it: a path, a file's bytes, a PIL image, or levels [height, width, 3], uint8."""
-
-Model = str | Classifier
-"""A classifier, or its name as for :func:`advimg.load_classifier`."""
 
 
 def attack(
@@ -35,12 +42,13 @@ def attack(
     target: str | int,
     *,
     model: Model | Sequence[Model] = DEFAULT_MODEL,
-    check_on: Sequence[Model] = (),
-    mask: Picture | None = None,
+    check_on: Model | Sequence[Model] = (),
+    mask: Picture | Mask | None = None,
     settings: Settings | None = None,
     precision: Precision = "auto",
     device: str = "auto",
     watch: Watcher | None = None,
+    tracer: Tracer | None = None,
     **changes: Any,
 ) -> Outcome:
     """Turn a photo into a picture that the classifier, or each of several, takes for the target.
@@ -49,12 +57,13 @@ def attack(
         photo: what to attack.
         target: the class's name or index; or "random", "least-likely", "runner-up", "untargeted".
         model: a name as for :func:`advimg.load_classifier`, or a classifier; several are fooled by one picture.
-        check_on: classifiers that take no part; the record tells what they see.
+        check_on: classifiers that take no part; the record holds what they see.
         mask: where the photo may be changed: a picture of its size, white where it may.
-        settings: how to go about it; the defaults if None.
+        settings: of the attack; the defaults if None.
         precision: what gradients are computed in: "auto", "fp32" or "bf16".
         device: where to load a model given by name.
         watch: called at each step with a report of where the attack stands.
+        tracer: keeps each step, for an animation.
         **changes: single settings, such as ``eps=4``, ``confidence=0.99``; see :class:`advimg.Settings`.
 
     Returns:
@@ -63,17 +72,99 @@ def attack(
     Raises:
         AdvimgError: the photo cannot be read, the target is unknown, the model cannot be loaded.
     """
-    settings = replace(settings or Settings(), **changes)
-    models = [model] if isinstance(model, str | Classifier) else model
-    classifiers, checking = ([_classifier(each, device) for each in group] for group in (models, check_on))
-    first, *others = Ensemble(classifiers).classifiers
-    aim = read_target(target, first.labels, {other.name: other.labels for other in (*others, *checking)})
-    engine = Engine(*classifiers, precision=precision)
+    settings = (settings or Settings()).changed(**changes)
+    models = Models.of(model, check_on)
+    criterion = models.read_target(target)
     photo = open_photo(photo)
-    free = None if mask is None else mask_for(photo, open_photo(mask))
-    result = engine.attack(Job(photo=photo, target=aim, settings=settings, mask=free), watch=watch)
-    checked = look_on(result, Ensemble(checking)) if checking else ()
-    return outcome_of(result, checked=checked)
+    free = _mask(mask, photo)
+    attacked, checking = models.load(device)
+    engine = Engine(*attacked, precision=precision)
+    job = Job(photo=photo, target=criterion, settings=settings, mask=free)
+    result = engine.attack(job, watch=tracer.beside(watch) if tracer else watch)
+    if tracer:
+        tracer.end(result)
+    checked = judge_result(result, Ensemble(checking)) if checking else ()
+    return outcome_of(result, checked=checked, choices=engine.choices)
+
+
+def batch(
+    photos: str | Path | Sequence[str | Path],
+    targets: str | int | Sequence[str | int],
+    *,
+    out_dir: str | Path,
+    model: Model | Sequence[Model] = DEFAULT_MODEL,
+    check_on: Model | Sequence[Model] = (),
+    settings: Settings | None = None,
+    precision: Precision = "auto",
+    batch_size: BatchSize = "auto",
+    device: str | Sequence[str] = "auto",
+    perturbation: bool = True,
+    figure: bool = False,
+    amplify: float = 10,
+    metadata: bool = True,
+    recursive: bool = False,
+    force: bool = False,
+    retry_failed: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    ended: Callable[[dict[str, Any]], None] | None = None,
+    stop: threading.Event | None = None,
+    **changes: Any,
+) -> BatchStats:
+    """Attack many photos into one folder, with a journal there; called again, it goes on where it was stopped.
+
+    Args:
+        photos: a file or a folder, or several.
+        targets: as for :func:`attack`, or "all"; each photo is attacked once for each of them.
+        out_dir: the folder for the files and the journal; made if it is not there.
+        model: as for :func:`attack`.
+        check_on: as for :func:`attack`.
+        settings: of all attacks; the defaults if None.
+        precision: what gradients are computed in: "auto", "fp32" or "bf16".
+        batch_size: how many photos share a pass; "auto" decides by the device and its memory.
+        device: one, or several, each with a process of its own; then models are given by name, and the script needs
+            ``if __name__ == "__main__":``.
+        perturbation: whether a picture of each perturbation is written.
+        figure: whether a figure of each attack is drawn.
+        amplify: the factor of the perturbation's picture.
+        metadata: whether PNGs hold their record.
+        recursive: whether to look into the folders of folders.
+        force: whether to overwrite files that are there, and results of other settings.
+        retry_failed: whether to try again what failed in an earlier call.
+        max_pixels: the most pixels a photo may have.
+        ended: called with the record of each attack as it ends, in any thread, one at a time.
+        stop: once it is set, what is complete is written and the rest is left for another call.
+        **changes: single settings, as for :func:`attack`.
+
+    Returns:
+        The counts: ``total``, ``verified``, ``not_reached``, ``failures``.
+
+    Raises:
+        AdvimgError: a target is unknown, a model cannot be loaded, the folder has results of other settings, the disk
+            is full. A photo that fails raises nothing; it is counted.
+    """
+    settings = (settings or Settings()).changed(**changes)
+    folder = absolute(out_dir)
+    found = find_photos([photos] if isinstance(photos, str | Path) else photos, out_dir=folder, recursive=recursive)
+    models = Models.of(model, check_on)
+    texts = [targets] if isinstance(targets, str | int) else targets
+    criteria = read_targets(tuple(map(str, texts)), models.labels[0], models.other_labels)
+    if not criteria:
+        raise UsageError("there is no target; give at least one")
+    files = Files(folder=folder, root=found.root, amplify=amplify, perturbation=perturbation, figure=figure)
+    options = Options(
+        settings=settings,
+        precision=precision,
+        batch_size=batch_size,
+        metadata=metadata,
+        max_pixels=max_pixels,
+        force=force,
+        retry_failed=retry_failed,
+    )
+    keys = each_target(found.photos, criteria, settings.eps)
+    devices = [device] if isinstance(device, str) else device
+    with opened(keys, files, models, options, devices=devices, warn=warnings.warn) as run:
+        run.run(stop=stop or threading.Event(), ended=ended or (lambda _: None))
+    return run.stats
 
 
 def classify(photo: Picture, *, model: Model = DEFAULT_MODEL, device: str = "auto") -> Verdict:
@@ -82,8 +173,9 @@ def classify(photo: Picture, *, model: Model = DEFAULT_MODEL, device: str = "aut
     Raises:
         AdvimgError: the photo cannot be read, or the model cannot be loaded.
     """
-    classifier = _classifier(model, device)
-    return classifier.judge_photo(open_photo(photo))
+    photo = open_photo(photo)
+    (classifier,), _ = _one(model).load(device)
+    return classifier.judge_photo(photo)
 
 
 def verify(
@@ -91,27 +183,51 @@ def verify(
     original: Picture,
     target: str | int,
     *,
-    eps: float,
+    eps: float | str,
     norm: Norm = "linf",
     model: Model = DEFAULT_MODEL,
     device: str = "auto",
-    mask: Picture | None = None,
+    mask: Picture | Mask | None = None,
 ) -> Verification:
     """Check the promise on a file, whoever made it: same size, within ε levels, taken for the target.
+
+    Args:
+        adversarial: the file to check.
+        original: the photo it was made from.
+        target: the class's name or index.
+        eps: the most that may have changed, as for :func:`attack`.
+        norm: what eps bounds.
+        model: a name as for :func:`advimg.load_classifier`, or a classifier.
+        device: where to load a model given by name.
+        mask: where the photo may have been changed, as for :func:`attack`.
 
     Raises:
         AdvimgError: a picture cannot be read, the target is unknown, or the model cannot be loaded.
     """
-    classifier = _classifier(model, device)
-    photo = open_photo(original)
-    return verify_photo(
-        open_photo(adversarial),
-        photo,
-        classifier=classifier,
-        target=classifier.labels.find(target),
-        eps=checked_eps(eps, norm),
+    picture, photo = open_photo(adversarial), open_photo(original)
+    models, norm = _one(model), Settings(norm=norm).norm
+    index, eps, free = models.labels[0].find(target), parse_eps(eps, norm), _mask(mask, photo)
+    (classifier,), _ = models.load(device)
+    verdict = classifier.judge_photo(picture)
+    same_size = picture.size == photo.size
+    change = measure_change(photo.levels, picture.levels) if same_size else None
+    within = change is not None and change.within(eps, norm)
+    kept = free.kept(photo.levels, picture.levels) if free is not None and same_size else None
+    return Verification(
+        adversarial=picture.source,
+        original=photo.source,
+        model=classifier.name,
+        target=Target(index, classifier.labels[index]),
         norm=norm,
-        mask=None if mask is None else mask_for(photo, open_photo(mask)),
+        eps=eps,
+        same_size=same_size,
+        linf=None if change is None else change.linf,
+        l2=None if change is None else round(change.l2, 6),
+        within_eps=within,
+        mask_kept=kept,
+        top5=verdict.top(5),
+        confidence=round(verdict.confidence(index), 6),
+        holds=verdict.top1 == index and within and kept is not False,
     )
 
 
@@ -130,5 +246,12 @@ def open_photo(photo: Picture) -> Photo:
     return photo_from_pixels(photo)
 
 
-def _classifier(model: Model, device: str) -> Classifier:
-    return model if isinstance(model, Classifier) else load_classifier(model, device=device)
+def _mask(mask: Picture | Mask | None, photo: Photo) -> Mask | None:
+    return mask if mask is None or isinstance(mask, Mask) else mask_for(photo, open_photo(mask))
+
+
+def _one(model: Model) -> Models:
+    models = Models.of(model)
+    if len(models.attacked) > 1:
+        raise UsageError("give one model; call again for each other")
+    return models

@@ -1,19 +1,32 @@
-"""The errors a person can cause and mend: each is one line that says what is wrong and what to do.
+"""The errors a person can cause and mend, and the exit codes of the command line (the README has the table).
 
-Each class knows the exit code the command line ends with (the README has the table).
+Each message is one line that says what is wrong and what to do.
 """
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ends."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_REACHED = 3
+    """The best attempt is written, but it is not the target; or a file does not keep the promise."""
+    INTERRUPTED = 130
 
 
 class AdvimgError(Exception):
     """Something expected failed; nothing was written. The message is one line for a person."""
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED
 
 
 class UsageError(AdvimgError, ValueError):
     """An option or argument makes no sense: unknown class, ε out of range, two options that exclude each other."""
 
-    exit_code = 2
+    exit_code = ExitCode.USAGE
 
 
 class PhotoError(AdvimgError):

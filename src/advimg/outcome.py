@@ -10,7 +10,8 @@ from PIL import Image
 
 from advimg import __version__
 from advimg.classifiers.classifier import Identity
-from advimg.engine.criterion import Judgement
+from advimg.classifiers.ensemble import Ensemble
+from advimg.engine.criterion import Judgement, criteria_for
 from advimg.engine.job import Result
 from advimg.images.decode import decode_photo
 from advimg.images.encode import encode_png
@@ -24,17 +25,32 @@ from advimg.settings import Settings
 
 @dataclass(eq=False)
 class Outcome:
-    """What an attack made of a photo.
+    """The result of an attack on a photo.
 
     Attributes:
         record: what was asked, done and seen, and the file that was saved last, if one was.
         photo: the photo that was attacked.
         levels: the adversarial picture, [height, width, 3], uint8: exactly what the record's verdict judged.
+        choices: why gradients were computed in the precision they were, for each network; empty where it was given.
     """
 
     record: Record
     photo: Photo
     levels: Levels
+    choices: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The result of the attack, in a few lines."""
+        record = self.record
+        changes = [f"{record.source}: {record.attacked[0].change}"]
+        changes += [f"  {other.change}, by {other.model}" for other in record.ensemble]
+        file = record.outputs.get("adversarial")
+        where = f"saved as {file}" if file else "not saved; outcome.save('NAME.png') writes it"
+        return "\n".join([*changes, f"  ε = {record.eps:g}: {record.largest_change}", f"  {where}"])
+
+    def __repr__(self) -> str:
+        """The same in one line."""
+        return f"<Outcome {'; '.join(line.strip() for line in str(self).splitlines())}>"
 
     @property
     def picture(self) -> Image.Image:
@@ -86,12 +102,27 @@ class Outcome:
         return path
 
 
-def outcome_of(result: Result, *, checked: Sequence[Judgement] = ()) -> Outcome:
+def judge_result(result: Result, ensemble: Ensemble) -> tuple[Judgement, ...]:
+    """Show a result to classifiers that took no part.
+
+    Raises:
+        PhotoError: a photo of this shape cannot be shown to one of them.
+        ClassifierError: the output of one is not finite logits.
+        UsageError: one has no class of the target's name.
+    """
+    before = ensemble.judge_photo(result.job.photo)
+    target = None if result.job.target == "untargeted" else result.target
+    criteria = criteria_for(target, result.judgements[0].classifier.labels, ensemble.classifiers, before)
+    return tuple(map(Judgement.of, ensemble.classifiers, criteria, before, ensemble.judge(result.levels)))
+
+
+def outcome_of(result: Result, *, checked: Sequence[Judgement] = (), choices: tuple[str, ...] = ()) -> Outcome:
     """Write the record of a result.
 
     Args:
-        result: what came of a job.
+        result: of a job.
         checked: what classifiers that took no part see.
+        choices: as in :class:`Outcome`.
     """
     settings, photo = result.job.settings, result.job.photo
     change = measure_change(photo.levels, result.levels)
@@ -101,12 +132,15 @@ def outcome_of(result: Result, *, checked: Sequence[Judgement] = ()) -> Outcome:
     if not change.within(result.eps, settings.norm):
         raise AssertionError(f"the perturbation ({change}) is larger than eps = {result.eps} in {settings.norm}")
     first, *others = result.judgements
-    classifiers = [judgement.classifier for judgement in result.judgements]
-    asked = asked_of(settings, classifiers, classifiers[0].device.type, result.precision)
-    done = Record(
-        **asked
-        | {"eps": result.eps, "eps_tried": result.tried}
-        | {"ensemble": tuple(map(_seen, others)), "checked": tuple(map(_seen, checked))},
+    record = Record(
+        advimg=__version__,
+        **_network(first.classifier),
+        ensemble=tuple(map(_seen, others)),
+        checked=tuple(map(_seen, checked)),
+        settings=settings.to_record() | {"eps": result.eps},
+        eps_tried=result.tried,
+        device=first.classifier.device.type,
+        precision=result.precision,
         source=photo.source,
         source_sha256=photo.sha256,
         size=photo.size,
@@ -125,10 +159,10 @@ def outcome_of(result: Result, *, checked: Sequence[Judgement] = ()) -> Outcome:
         seconds=round(result.seconds, 3),
         outputs={},
     )
-    return Outcome(done, photo, result.levels)
+    return Outcome(record, photo, result.levels, choices)
 
 
-def asked_of(
+def known_before(
     settings: Settings,
     classifiers: Sequence[Identity],
     device: str,
@@ -136,25 +170,23 @@ def asked_of(
     *,
     check_on: Sequence[Identity] = (),
 ) -> dict[str, Any]:
-    """Return the fields of the record that say what was asked, of whom, and with what, as plain JSON values."""
+    """Return the fields of the record that are known before an attack, as plain JSON values.
+
+    Args:
+        settings: of the attack.
+        classifiers: that are attacked.
+        device: on which.
+        precision: of the gradients.
+        check_on: those that take no part.
+    """
     first, *others = classifiers
     return {
         "advimg": __version__,
         **_network(first),
         "ensemble": [_network(classifier) | NOT_JUDGED for classifier in others],
         "checked": [_network(classifier) | NOT_JUDGED for classifier in check_on],
-        "norm": settings.norm,
-        "eps": None if settings.eps == "auto" else settings.eps,
-        "max_eps": settings.max_eps if settings.eps == "auto" else None,
+        **settings.to_record(),
         "eps_tried": [],
-        "seed": settings.seed,
-        "min_confidence": settings.min_confidence,
-        "max_steps": settings.max_steps,
-        "step_size": settings.step_size,
-        "momentum": settings.momentum,
-        "loss": settings.loss,
-        "restarts": settings.restarts,
-        "transfer": settings.transfer,
         "device": device,
         "precision": precision,
     }

@@ -1,4 +1,4 @@
-"""Which files an attack writes, and what they are called."""
+"""The files that an attack writes, and their names."""
 
 import json
 from collections.abc import Iterator

@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import PurePath
 from typing import Any, Self
 
+from advimg.settings import Settings, described
+
 CHUNK_KEY = "advimg"
 """The key of the PNG text chunk that holds the record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The class the picture shall be taken for."""
+    """The target class."""
 
     index: int
     name: str
@@ -47,7 +49,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of one eps, where the least was looked for."""
+    """The outcome at one eps, where the least was looked for."""
 
     eps: float
     reached: bool
@@ -96,24 +98,25 @@ NOT_JUDGED: dict[str, Any] = {"target": None, "before": [], "after": [], "fooled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What was asked, what was done and what the classifier sees in the file.
+    """The settings of an attack, its course, and what the classifier sees in the file.
 
-    Field names are the keys of the JSON object. ``confidence`` is the target's in the file, ``min_confidence`` the one
+    Field names are the keys of the JSON object, where each of the ``settings`` has a key of its own; they are
+    attributes, too, such as ``record.eps``. ``confidence`` is the target's in the file, ``min_confidence`` the one
     asked for; ``target_rule`` is the rule that chose the target, if one did; ``steps`` were taken from the start that
-    gave the file, ``gradients`` counts every pass through the network, all starts together; ``psnr`` is in decibels,
-    None where nothing changed; ``view`` is the classifier's preprocessing.
+    gave the file, ``gradients`` counts every pass through the network, of all starts; ``psnr`` is in decibels, None
+    where nothing changed; ``view`` is the classifier's preprocessing.
 
     ``linf`` is the largest change of any channel, in levels, and ``l2`` the length of the whole change, where 255
     levels are 1; ``eps`` bounds that which ``norm`` names.
 
     ``mask_sha256`` is of the file that says where the photo might be changed, if one did.
 
-    Where the least eps was looked for, ``max_eps`` is its bound, ``eps_tried`` tells of each that was tried, in order,
-    and ``eps`` is that of the file.
+    Where the least eps was looked for, ``max_eps`` is its bound, ``eps_tried`` lists the outcome at each eps tried, in
+    order, and ``eps`` is that of the file.
 
     A ``step_size`` of None means the usual steps, which go by eps and become shorter.
 
-    Where several networks are attacked together, these fields are of the first and ``ensemble`` holds the others; only
+    Where several networks are attacked, these fields are of the first and ``ensemble`` holds the others; only
     ``fooled`` means all of them. ``checked`` holds networks that took no part.
     """
 
@@ -129,18 +132,8 @@ class Record:
     target_rule: str | None
     ensemble: tuple[NetworkRecord, ...] = ()
     checked: tuple[NetworkRecord, ...] = ()
-    norm: str = "linf"
-    eps: float
-    max_eps: int | None = None
+    settings: Mapping[str, Any]
     eps_tried: tuple[Trial, ...] = ()
-    seed: int
-    min_confidence: float
-    max_steps: int
-    step_size: float | None
-    momentum: float
-    loss: str
-    restarts: int
-    transfer: bool
     mask_sha256: str | None = None
     device: str
     precision: str
@@ -158,23 +151,34 @@ class Record:
     error: str | None = None
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the JSON values of a record that tells of no error; other keys are passed over.
+    def from_dict(cls, values: Mapping[str, Any], kind: type[Settings] = Settings) -> Self:
+        """Read the JSON values of a record without an error; other keys are passed over.
+
+        Args:
+            values: under the keys of a record.
+            kind: the class of the settings.
 
         Raises:
             KeyError, TypeError, ValueError: it is none.
         """
-        own = {field.name: values[field.name] for field in fields(cls)}
+        settings = {each.recorded: each.read(values) for each in described(kind)}
+        own = {field.name: values[field.name] for field in fields(cls) if field.name != "settings"}
         first = NetworkRecord.from_dict(values)
         width, height = own["size"]
         return cls(
+            settings=settings,
             **own
             | {"size": (int(width), int(height)), "target": first.target, "before": first.before, "after": first.after}
             | {name: tuple(map(NetworkRecord.from_dict, own[name])) for name in ("ensemble", "checked")}
             | {"eps_tried": tuple(Trial(**trial) for trial in own["eps_tried"])}
             | {name: int(own[name]) for name in ("linf", "steps", "gradients")}
-            | {name: float(own[name]) for name in ("confidence", "l2")}
+            | {name: float(own[name]) for name in ("confidence", "l2")},
         )
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "settings" or name not in self.settings:  # a copy in the making has no settings yet
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return self.settings[name]
 
     @property
     def attacked(self) -> tuple[NetworkRecord, ...]:
@@ -208,9 +212,16 @@ class Record:
         """Eps, for people."""
         return f"{self.eps:g} of 255 levels" if self.norm == "linf" else f"{self.eps:g} in L2"
 
+    @property
+    def largest_change(self) -> str:
+        """How large the change is, for people."""
+        if self.norm == "linf":
+            return f"no channel moved more than {self.linf} of 255 levels"
+        return f"the change has length {self.l2:.3f} in L2 and is at most {self.linf} of 255 levels anywhere"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, in the order of the fields."""
-        return asdict(self) | {"size": list(self.size), "view": dict(self.view), "outputs": dict(self.outputs)}
+        return _flat(asdict(self) | {"size": list(self.size), "view": dict(self.view), "outputs": dict(self.outputs)})
 
     def to_json(self) -> str:
         """Return the record as one line of ASCII JSON."""
@@ -219,7 +230,7 @@ class Record:
     def to_chunk(self) -> str:
         """Return the JSON for the PNG's text chunk: without what differs between runs or tells of the disk's folders.
 
-        So the same photo, settings and machine give the same bytes, whoever looks on.
+        So the same photo, settings and machine give the same bytes, whatever is checked besides.
         """
         shown = self.to_dict() | {"source": PurePath(self.source).name}
         del shown["outputs"], shown["seconds"], shown["checked"]
@@ -243,16 +254,23 @@ class Failure:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values under the keys of a record, null where nothing is known."""
         unknown: dict[str, Any] = {field.name: None for field in fields(Record)}
-        nothing = {
-            "before": [],
-            "after": [],
-            "fooled": False,
-            "ensemble": [],
-            "checked": [],
-            "eps_tried": [],
-            "outputs": {},
-        }
-        return unknown | nothing | dict(self.known) | {"source": self.source, "error": self.error}
+        unknown["settings"] = {each.recorded: None for each in described()}
+        nothing = NOT_JUDGED | {"ensemble": [], "checked": [], "eps_tried": [], "outputs": {}}
+        return _flat(unknown) | nothing | dict(self.known) | {"source": self.source, "error": self.error}
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """Put the settings among the other values, and the eps that were tried after their bound."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if key != "settings":
+            flat.setdefault(key, value)
+            continue
+        for name, setting in value.items():
+            flat[name] = setting
+            if name == "max_eps":
+                flat["eps_tried"] = values["eps_tried"]
+    return flat
 
 
 def read_chunk(chunk: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a picture shall be taken for, as people write it: a class, or the rule that chooses one."""
+"""The target of an attack, as people write it: a class, or the rule that chooses one."""
 
 from collections.abc import Mapping
 
@@ -14,10 +14,10 @@ def read_target(text: str | int, labels: Labels, others: Mapping[str, Labels] | 
     Args:
         text: what was written.
         labels: of the first classifier; an index is one of its.
-        others: of those that look at the same picture, by their names.
+        others: of the other classifiers of the attack, by their names.
 
     Raises:
-        UsageError: one of them has no such class; or is of other classes, where a rule is to choose.
+        UsageError: one of them has no such class; or has other classes than the first, where a rule chooses the target.
     """
     word = str(text).strip().lower().replace("_", "-")
     target = next((rule for rule in (*TARGET_RULES, "untargeted") if rule == word), None) or labels.find(text)

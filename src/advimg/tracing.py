@@ -1,4 +1,4 @@
-"""The keeping of an attack's steps, for its trace: from the engine's reports to what a report can draw."""
+"""The steps of an attack, kept for its trace: from the engine's reports to data that can be drawn."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ class Tracer:
         return watch
 
     def end(self, result: Result) -> None:
-        """Keep the file: what came of the attack, as the untouched classifiers see it."""
+        """Keep the final picture, as the untouched classifiers see it."""
         seen = [judgement.after.probabilities.numpy() for judgement in result.judgements]
         self.unfolding.end(result.levels, seen, step=result.steps, eps=result.eps)
 

@@ -33,9 +33,15 @@ def write_outputs(
 ) -> Record:
     """Write the files of an attack, the adversarial PNG first, and return the record that names them.
 
-    A trace can be written only where it was watched how the attack unfolds.
-
     If one of them cannot be written, or the work is interrupted, those that are new do not stay behind either.
+
+    Args:
+        outcome: of the attack.
+        outputs: the files to write.
+        amplify: the factor of the perturbation's picture.
+        metadata: whether the PNG holds its record.
+        overwrite: whether files that are there may be replaced.
+        unfolding: the steps of the attack, for the trace, which is not written without them.
 
     Raises:
         OutputError: one of them cannot be written, or exists and ``overwrite`` is false.

@@ -17,7 +17,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from advimg.batch.stats import BatchStats
+from advimg.batches.stats import BatchStats
 from advimg.engine.allocator import keep_freed_memory
 from tests.batches import attack_all, open_descriptors, quick_classifier
 from tests.benchmarks.measure import print_machine, print_table, progress

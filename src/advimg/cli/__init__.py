@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
+from advimg.errors import AdvimgError, ExitCode
 from advimg.record import printable
 
 
@@ -18,30 +19,31 @@ def main() -> NoReturn:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; expected errors become one line on stderr."""
-    # Looked up here because an error can come before the options are parsed.
-    debug = "--debug" in arguments
+    # Looked up here because an error can come before the options are parsed; --debug can be set elsewhere, too.
+    state = {"debug": "--debug" in arguments}
     try:
-        return _run(list(arguments), debug=debug)
+        return _run(list(arguments), state)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail("interrupted", ExitCode.INTERRUPTED)
     except Exception as error:
-        if debug:
+        if state["debug"]:
             raise
-        return _fail(_unexpected(error), 1)
+        if isinstance(error, AdvimgError):
+            return _fail(str(error), error.exit_code)
+        return _fail(_unexpected(error), ExitCode.FAILED)
 
 
-def _run(arguments: list[str], *, debug: bool) -> int:
+def _run(arguments: list[str], state: dict[str, bool]) -> int:
     import click
 
     from advimg.cli.app import app
-    from advimg.errors import AdvimgError
 
-    if not debug:
+    if not state["debug"]:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about oddities of files that make no difference here
     try:
-        code = app.main(arguments, prog_name="advimg", standalone_mode=False)
+        code = app.main(arguments, prog_name="advimg", standalone_mode=False, obj=state)
     except click.Abort:
-        return _fail("interrupted", 130)
+        return _fail("interrupted", ExitCode.INTERRUPTED)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -50,11 +52,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
         return _fail(f"{error.format_message().rstrip('.')}; see `{command} --help`", error.exit_code)
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
-    except AdvimgError as error:
-        if debug:
-            raise
-        return _fail(str(error), error.exit_code)
-    return code if isinstance(code, int) else 0
+    return code if isinstance(code, int) else ExitCode.OK
 
 
 def _fail(message: str, code: int) -> int:

@@ -5,6 +5,7 @@ import importlib
 import click
 
 from advimg import __version__
+from advimg.cli.options import config_option
 
 _COMMANDS = ("attack", "batch", "sweep", "report", "classify", "verify", "labels", "models", "demo")
 
@@ -24,12 +25,15 @@ class _Commands(click.Group):
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100},
 )
+@config_option
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def app() -> None:
     """Turn a photo into an optical illusion for an image classifier.
 
     The result is a PNG that looks like the photo and is another class to the network. What counts is the file: it is
     reopened and judged by the classifier's official preprocessing before it is called a success.
+
+    Every option can also be set as ADVIMG_<OPTION> (ADVIMG_EPS=4), or as a key of a TOML file given with --config.
 
     \b
     Try first:

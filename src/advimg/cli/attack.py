@@ -6,44 +6,58 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli.help_groups import GroupedCommand
-from advimg.cli.inputs import read_input, read_mask
-from advimg.cli.options.attack import attack_options, settings_of
-from advimg.cli.options.eps import eps_options
-from advimg.cli.options.models import check_option, model_options
-from advimg.cli.options.pictures import mask_option, photo_options, picture_options
-from advimg.cli.options.streams import stream_options
-from advimg.cli.options.target import target_option, untargeted_option
-from advimg.errors import UsageError
+from advimg.cli.command import Command, keep_nearest, option
+from advimg.cli.options import (
+    check_option,
+    mask_option,
+    model_options,
+    models_of,
+    photo_options,
+    picture_options,
+    precision_option,
+    settings_of,
+    settings_options,
+    stream_options,
+    target_option,
+    untargeted_option,
+)
+from advimg.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from advimg.outcome import Outcome
 
 
-@click.command(
-    cls=GroupedCommand, no_args_is_help=True, short_help="Make a photo look like another class to a classifier."
-)
+@click.command(cls=Command, no_args_is_help=True, short_help="Make a photo look like another class to a classifier.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE")
 @target_option()
-@untargeted_option()
-@eps_options()
-@model_options(several="Given several times: one file fools them all.")
-@check_option()
+@untargeted_option
+@settings_options()
 @mask_option("Change the photo only where this picture, of the same size, is white.")
-@attack_options()
-@click.option(
-    "-o", "--output", metavar="FILE", help="Name of the adversarial PNG; - writes it, and no other file, to stdout."
+@model_options(several="Given several times: one file fools them all.")
+@check_option
+@precision_option
+@option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    group="Files",
+    help="Name of the adversarial PNG; - writes it, and no other file, to stdout.",
 )
-@click.option(
-    "-O", "--out-dir", type=click.Path(path_type=Path), show_default="this folder", help="Folder for the outputs."
+@option(
+    "-O",
+    "--out-dir",
+    type=click.Path(path_type=Path),
+    show_default="this folder",
+    group="Files",
+    help="Folder for the outputs.",
 )
 @picture_options(figure=True)
-@click.option("--trace", metavar="FILE", help="Write the attack as it unfolds, too: an animated .webp or .gif.")
-@click.option("-f", "--force", is_flag=True, help="Overwrite files that are there.")
-@photo_options()
-@stream_options()
+@option("--trace", metavar="FILE", group="Files", help="Write the attack's steps, too: an animated .webp or .gif.")
+@option("-f", "--force", is_flag=True, group="Files", help="Overwrite files that are there.")
+@photo_options
+@stream_options
 @click.pass_context
-def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, **given: Any) -> None:
+def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> None:
     """Make a photo look like another class to a classifier.
 
     Writes IMAGE_TARGET.png, IMAGE_TARGET_x10.png (the perturbation, amplified) and IMAGE_TARGET_figure.png.
@@ -62,13 +76,18 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     1 something failed, nothing is written; 2 wrong usage.
     """
     from advimg.cli.console import Console
-    from advimg.cli.one_photo import NOT_REACHED, perform, tell
+    from advimg.cli.one_photo import attack_shown, describe, read_input, read_mask
     from advimg.outputs import default_name, plan_outputs, trace_path
 
     if len(images) > 1:
         raise UsageError(f"attack takes one photo and {len(images)} were given; `advimg batch` takes many, and folders")
-    if (target is None) != given["untargeted"]:
-        raise UsageError("towards what? give -t NAME, or --untargeted" if target is None else "give -t or --untargeted")
+    keep_nearest(ctx, given, "target", "untargeted")
+    keep_nearest(ctx, given, "output", "out_dir")
+    target = given["target"] or "untargeted"
+    if given["target"] is None and not given["untargeted"]:
+        raise UsageError("which target class? give -t NAME, or --untargeted")
+    if given["target"] is not None and given["untargeted"]:
+        raise UsageError("give -t or --untargeted")
     to_stdout = _wants_stdout(given["output"], given["out_dir"], as_json=given["as_json"])
     trace = None if given["trace"] is None else trace_path(given["trace"])
     if to_stdout and trace is not None:
@@ -78,42 +97,40 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
     photo = read_input(images[0], max_pixels=given["max_pixels"])
     mask = read_mask(given["mask"], photo, max_pixels=given["max_pixels"])
     # Only now the slow part: importing torch.
-    from advimg.cli.networks import networks_of
-    from advimg.target_names import read_target, target_slug
+    from advimg.target_names import target_slug
     from advimg.tracing import Tracer
     from advimg.writing import write_outputs
 
-    networks = networks_of(given)
-    aim = read_target(target or "untargeted", networks.labels[0], networks.others)
+    models = models_of(given)
+    criterion = models.read_target(target)
     outputs = None
     if not to_stdout:
-        slug = target_slug(aim, networks.labels[0])
-        name = given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, slug)
+        slug = target_slug(criterion, models.labels[0])
         outputs = plan_outputs(
-            Path(name),
+            Path(given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, slug)),
             amplify=given["amplify"],
             figure=given["figure"],
             perturbation=given["perturbation"],
             trace=trace,
         )
         outputs.check(overwrite=given["force"], photo=Path(images[0]))
-    attacked, watching = networks.load(given)
+    attacked, check_on = models.load(given["device"], progress=not given["quiet"])
     tracer = Tracer(photo, attacked, amplify=given["amplify"]) if trace is not None else None
-    outcome = perform(
+    outcome = attack_shown(
+        console,
         photo,
-        aim,
+        criterion,
         attacked,
-        settings,
+        settings=settings,
         mask=mask,
-        check_on=watching,
+        check_on=check_on,
         precision=given["precision"],
-        console=console,
         tracer=tracer,
     )
+    record = outcome.record
     if outputs is None:
         sys.stdout.buffer.write(_checked_png(outcome, metadata=given["metadata"]))
         sys.stdout.buffer.flush()
-        record = outcome.record
     else:
         record = write_outputs(
             outcome,
@@ -123,10 +140,10 @@ def command(ctx: click.Context, /, images: tuple[str, ...], target: str | None, 
             overwrite=given["force"],
             unfolding=tracer.unfolding if tracer else None,
         )
-    tell(record, console)
+    describe(record, console)
     if given["as_json"]:
         click.echo(record.to_json())
-    ctx.exit(0 if record.fooled else NOT_REACHED)
+    ctx.exit(ExitCode.OK if record.fooled else ExitCode.NOT_REACHED)
 
 
 def _wants_stdout(output: str | None, out_dir: Path | None, *, as_json: bool) -> bool:

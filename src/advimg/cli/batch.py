@@ -7,53 +7,59 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli.help_groups import GroupedCommand
-from advimg.cli.options.attack import attack_options, batch_size_option, settings_of
-from advimg.cli.options.eps import eps_options
-from advimg.cli.options.models import check_option, model_options
-from advimg.cli.options.pictures import photo_options, picture_options
-from advimg.cli.options.streams import stream_options
-from advimg.cli.options.target import targets_option, untargeted_option
-from advimg.errors import PhotoError, UsageError
+from advimg.cli.command import Command, keep_nearest, option
+from advimg.cli.options import (
+    batch_options,
+    check_option,
+    model_options,
+    models_of,
+    photo_options,
+    picture_options,
+    precision_option,
+    settings_of,
+    settings_options,
+    stream_options,
+    targets_options,
+)
+from advimg.errors import ExitCode, PhotoError, UsageError
 from advimg.settings import Settings
 
 if TYPE_CHECKING:
-    from advimg.batch.photos import Found
-    from advimg.batch.plan import Key
+    from advimg.batches.photos import Found
+    from advimg.batches.plan import Key
     from advimg.cli.console import Console
-    from advimg.cli.networks import Networks
+    from advimg.models import Models
 
 
 @click.command(
-    cls=GroupedCommand, no_args_is_help=True, short_help="Attack folders of photos; can be stopped and started again."
+    cls=Command, no_args_is_help=True, short_help="Attack folders of photos; can be stopped and started again."
 )
 @click.argument("paths", nargs=-1, metavar="PATH...")
-@targets_option()
-@untargeted_option()
-@click.option(
-    "-O", "--out-dir", type=click.Path(path_type=Path), required=True, help="Folder for the outputs and the journal."
-)
-@click.option("-r", "--recursive", is_flag=True, help="ForwardPass into the folders of folders.")
-@click.option("--from-file", metavar="FILE", help="Read more paths from a file, one a line; - reads stdin.")
-@click.option(
+@targets_options
+@option("--from-file", metavar="FILE", group="Photos", help="Read more paths from a file, one a line; - reads stdin.")
+@option(
     "--targets",
     "table",
     metavar="CSV",
+    group="Photos",
     help="Read photos and targets from a table with the header path,target or path,target,eps.",
 )
-@eps_options()
+@settings_options()
 @model_options(several="Given several times: one file fools them all.", devices=True)
-@check_option()
-@batch_size_option()
-@attack_options()
+@check_option
+@precision_option
+@batch_options
 @picture_options(figure=False)
-@click.option("--report", is_flag=True, help="At the end write a gallery for the browser, OUT/report/index.html.")
-@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
-@click.option("-f", "--force", is_flag=True, help="Overwrite files that are there, and results of other settings.")
-@photo_options()
-@stream_options()
+@option(
+    "--report",
+    is_flag=True,
+    group="Files",
+    help="At the end write a gallery for the browser, OUT/report/index.html.",
+)
+@photo_options
+@stream_options
 @click.pass_context
-def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, ...], **given: Any) -> None:
+def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None:
     """Attack many photos on one loaded network, several at a time, on one device or on several.
 
     PATH is a photo or a folder of photos. The outputs mirror the tree below the folder that holds all PATHs:
@@ -78,28 +84,22 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     settings = settings_of(given)
-    targets += ("untargeted",) * given["untargeted"]
+    keep_nearest(ctx, given, "targets", "untargeted", "table")
+    targets = given["targets"] + ("untargeted",) * given["untargeted"]
     if given["table"] and (paths or given["from_file"] or targets):
         raise UsageError("--targets names photos and targets; leave out PATH, --from-file, -t and --untargeted")
     if not given["table"] and not targets:
-        raise UsageError("towards what? give -t NAME, --untargeted, or --targets CSV")
+        raise UsageError("which target class? give -t NAME, --untargeted, or --targets CSV")
     found = None if given["table"] else _find(paths, given, console)
 
     # Only now the slow part: importing torch.
-    from advimg.batch.journal import Journal
-    from advimg.batch.photos import absolute, common_root
-    from advimg.batch.plan import Files
-    from advimg.batch.run import Batch
-    from advimg.cli.many_photos import executor_of, options_of, perform, places_of, tell_interrupted
-    from advimg.cli.networks import networks_of
-    from advimg.cli.progress import print_summary
-    from advimg.cli.signals import INTERRUPTED
-    from advimg.engine.allocator import keep_freed_memory
+    from advimg.batches.photos import absolute, common_root
+    from advimg.batches.plan import Files
+    from advimg.batches.run import opened
+    from advimg.cli.progress import batch_run_options, print_summary, run_shown, tell_interrupted
 
-    keep_freed_memory()
-
-    networks = networks_of(given)
-    keys = _keys_of(found, targets, given, settings, networks, console)
+    models = models_of(given)
+    keys = _keys_of(found, targets, given, settings, models, console)
     files = Files(
         folder=absolute(given["out_dir"]),
         root=found.root if found else common_root(key.source.parent for key in keys),
@@ -107,22 +107,18 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
         perturbation=given["perturbation"],
         figure=given["figure"],
     )
-    files.outputs_for(Path("any.png"))  # is the factor in range?
     if given["report"]:
         from advimg.report.gallery import check_gallery
 
         check_gallery(files.folder, force=given["force"])
-    how = options_of(given, settings)
-    with Journal.opened(files.folder) as journal:
-        executor = executor_of(networks.attacked, networks.watching, given, console)
-        for place in places_of(executor):
+    with opened(keys, files, models, **batch_run_options(given, settings, console)) as batch:
+        for place in batch.places:
             console.detail(place)
-        batch = Batch(keys, files, executor, journal, how)
-        ended = perform(batch, console, as_json=given["as_json"])
+        ended = run_shown(batch, console, as_json=given["as_json"])
     print_summary(batch.stats, files.folder, console)
     if not ended:
-        tell_interrupted(batch, console)
-        ctx.exit(INTERRUPTED)
+        tell_interrupted(batch.stats, console)
+        ctx.exit(ExitCode.INTERRUPTED)
     if given["report"]:
         from advimg.cli.report import write_report
 
@@ -131,7 +127,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
 
 
 def _find(paths: tuple[str, ...], given: dict[str, Any], console: "Console") -> "Found":
-    from advimg.batch.photos import find_photos, read_list
+    from advimg.batches.photos import find_photos, read_list
 
     named = list(paths)
     if given["from_file"] == "-":
@@ -143,7 +139,7 @@ def _find(paths: tuple[str, ...], given: dict[str, Any], console: "Console") -> 
     if not named:
         raise UsageError("which photos? give PATH, --from-file or --targets")
     found = find_photos(named, out_dir=given["out_dir"], recursive=given["recursive"])
-    _tell_of_own(found.own, console)
+    _warn_of_own(found.own, console)
     return found
 
 
@@ -152,14 +148,14 @@ def _keys_of(
     targets: tuple[str, ...],
     given: dict[str, Any],
     settings: Settings,
-    networks: "Networks",
+    models: "Models",
     console: "Console",
 ) -> "list[Key]":
-    from advimg.batch.pairs import read_pairs, read_targets
-    from advimg.batch.photos import is_output
-    from advimg.batch.plan import each_pair, each_target
+    from advimg.batches.pairs import read_pairs, read_targets
+    from advimg.batches.photos import is_output
+    from advimg.batches.plan import each_pair, each_target
 
-    labels, others = networks.labels[0], networks.others
+    labels, others = models.labels[0], models.other_labels
     if found is not None:
         return each_target(found.photos, read_targets(targets, labels, others), settings.eps)
     name = given["table"]
@@ -169,11 +165,11 @@ def _keys_of(
     taken = [pair for pair in pairs if not is_output(pair.path, given["out_dir"])]
     if not taken:
         raise UsageError(f"{name} names only pictures that advimg wrote, which are never taken as photos")
-    _tell_of_own(len(pairs) - len(taken), console)
+    _warn_of_own(len(pairs) - len(taken), console)
     return each_pair(taken, settings.eps)
 
 
-def _tell_of_own(count: int, console: "Console") -> None:
+def _warn_of_own(count: int, console: "Console") -> None:
     if count:
         console.warn(f"{count} of the files were written by advimg or are in the output folder; passed over")
 

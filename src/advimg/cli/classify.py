@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli.help_groups import GroupedCommand
-from advimg.cli.inputs import read_input
-from advimg.cli.options.models import model_options, specs_of
-from advimg.cli.options.pictures import photo_options
-from advimg.cli.options.streams import stream_options
+from advimg.cli.command import Command
+from advimg.cli.options import model_options, photo_options, specs_of, stream_options
+from advimg.errors import ExitCode, PhotoError
 from advimg.record import Prediction
 
 if TYPE_CHECKING:
@@ -19,11 +17,11 @@ if TYPE_CHECKING:
     from advimg.images.photo import Photo
 
 
-@click.command(cls=GroupedCommand, no_args_is_help=True, short_help="Say what a classifier sees in pictures.")
+@click.command(cls=Command, no_args_is_help=True, short_help="Say what a classifier sees in pictures.")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @model_options(several="Given several times: side by side.")
-@photo_options()
-@stream_options()
+@photo_options
+@stream_options
 @click.pass_context
 def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> None:
     """Say what the classifier sees: the five most likely classes of each picture.
@@ -38,7 +36,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
       advimg classify dog_pelican.png -m resnet50 -m vit_b_16 -m mine.toml
     """
     from advimg.cli.console import Console
-    from advimg.errors import PhotoError
+    from advimg.cli.one_photo import read_input
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     classifiers: list[Classifier] = []
@@ -47,8 +45,10 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
         try:
             photo = read_input(image, max_pixels=given["max_pixels"])
             # Not before the first photo that can be read: torch takes seconds to import.
+            from advimg import api
+
             classifiers = classifiers or _load(given, console)
-            seen = [(classifier, classifier.judge_photo(photo).top(5)) for classifier in classifiers]
+            seen = [(classifier, api.classify(photo, model=classifier).top(5)) for classifier in classifiers]
         except PhotoError as error:
             console.error(str(error))
             failed = True
@@ -60,14 +60,14 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
         if given["as_json"]:
             for classifier, top5 in seen:
                 click.echo(json.dumps(_line(image, photo, classifier, top5)))
-    ctx.exit(1 if failed else 0)
+    ctx.exit(ExitCode.FAILED if failed else ExitCode.OK)
 
 
 def _load(given: dict[str, Any], console: "Console") -> "list[Classifier]":
-    from advimg.classifiers.load import load_classifier
+    from advimg.models import Models
 
-    specs = specs_of(given["models"], given)
-    classifiers = [load_classifier(spec, device=given["device"], progress=not given["quiet"]) for spec in specs]
+    models = Models.of(specs_of(given["models"], given))
+    classifiers, _ = models.load(given["device"], progress=not given["quiet"])
     for classifier in classifiers:
         console.detail(f"{classifier.name} on {classifier.device}")
     return classifiers

@@ -9,24 +9,25 @@ from typing import Any
 
 import click
 
-from advimg.cli.help_groups import GroupedCommand
-from advimg.cli.options.streams import stream_options
-from advimg.errors import PhotoError
+from advimg.cli.command import Command, option
+from advimg.cli.options import stream_options
+from advimg.errors import ExitCode, PhotoError
 from advimg.settings import Settings
 
 _MODEL = "efficientnet_lite0"
 _TARGET = "pelican"
 
 
-@click.command(cls=GroupedCommand, short_help="Turn a cup of coffee into a pelican, offline.")
-@click.option(
+@click.command(cls=Command, short_help="Turn a cup of coffee into a pelican, offline.")
+@option(
     "-O",
     "--out-dir",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("advimg-demo"),
+    group="Files",
     help="Folder for the pictures; made if need be.",
 )
-@stream_options()
+@stream_options
 @click.pass_context
 def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     """Turn a cup of coffee into a pelican: a photo and a network that need no download.
@@ -35,7 +36,7 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     after, and names the commands to try next. Run again, it writes the same files.
     """
     from advimg.cli.console import Console
-    from advimg.cli.one_photo import NOT_REACHED, perform, tell
+    from advimg.cli.one_photo import attack_shown, describe
     from advimg.images.decode import decode_photo
     from advimg.images.files import check_output, make_folder, write_whole
     from advimg.outputs import default_name, plan_outputs
@@ -60,12 +61,12 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     check_output(source, overwrite=again)
     outputs.check(overwrite=again, photo=source)
     write_whole(source, data, overwrite=again)
-    outcome = perform(photo, target, [classifier], Settings(), precision="auto", console=console)
+    outcome = attack_shown(console, photo, target, [classifier], settings=Settings())
     record = write_outputs(outcome, outputs, amplify=10, metadata=True, overwrite=again)
     console.say()
     console.predictions([("the photo", record.before), ("the file", record.after)], target=target)
     console.say()
-    tell(record, console)
+    describe(record, console)
     console.say("\nLook at the figure, then try:")
     advimg = _called_as()
     photo_path, png_path = shlex.quote(str(source)), shlex.quote(str(outputs.adversarial))
@@ -79,7 +80,7 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
         console.say(f"  {line}")
     if given["as_json"]:
         click.echo(record.to_json())
-    ctx.exit(0 if record.fooled else NOT_REACHED)
+    ctx.exit(ExitCode.OK if record.fooled else ExitCode.NOT_REACHED)
 
 
 def _called_as() -> str:

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli.help_groups import GroupedCommand
-from advimg.cli.options.streams import stream_options
+from advimg.cli.command import Command
+from advimg.cli.options import stream_options
 from advimg.errors import UsageError
 
 if TYPE_CHECKING:
     from advimg.classifiers.sources.base import Listed
 
 
-@click.command(cls=GroupedCommand, short_help="List or search the classifiers.")
+@click.command(cls=Command, short_help="List or search the classifiers.")
 @click.argument("query", nargs=-1)
-@stream_options()
+@stream_options
 def command(query: tuple[str, ...], **given: Any) -> None:
     """List the classifiers whose names contain every word of QUERY.
 

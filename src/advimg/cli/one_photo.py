@@ -1,70 +1,84 @@
-"""One photo attacked under the eyes of a person: what ``attack`` and ``demo`` share."""
+"""One photo: read as the command line names it, attacked with a line that moves, and described."""
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 from advimg.cli.console import Console
+from advimg.errors import PhotoError
 from advimg.record import Record, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from advimg.classifiers.classifier import Classifier
     from advimg.images.mask import Mask
     from advimg.images.photo import Photo
     from advimg.outcome import Outcome
-    from advimg.settings import Precision, Settings, TargetRule
-    from advimg.tracing import Tracer
-
-NOT_REACHED = 3
-"""The exit code when the best attempt was written and the target not reached."""
+    from advimg.settings import Settings, TargetRule
 
 
-def perform(
+def read_input(image: str, *, max_pixels: int) -> "Photo":
+    """Read a photo from a path, or from stdin where ``image`` is ``-``.
+
+    Raises:
+        PhotoError: it cannot be read, or stdin is a terminal.
+    """
+    from advimg.images.decode import decode_photo, read_photo
+
+    if image != "-":
+        return read_photo(image, max_pixels=max_pixels)
+    if sys.stdin is None or sys.stdin.isatty():
+        raise PhotoError("- reads the photo from stdin; pipe one in, as in `advimg attack - … < dog.jpg`")
+    return decode_photo(sys.stdin.buffer.read(), source="stdin", max_pixels=max_pixels)
+
+
+def read_mask(path: "Path | None", photo: "Photo", *, max_pixels: int) -> "Mask | None":
+    """Read the mask of a photo, if there is one.
+
+    Raises:
+        PhotoError: it cannot be read, is not of the photo's size, or has nothing white.
+    """
+    from advimg.images.decode import read_photo
+    from advimg.images.mask import mask_for
+
+    return None if path is None else mask_for(photo, read_photo(path, max_pixels=max_pixels))
+
+
+def attack_shown(
+    console: Console,
     photo: "Photo",
     target: "int | TargetRule",
     classifiers: "Sequence[Classifier]",
-    settings: "Settings",
     *,
-    mask: "Mask | None" = None,
-    check_on: "Sequence[Classifier]" = (),
-    precision: "Precision",
-    console: Console,
-    tracer: "Tracer | None" = None,
+    settings: "Settings",
+    **options: Any,
 ) -> "Outcome":
-    """Attack one photo under the eyes of a person, and of a tracer if there is one."""
-    from advimg.checking import look_on
-    from advimg.classifiers.ensemble import Ensemble
+    """Attack one photo with a line on the console that moves; ``options`` are as for :func:`advimg.attack`."""
+    from advimg import api
     from advimg.engine.allocator import keep_freed_memory
-    from advimg.engine.engine import Engine
-    from advimg.engine.job import Job
-    from advimg.outcome import outcome_of
 
     for note in photo.notes:
         console.warn(note)
     keep_freed_memory()
-    engine = Engine(*classifiers, precision=precision)
     for classifier in classifiers:
         console.detail(f"{classifier.name} on {classifier.device}")
     wanted = classifiers[0].labels[target] if isinstance(target, int) else target
     with console.watching(wanted, settings.max_steps) as watch:
-        job = Job(photo=photo, target=target, settings=settings, mask=mask)
-        result = engine.attack(job, watch=tracer.beside(watch) if tracer else watch)
-    if tracer:
-        tracer.end(result)
-    for classifier, choice in zip(classifiers, engine.choices, strict=False):  # none, where it was given
+        outcome = api.attack(photo, target, model=classifiers, settings=settings, watch=watch, **options)
+    for classifier, choice in zip(classifiers, outcome.choices, strict=False):  # none, where it was given
         console.detail(f"gradients of {classifier.name} in {choice}")
-    checked = look_on(result, Ensemble(check_on)) if check_on else ()
-    return outcome_of(result, checked=checked)
+    return outcome
 
 
-def tell(record: Record, console: Console) -> None:
-    """Say what came of an attack."""
+def describe(record: Record, console: Console) -> None:
+    """Say what an attack has reached, and what it wrote."""
     first, *others = attacked = record.attacked
     console.say(f"{record.source}: {first.change}{f', by {first.model}' if others else ''}", style="bold")
     for seen in others:
         console.say(f"  {seen.change}, by {seen.model}", style="bold")
     console.say(
-        f"  ε = {record.eps:g}: {_largest(record)}; {_count(record.steps, 'step')}, "
+        f"  ε = {record.eps:g}: {record.largest_change}; {_count(record.steps, 'step')}, "
         f"{_count(record.gradients, 'gradient')}, {record.seconds:.1f} s"
     )
     if record.eps_tried:
@@ -93,13 +107,6 @@ def tell(record: Record, console: Console) -> None:
             f"{least.target.name} is top-1 at {percent(least.confidence)}{by}, short of the "
             f"{percent(record.min_confidence)} asked for"
         )
-
-
-def _largest(record: Record) -> str:
-    """Say how large the change is."""
-    if record.norm == "linf":
-        return f"no channel moved more than {record.linf} of 255 levels"
-    return f"the change has length {record.l2:.3f} in L2 and is at most {record.linf} of 255 levels anywhere"
 
 
 def _count(number: int, what: str) -> str:

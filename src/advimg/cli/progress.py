@@ -1,54 +1,95 @@
-"""A batch under the eyes of a person: one moving line on a terminal, plain lines elsewhere, a table at the end."""
+"""A batch that a person watches: a moving line on a terminal, plain lines elsewhere, a table at the end, and Ctrl-C.
 
+The first Ctrl-C or SIGTERM asks the batch to end well, the second ends it at once.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from advimg.batch.stats import BatchStats
+import click
+
+from advimg.batches.options import Options
+from advimg.batches.run import Batch
+from advimg.batches.stats import BatchStats
 from advimg.cli.console import Console, shown_path
+from advimg.engine.allocator import keep_freed_memory
+from advimg.errors import DeviceError, DiskError, ExitCode, OutputError
 from advimg.record import Record
+from advimg.settings import Settings
 
 _PLAIN_EVERY = 10
 """Seconds between two plain lines."""
 _REASONS = 10
 """How many failures the table at the end names."""
 
-Follower = Callable[[dict[str, Any]], None]
+
+def batch_run_options(given: Mapping[str, Any], settings: Settings, console: Console) -> dict[str, Any]:
+    """Return the arguments of :func:`advimg.batches.run.opened` that the command line gives."""
+    options = Options(
+        settings=settings,
+        precision=given["precision"],
+        batch_size=given["batch_size"],
+        metadata=given.get("metadata", True),
+        max_pixels=given["max_pixels"],
+        force=given["force"],
+        retry_failed=given["retry_failed"],
+    )
+    return {"options": options, "devices": given["devices"], "progress": not given["quiet"], "warn": console.warn}
 
 
-@contextmanager
-def show_progress(stats: BatchStats, console: Console, *, silent: bool) -> Iterator[Follower]:
-    """Show how far a batch is while the context lasts; give what is to be called after each attack.
+def run_shown(batch: Batch, console: Console, *, as_json: bool) -> bool:
+    """Run a batch; with ``as_json``, print each record as a line on stdout.
 
-    Args:
-        stats: counted before the call.
-        console: where to.
-        silent: whether to name failures only.
+    Returns:
+        Whether it was brought to its end; if not, it was interrupted.
+
+    Raises:
+        DiskError: the disk takes no more.
+        OutputError: stdout was closed.
+        ClassifierError: the network does not behave like a classifier.
+        DeviceError: a device cannot be used, or none is left.
     """
-    last = time.monotonic()
-    with console.moving_line(total=stats.total, done=stats.done, wanted=not silent) as move:
+    keep_freed_memory()
+    stats = batch.stats
+    if stats.earlier:
+        console.say(f"{stats.earlier} of {stats.total} were done by an earlier run")
+    with _stop_on_signals() as (stop, interrupted), _show_progress(stats, console, silent=as_json) as show:
 
-        def follow(record: dict[str, Any]) -> None:
-            nonlocal last
-            if record["error"]:
-                console.error(record["error"])
-            elif console.verbose:
-                console.detail(_changes(Record.from_dict(record)))
-            if move is not None:
-                move(stats.done, _standing(stats))
-            elif not silent and time.monotonic() - last >= _PLAIN_EVERY:
-                last = time.monotonic()
-                console.say(f"{stats.done} of {stats.total}, {_standing(stats)}")
+        def ended(record: dict[str, Any]) -> None:
+            show(record)
+            if as_json:
+                _print_line(json.dumps(record))
 
-        if move is not None:
-            move(stats.done, _standing(stats))
-        yield follow
+        try:
+            batch.run(stop=stop, ended=ended)
+        except DiskError as error:
+            raise DiskError(
+                f"{error}; {stats.done} of {stats.total} are done; once there is room, run the same command again to "
+                "go on"
+            ) from error
+        except DeviceError as error:
+            raise DeviceError(
+                f"{error}; {stats.done} of {stats.total} are done; run the same command again to go on"
+            ) from error
+    return not interrupted.is_set() or stats.done == stats.total
+
+
+def tell_interrupted(stats: BatchStats, console: Console) -> None:
+    """Say that a batch was interrupted, and how to go on."""
+    console.error(f"interrupted; {stats.done} of {stats.total} are done; run the same command again to go on")
 
 
 def print_summary(stats: BatchStats, folder: Path, console: Console) -> None:
-    """Say what became of a batch."""
+    """Print the counts of a batch, the reasons of its failures, and its pace."""
     console.say(f"{stats.done} of {stats.total} attacks, in {shown_path(folder)}", "bold")
     rows = [("verified", stats.verified), ("not reached", stats.not_reached), ("failed", len(stats.failures))]
     rows += [(f"fool {name}", count) for name, count in stats.checked.items()]
@@ -95,3 +136,60 @@ def _standing(stats: BatchStats) -> str:
     if stats.rate is not None and stats.seconds_left is not None:
         parts += [f"{stats.rate:.2f} photos/s", f"{duration(stats.seconds_left)} left"]
     return ", ".join(parts)
+
+
+@contextmanager
+def _show_progress(stats: BatchStats, console: Console, *, silent: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show how far a batch is while the context lasts; give what is to be called after each attack.
+
+    Args:
+        stats: counted before the call.
+        console: to print on.
+        silent: whether to name failures only.
+    """
+    last = time.monotonic()
+    with console.moving_line(total=stats.total, done=stats.done, wanted=not silent) as move:
+
+        def show(record: dict[str, Any]) -> None:
+            nonlocal last
+            if record["error"]:
+                console.error(record["error"])
+            elif console.verbose:
+                console.detail(_changes(Record.from_dict(record)))
+            if move is not None:
+                move(stats.done, _standing(stats))
+            elif not silent and time.monotonic() - last >= _PLAIN_EVERY:
+                last = time.monotonic()
+                console.say(f"{stats.done} of {stats.total}, {_standing(stats)}")
+
+        if move is not None:
+            move(stats.done, _standing(stats))
+        yield show
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[tuple[threading.Event, threading.Event]]:
+    """Yield an event that asks for an end, and one that says that a signal asked for it."""
+    stop, interrupted = threading.Event(), threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            os._exit(ExitCode.INTERRUPTED)
+        interrupted.set()
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop, interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print_line(line: str) -> None:
+    try:
+        click.echo(line)
+    except BrokenPipeError:
+        # Else Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError("stdout was closed; what is done is in the journal, the same command goes on") from None

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli.help_groups import GroupedCommand
-from advimg.cli.options.streams import stream_options
+from advimg.cli.command import Command, option
+from advimg.cli.options import stream_options
 
 if TYPE_CHECKING:
     from advimg.cli.console import Console
     from advimg.report.gallery import Gallery
 
 
-@click.command(cls=GroupedCommand, no_args_is_help=True, short_help="Show a folder of results in the browser.")
+@click.command(cls=Command, no_args_is_help=True, short_help="Show a folder of results in the browser.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("-f", "--force", is_flag=True, help="Overwrite DIR/report/index.html if it is not of advimg.")
-@stream_options()
+@option("-f", "--force", is_flag=True, group="Files", help="Overwrite DIR/report/index.html if it is not of advimg.")
+@stream_options
 def command(folder: Path, **given: Any) -> None:
     """Make a gallery of what advimg batch wrote to DIR: each photo and its adversarial picture in the same place.
 
@@ -33,7 +33,7 @@ def command(folder: Path, **given: Any) -> None:
     \b
     Exit code: 0 the page was written; 1 DIR has no journal, or the page cannot be written; 2 wrong usage.
     """
-    from advimg.batch.photos import absolute
+    from advimg.batches.photos import absolute
     from advimg.cli.console import Console
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
@@ -49,7 +49,7 @@ def write_report(folder: Path, console: "Console", *, force: bool) -> "Gallery":
     Raises:
         OutputError: there is no journal, or the gallery cannot be written.
     """
-    from advimg.batch.journal import read_records
+    from advimg.batches.journal import read_records
     from advimg.cli.console import shown_path
     from advimg.report.gallery import write_gallery
 

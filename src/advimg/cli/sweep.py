@@ -10,44 +10,48 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advimg.cli.help_groups import GroupedCommand
-from advimg.cli.options.attack import attack_options, batch_size_option, settings_of
-from advimg.cli.options.eps import budgets_of, budgets_options
-from advimg.cli.options.models import model_options, specs_of
-from advimg.cli.options.pictures import photo_options
-from advimg.cli.options.streams import stream_options
-from advimg.cli.options.target import targets_option, untargeted_option
-from advimg.errors import OutputError, UsageError
+from advimg.cli.command import Command, keep_nearest
+from advimg.cli.options import (
+    batch_options,
+    model_options,
+    photo_options,
+    precision_option,
+    setting_option,
+    settings_of,
+    settings_options,
+    specs_of,
+    stream_options,
+    targets_options,
+)
+from advimg.errors import ExitCode, OutputError, UsageError
 from advimg.record import percent
+from advimg.settings import Norm, parse_eps
 
 if TYPE_CHECKING:
-    from advimg.batch.journal import Journal
-    from advimg.batch.photos import Found
-    from advimg.batch.plan import Key
-    from advimg.batch.run import Batch
-    from advimg.classifiers.spec import ModelSpec
     from advimg.cli.console import Console
     from advimg.report.robustness import Point
 
 _NAMES = ("sweep.json", "sweep.csv", "sweep.png")
+_BUDGETS = (1, 2, 4, 8, 16)
 
 
-@click.command(cls=GroupedCommand, no_args_is_help=True, short_help="Draw how robust models are: success against eps.")
+@click.command(cls=Command, no_args_is_help=True, short_help="Draw how robust models are: success against eps.")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@targets_option()
-@untargeted_option()
-@click.option("-O", "--out-dir", type=click.Path(path_type=Path), required=True, help="Folder for all that is written.")
-@click.option("-r", "--recursive", is_flag=True, help="ForwardPass into the folders of folders.")
-@budgets_options()
+@targets_options
+@setting_option(
+    "eps",
+    "budgets",
+    show_default="1,2,4,8,16; as many halves with --norm l2",
+    help="The budgets to try, in levels of 255, with commas between them.",
+)
+@settings_options(without=("eps", "max_eps"))
 @model_options(several="Given several times: a curve for each.", devices=True)
-@batch_size_option()
-@attack_options()
-@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
-@click.option("-f", "--force", is_flag=True, help="Overwrite files that are there, and results of other settings.")
-@photo_options()
-@stream_options()
+@precision_option
+@batch_options
+@photo_options
+@stream_options
 @click.pass_context
-def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, ...], **given: Any) -> None:
+def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None:
     """Attack photos at several eps and draw how many files show their target, and how surely.
 
     PATH is a photo or a folder of photos. Each model has a folder of its own in OUT, with its adversarial PNGs and the
@@ -61,89 +65,66 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], targets: tuple[str, .
       advimg sweep photos/ --untargeted --eps 1,2 -m mine.toml -O robustness --json
 
     \b
-    Exit code: 0 all attacks ran, whatever came of them; 1 some photos failed, or the run; 2 wrong usage;
+    Exit code: 0 all attacks ran, successful or not; 1 some photos failed, or the run; 2 wrong usage;
     130 interrupted (what is complete is kept).
     """
     from advimg.cli.console import Console
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
-    budgets = budgets_of(given)
+    budgets = _budgets(given["budgets"], given["norm"])
     settings = settings_of(given | {"eps": budgets[0]})
-    targets += ("untargeted",) * given["untargeted"]
+    keep_nearest(ctx, given, "targets", "untargeted")
+    targets = given["targets"] + ("untargeted",) * given["untargeted"]
     if not targets:
-        raise UsageError("towards what? give -t NAME, -t random, or --untargeted")
-    from advimg.batch.photos import find_photos
+        raise UsageError("which target class? give -t NAME, -t random, or --untargeted")
+    from advimg.batches.photos import absolute, find_photos
 
     found = find_photos(list(paths), out_dir=given["out_dir"], recursive=given["recursive"])
 
     # Only now the slow part: importing torch.
-    from advimg.batch.journal import Journal, read_attacks
-    from advimg.batch.photos import absolute
-    from advimg.classifiers.load import labels_of
-    from advimg.cli.many_photos import options_of, perform, tell_interrupted
-    from advimg.cli.signals import INTERRUPTED
-    from advimg.engine.allocator import keep_freed_memory
+    from advimg.batches.journal import read_attacks
+    from advimg.batches.pairs import read_targets
+    from advimg.batches.plan import Files, Key
+    from advimg.batches.run import opened
+    from advimg.cli.progress import batch_run_options, run_shown, tell_interrupted
+    from advimg.models import Models
     from advimg.report.robustness import points_of
 
-    keep_freed_memory()
     folder = absolute(given["out_dir"])
     _check_own(folder, force=given["force"])
-    specs = specs_of(given["models"], given)
-    work = [(spec, folder / _slug(spec), _keys(found, targets, budgets, spec, labels_of)) for spec in specs]
-    how = options_of(given, settings)
+    work = []
+    for spec in specs_of(given["models"], given):
+        models = Models.of(spec)
+        criteria = read_targets(targets, models.labels[0])
+        keys = [Key(photo, target, eps) for photo in found.photos for target in criteria for eps in budgets]
+        own = folder / re.sub(r"\W+", "_", spec.title or spec.model).strip("_")
+        work.append((models, Files(folder=own, root=found.root, perturbation=False), keys))
     records: list[dict[str, Any]] = []
     failed = False
-    for spec, own, keys in work:
-        with Journal.opened(own) as journal:
-            batch = _batch(spec, own, keys, found, journal, how, given, console)
-            ended = perform(batch, console, as_json=False)
-            found_there = read_attacks(own)
-            records += [found_there[key] for key in keys if key in found_there]
+    for models, files, keys in work:
+        with opened(keys, files, models, **batch_run_options(given, settings, console)) as batch:
+            for place in batch.places:
+                console.say(place, style="bold")
+            ended = run_shown(batch, console, as_json=False)
+            attacks = read_attacks(files.folder)
+        records += [attacks[key] for key in keys if key in attacks]
         failed = failed or bool(batch.stats.failures)
         if not ended:
-            tell_interrupted(batch, console)
-            ctx.exit(INTERRUPTED)
+            tell_interrupted(batch.stats, console)
+            ctx.exit(ExitCode.INTERRUPTED)
     points = points_of(records)
     _write(folder, points, _caption(records), norm=settings.norm)
-    _tell(points, folder, console)
+    _print(points, folder, console)
     if given["as_json"]:
         click.echo(json.dumps([asdict(point) for point in points]))
-    ctx.exit(1 if failed else 0)
+    ctx.exit(ExitCode.FAILED if failed else ExitCode.OK)
 
 
-def _keys(
-    found: "Found", targets: tuple[str, ...], budgets: Sequence[float], spec: "ModelSpec", labels_of: Any
-) -> "list[Key]":
-    """Return each photo x each target x each eps, those of one photo together."""
-    from advimg.batch.pairs import read_targets
-    from advimg.batch.plan import Key
-
-    aims = read_targets(targets, labels_of(spec))
-    return [Key(photo, aim, eps) for photo in found.photos for aim in aims for eps in budgets]
-
-
-def _batch(
-    spec: "ModelSpec",
-    folder: Path,
-    keys: "Sequence[Key]",
-    found: "Found",
-    journal: "Journal",
-    how: Any,
-    given: dict[str, Any],
-    console: "Console",
-) -> "Batch":
-    from advimg.batch.plan import Files
-    from advimg.batch.run import Batch
-    from advimg.cli.many_photos import executor_of, places_of
-
-    executor = executor_of([spec], [], given, console)
-    for place in places_of(executor):
-        console.say(place, style="bold")
-    return Batch(keys, Files(folder=folder, root=found.root, perturbation=False), executor, journal, how)
-
-
-def _slug(spec: "ModelSpec") -> str:
-    return re.sub(r"\W+", "_", spec.title or spec.model).strip("_")
+def _budgets(text: str | None, norm: Norm) -> list[float]:
+    """Return the values of ``--eps``, rising, each once."""
+    if text is None:
+        return [budget / 2 if norm == "l2" else budget for budget in _BUDGETS]
+    return sorted({parse_eps(each, norm) for each in text.split(",")})
 
 
 def _check_own(folder: Path, *, force: bool) -> None:
@@ -175,7 +156,7 @@ def _write(folder: Path, points: "Sequence[Point]", caption: str, *, norm: str) 
         write_whole(folder / name, data, overwrite=True)
 
 
-def _tell(points: "Sequence[Point]", folder: Path, console: "Console") -> None:
+def _print(points: "Sequence[Point]", folder: Path, console: "Console") -> None:
     for line in _lines(points):
         console.say(line)
     from advimg.cli.console import shown_path

@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from advimg.cli.help_groups import GroupedCommand
-from advimg.cli.inputs import read_mask
-from advimg.cli.options.eps import recorded_eps_options
-from advimg.cli.options.models import model_options, specs_of
-from advimg.cli.options.pictures import mask_option, photo_options
-from advimg.cli.options.streams import stream_options
-from advimg.cli.options.target import target_option
-from advimg.errors import UsageError
+from advimg.cli.command import Command, option
+from advimg.cli.options import (
+    mask_option,
+    model_options,
+    photo_options,
+    setting_option,
+    specs_of,
+    stream_options,
+    target_option,
+)
+from advimg.errors import ExitCode, UsageError
 from advimg.labels import Labels
 from advimg.record import Target, percent, read_chunk
-from advimg.settings import DEFAULT_MODEL, Norm, checked_eps
+from advimg.settings import DEFAULT_MODEL, Norm, parse_eps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,21 +27,26 @@ if TYPE_CHECKING:
     from advimg.cli.console import Console
     from advimg.verification import Verification
 
-BROKEN = 3
-"""The exit code when the promise does not hold."""
+_RECORDED: dict[str, Any] = {"default": None, "show_default": "what the PNG's record says"}
 
 
-@click.command(cls=GroupedCommand, no_args_is_help=True, short_help="Check the promise on a file, whoever made it.")
+@click.command(cls=Command, no_args_is_help=True, short_help="Check the promise on a file, whoever made it.")
 @click.argument("adversarial", type=click.Path(path_type=Path), metavar="ADV")
-@click.option(
-    "--original", type=click.Path(path_type=Path), required=True, metavar="PHOTO", help="The photo it was made from."
+@option(
+    "--original",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="PHOTO",
+    group="Photos",
+    help="The photo it was made from.",
 )
 @target_option(recorded=True)
-@recorded_eps_options()
+@setting_option("norm", **_RECORDED)
+@setting_option("eps", **_RECORDED, help="The most that may have changed, in levels of 255 (10 or 10/255).")
 @mask_option("Check that nothing is changed where this picture is not white.")
 @model_options(several="Given several times: the promise is for all.", default=None)
-@photo_options()
-@stream_options()
+@photo_options
+@stream_options
 @click.pass_context
 def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: Any) -> None:
     """Check the promise on a file, whoever made it.
@@ -55,101 +63,104 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     Exit code: 0 the promise holds; 3 it does not; 1 a file cannot be read; 2 wrong usage.
     """
     from advimg.cli.console import Console
+    from advimg.cli.one_photo import read_mask
     from advimg.images.decode import read_photo
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     picture = read_photo(adversarial, max_pixels=given["max_pixels"])
     photo = read_photo(original, max_pixels=given["max_pixels"])
     mask = read_mask(given["mask"], photo, max_pixels=given["max_pixels"])
-    told = read_chunk(picture.chunk)
-    norm: Norm = given["norm"] or ("l2" if told.get("norm") == "l2" and not given["eps"] else "linf")
-    asked, eps = _asked(adversarial, told, given, norm)
+    recorded = read_chunk(picture.chunk)
+    norm: Norm = given["norm"] or ("l2" if recorded.get("norm") == "l2" and not given["eps"] else "linf")
+    claims, eps = _claims(adversarial, recorded, given, norm)
 
-    from advimg.classifiers.load import labels_of, load_classifier
-    from advimg.verification import verify_photo
+    from advimg import api
+    from advimg.models import Models
 
-    specs = [(spec, each.target) for each in asked for spec in specs_of(each.models, given | each.view)]
-    aims = [(spec, _index(target, labels_of(spec))) for spec, target in specs]  # before a download
-    if told.get("source_sha256") not in (None, photo.sha256):
-        console.warn(f"{original} is not the file that the PNG's record names ({told.get('source')})")
-    if mask is None and told.get("mask_sha256"):
+    specs = [(Models.of(spec), each.target) for each in claims for spec in specs_of(each.models, given | each.view)]
+    claimed = [(models, _index(target, models.labels[0])) for models, target in specs]  # before a download
+    if recorded.get("source_sha256") not in (None, photo.sha256):
+        console.warn(f"{original} is not the file that the PNG's record names ({recorded.get('source')})")
+    if mask is None and recorded.get("mask_sha256"):
         console.warn("the PNG's record names a mask; give --mask to check that nothing else is changed")
-    elif mask is not None and told.get("mask_sha256") not in (None, mask.sha256):
+    elif mask is not None and recorded.get("mask_sha256") not in (None, mask.sha256):
         console.warn("this mask is not the one that the PNG's record names")
     found = []
-    for spec, target in aims:
-        classifier = load_classifier(spec, device=given["device"], progress=not given["quiet"])
-        if told.get("model") == classifier.name and told.get("weights_sha256") not in (None, classifier.weights_sha256):
+    for models, target in claimed:
+        (classifier,), _ = models.load(given["device"], progress=not given["quiet"])
+        if recorded.get("model") == classifier.name and recorded.get("weights_sha256") not in (
+            None,
+            classifier.weights_sha256,
+        ):
             console.warn("these weights are not those that the PNG's record names")
-        found.append(verify_photo(picture, photo, classifier=classifier, target=target, eps=eps, norm=norm, mask=mask))
-    _tell(found, photo.size, picture.size, console)
+        found.append(api.verify(picture, photo, target, eps=eps, norm=norm, model=classifier, mask=mask))
+    _print(found, photo.size, picture.size, console)
     if given["as_json"]:
         for each in found:
             click.echo(json.dumps(each.to_dict()))
-    ctx.exit(0 if all(each.holds for each in found) else BROKEN)
+    ctx.exit(ExitCode.OK if all(each.holds for each in found) else ExitCode.NOT_REACHED)
 
 
-class _Asked(NamedTuple):
-    """Models that shall be fooled, how they look at a picture if not as published, and what they shall see."""
+class _Claim(NamedTuple):
+    """Models that are fooled, the options of their preprocessing if it is not the published one, and the target."""
 
     models: tuple[str, ...]
     view: dict[str, Any]
     target: str | Target
 
 
-def _asked(adversarial: Path, told: dict[str, Any], given: dict[str, Any], norm: Norm) -> tuple[list[_Asked], float]:
+def _claims(
+    adversarial: Path, recorded: dict[str, Any], given: dict[str, Any], norm: Norm
+) -> tuple[list[_Claim], float]:
     """Return the models and eps: what the options say, else what the PNG's record says."""
-    eps = given["eps"] or _told_eps(told, norm)
-    target = given["target"] or _told_target(told)
+    eps = parse_eps(given["eps"], norm) if given["eps"] else _recorded_eps(recorded, norm)
+    target = given["target"] or _recorded_target(recorded)
     if target is None or eps is None:
         missing = [name for name, value in (("--target", target), ("--eps", eps)) if value is None]
         raise UsageError(f"{adversarial} holds no record of how it was made; give {' and '.join(missing)}")
     if given["models"]:
-        return [_Asked(given["models"], {}, target)], eps
-    asked = [
-        _Asked((_told_model(network),), _told_view(network, given), given["target"] or _told_target(network) or target)
-        for network in (told, *_told_others(told))
-    ]
-    from_toml = asked[0].models[0].lower().endswith(".toml")  # which names its weights itself
-    if told.get("weights") and not given["weights"] and not from_toml:
-        raise UsageError(f"{adversarial} was made with the weights file {told['weights']}; give it with --weights")
-    return asked, eps
+        return [_Claim(given["models"], {}, target)], eps
+    claims = []
+    for network in _recorded_networks(recorded):
+        model = network.get("model")
+        model = model if isinstance(model, str) else DEFAULT_MODEL
+        its_target = given["target"] or _recorded_target(network) or target
+        claims.append(_Claim((model,), _recorded_view(network, given), its_target))
+    from_toml = claims[0].models[0].lower().endswith(".toml")  # which names its weights itself
+    if recorded.get("weights") and not given["weights"] and not from_toml:
+        raise UsageError(f"{adversarial} was made with the weights file {recorded['weights']}; give it with --weights")
+    return claims, eps
 
 
-def _told_eps(told: dict[str, Any], norm: Norm) -> float | None:
+def _recorded_eps(recorded: dict[str, Any], norm: Norm) -> float | None:
     """Return the recorded eps, if it is of this norm."""
-    eps = told.get("eps")
-    if not isinstance(eps, int | float) or told.get("norm", "linf") != norm:
+    eps = recorded.get("eps")
+    if not isinstance(eps, int | float) or recorded.get("norm", "linf") != norm:
         return None
-    return checked_eps(eps, norm)
+    return parse_eps(eps, norm)
 
 
-def _told_others(told: dict[str, Any]) -> list[dict[str, Any]]:
-    others = told.get("ensemble")
-    return [each for each in others if isinstance(each, dict)] if isinstance(others, list) else []
+def _recorded_networks(recorded: dict[str, Any]) -> list[dict[str, Any]]:
+    others = recorded.get("ensemble")
+    return [recorded, *(each for each in (others if isinstance(others, list) else []) if isinstance(each, dict))]
 
 
-def _told_model(told: dict[str, Any]) -> str:
-    model = told.get("model")
-    return model if isinstance(model, str) else DEFAULT_MODEL
-
-
-def _told_target(told: dict[str, Any]) -> Target | None:
+def _recorded_target(network: dict[str, Any]) -> Target | None:
     try:
-        return Target(int(told["target"]["index"]), str(told["target"].get("name", "")))
+        return Target(int(network["target"]["index"]), str(network["target"].get("name", "")))
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def _told_view(told: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that mean the view of the record, where no options say otherwise."""
+def _recorded_view(network: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options for the recorded preprocessing, where no options say otherwise."""
     try:
         view = {
-            "input_size": int(told["view"]["crop"]),
-            "resize": int(told["view"]["resize"]),
-            "interpolation": str(told["view"]["interpolation"]),
-            "mean": tuple(map(float, told["view"]["mean"])),
-            "std": tuple(map(float, told["view"]["std"])),
+            "input_size": int(network["view"]["crop"]),
+            "resize": int(network["view"]["resize"]),
+            "interpolation": str(network["view"]["interpolation"]),
+            "mean": tuple(map(float, network["view"]["mean"])),
+            "std": tuple(map(float, network["view"]["std"])),
         }
     except (KeyError, TypeError, ValueError):
         return {}
@@ -163,7 +174,7 @@ def _index(target: str | Target, labels: Labels) -> int:
     return labels.counterpart(target.index, target.name) if target.name else target.index
 
 
-def _tell(
+def _print(
     found: "Sequence[Verification]", size: tuple[int, int], own_size: tuple[int, int], console: "Console"
 ) -> None:
     first = found[0]

@@ -225,7 +225,7 @@ class _Drawing:
         if is_last:
             reached = self._record.fooled
             return ("The file", f"✓ reached · {steps}") if reached else ("Best attempt", f"✗ not reached · {steps}")
-        where = f"ε = {replace(self._record, eps=frame.eps).budget}"
+        where = f"ε = {replace(self._record, settings={**self._record.settings, 'eps': frame.eps}).budget}"
         if self._record.restarts > 0 and len(self._starts) > 1:
             where = f"ε = {frame.eps:g} · start {sum(number <= frame.number for number in self._starts)}"
         return f"After {steps}" if frame.number else "The photo", where

@@ -1,8 +1,9 @@
-"""How a batch goes about its attacks."""
+"""What is the same for all attacks of a batch."""
 
 from dataclasses import dataclass
 
 from advimg.engine.capacity import BatchSize
+from advimg.errors import UsageError
 from advimg.settings import MAX_PIXELS, Precision, Settings
 
 
@@ -11,13 +12,16 @@ class Options:
     """What is the same for all attacks of a run.
 
     Attributes:
-        settings: of the attack; an item may have an eps of its own.
+        settings: of the attacks; an item may have an eps of its own.
         precision: what gradients are computed in.
         batch_size: how many photos share a pass.
         metadata: whether PNGs hold their record.
         max_pixels: the most pixels a photo may have.
         force: whether other settings in the folder, and files that are not its journal's, are no obstacle.
-        retry_failed: whether attacks that failed in an earlier run are to do again.
+        retry_failed: whether attacks that failed in an earlier run are made again.
+
+    Raises:
+        UsageError: the batch size is neither "auto" nor a number from 1.
     """
 
     settings: Settings
@@ -27,3 +31,7 @@ class Options:
     max_pixels: int = MAX_PIXELS
     force: bool = False
     retry_failed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size != "auto" and (type(self.batch_size) is not int or self.batch_size < 1):
+            raise UsageError(f"batch size {self.batch_size!r}: give a whole number from 1, or auto")

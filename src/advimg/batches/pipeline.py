@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from advimg.batch.options import Options
-from advimg.batch.plan import Files, Item
-from advimg.batch.reader import PhotoReader
-from advimg.batch.resume import sha256_or_none
-from advimg.batch.writer import Writer
-from advimg.checking import look_on
+from advimg.batches.options import Options
+from advimg.batches.plan import Files, Item
+from advimg.batches.reader import PhotoReader
+from advimg.batches.resume import sha256_or_none
+from advimg.batches.writer import Writer
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.ensemble import Ensemble
 from advimg.engine.criterion import Judgement
@@ -20,7 +19,7 @@ from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Result
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError, PhotoError
 from advimg.images.files import make_folder
-from advimg.outcome import asked_of, outcome_of
+from advimg.outcome import judge_result, known_before, outcome_of
 from advimg.record import Failure, Record
 from advimg.writing import write_outputs
 
@@ -29,7 +28,7 @@ Ended = Callable[[dict[str, Any]], None]
 
 
 class Recorder(Protocol):
-    """The part of a :class:`advimg.batch.journal.Journal` that a pipeline needs; it may be in another process."""
+    """The part of a :class:`advimg.batches.journal.Journal` that a pipeline needs; it may be in another process."""
 
     def add_unfinished(self, paths: Iterable[Path]) -> None:
         """List files that are about to be written."""
@@ -105,7 +104,7 @@ class Pipeline:
         if self._check_on is None or isinstance(end, Failed):
             return end, ()
         try:
-            return end, look_on(end, self._check_on)
+            return end, judge_result(end, self._check_on)
         except (PhotoError, ClassifierError) as error:
             return Failed(end.job, error.with_traceback(None)), ()
 
@@ -140,7 +139,7 @@ class Pipeline:
         source, target, eps = item.key
         settings = replace(self._options.settings, eps=eps)
         check_on = self._check_on.classifiers if self._check_on else ()
-        asked = asked_of(
+        asked = known_before(
             settings, self._classifiers, self._classifiers[0].device.type, self._engine.precision, check_on=check_on
         )
         known: dict[str, Any] = {"source_sha256": sha256_or_none(source)}

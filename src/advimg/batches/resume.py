@@ -5,8 +5,8 @@ from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from advimg.batch.journal import Entry, Journal, changed
-from advimg.batch.plan import Files, Item, Key, plan_items
+from advimg.batches.journal import Entry, Journal, differences
+from advimg.batches.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
 from advimg.images.files import file_sha256
 from advimg.labels import Labels
@@ -26,7 +26,7 @@ def compare_with_journal(
     labels: Labels,
     journal: Journal,
     *,
-    asked: Callable[[Eps], tuple[Any, ...]],
+    asked: Callable[[Eps], dict[str, Any]],
     force: bool,
     retry_failed: bool,
 ) -> Work:
@@ -74,7 +74,7 @@ def sha256_or_none(path: Path) -> str | None:
 
 
 def _of_other_settings(
-    keys: Sequence[Key], journal: Journal, asked: Callable[[Eps], tuple[Any, ...]], *, force: bool
+    keys: Sequence[Key], journal: Journal, asked: Callable[[Eps], dict[str, Any]], *, force: bool
 ) -> set[Key]:
     """Return the attacks of the journal that had other settings and are wanted again.
 
@@ -87,11 +87,11 @@ def _of_other_settings(
     repeated = set()
     for key, entry in journal.entries.items():
         if key.eps in here:
-            differing = changed(entry.asked, here[key.eps])
+            differing = differences(entry.settings, here[key.eps])
         else:
             differing = [
                 f"eps {key.eps} there, {' and '.join(sorted(map(str, here)))} here",
-                *changed(entry.asked, here[keys[0].eps], same_eps=False),
+                *differences(entry.settings, here[keys[0].eps], same_eps=False),
             ]
         if differing and not force:
             raise OutputError(

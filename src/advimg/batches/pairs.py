@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from advimg.batch.photos import absolute
+from advimg.batches.photos import absolute
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.settings import Eps, Norm, TargetRule, parse_eps_or_auto

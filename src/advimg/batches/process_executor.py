@@ -1,7 +1,7 @@
 """Several devices at once: a process for each, one plan and one journal in this process.
 
-Each worker process runs :func:`advimg.batch.worker.work`. It asks this process for photos, before it writes files, and
-when they are in place, so that the output folder is kept as if one process wrote there.
+Each worker process runs :func:`advimg.batches.worker.work`. It asks this process for photos, before it writes files,
+and when they are in place, so that the output folder is kept as if one process wrote there.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from advimg.batch.journal import Entry
-from advimg.batch.pipeline import Run
-from advimg.batch.plan import Item
-from advimg.batch.work_queue import WorkQueue
-from advimg.batch.worker import Task
-from advimg.batch.worker_process import WorkerProcess, running
+from advimg.batches.journal import Entry
+from advimg.batches.pipeline import Run
+from advimg.batches.plan import Item
+from advimg.batches.work_queue import WorkQueue
+from advimg.batches.worker import Task
+from advimg.batches.worker_process import WorkerProcess, running
 from advimg.classifiers.device import find_device
 from advimg.classifiers.load import identity_of
 from advimg.classifiers.spec import ModelSpec
@@ -60,7 +60,7 @@ class SeveralProcesses:
         )
 
     def attack(self, items: Sequence[Item], run: Run) -> None:
-        """Attack items; see :meth:`advimg.batch.executor.Executor.attack`."""
+        """Attack items; see :meth:`advimg.batches.executor.Executor.attack`."""
         # Processes on the CPU share its cores: threads that wait for each other make a pass many times as slow.
         sharing = sum(device.type == "cpu" for device in self.devices)
         threads = max(1, torch.get_num_threads() // sharing) if sharing else None

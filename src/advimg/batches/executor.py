@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 
-from advimg.batch.pipeline import Pipeline, Run
-from advimg.batch.plan import Item, by_photo
+from advimg.batches.pipeline import Pipeline, Run
+from advimg.batches.plan import Item, by_photo
 from advimg.classifiers.classifier import Classifier, Identity
 
 

@@ -1,48 +1,18 @@
-"""What the values of options are: ε, several of them, channels, sizes, devices."""
+"""The values of options: channels, sizes, devices."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from advimg.errors import UsageError
-from advimg.settings import Eps, Norm, parse_eps, parse_eps_or_auto
 
 if TYPE_CHECKING:
-    _Eps = click.ParamType[Eps]
-    _Budgets = click.ParamType[tuple[float, ...]]
     _Size = click.ParamType[int | Literal["auto"]]
     _Channels = click.ParamType[tuple[float, float, float]]
     _Device = click.ParamType[str]
     _Devices = click.ParamType[tuple[str, ...]]
 else:
-    _Eps = _Budgets = _Size = _Channels = _Device = _Devices = click.ParamType  # cannot be subscripted before click 8.4
-
-
-class EpsType(_Eps):
-    """ε in levels of 255: ``10`` or ``10/255``; where it can be looked for, ``auto``."""
-
-    name = "levels"
-
-    def __init__(self, *, auto: bool) -> None:
-        self._auto = auto
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Eps:
-        """Return whole levels, 1..255, or ``auto``; for L2 a number above 0."""
-        if isinstance(value, int | float):
-            return value
-        return parse_eps_or_auto(value, _norm(ctx)) if self._auto else parse_eps(value, _norm(ctx))
-
-
-class BudgetsType(_Budgets):
-    """Several ε: ``1,2,4,8``."""
-
-    name = "levels"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Return them rising, each once."""
-        if isinstance(value, tuple):
-            return value
-        return tuple(sorted({parse_eps(text, _norm(ctx)) for text in value.split(",")}))
+    _Size = _Channels = _Device = _Devices = click.ParamType  # cannot be subscripted before click 8.4
 
 
 class BatchSizeType(_Size):
@@ -109,8 +79,3 @@ class DevicesType(_Devices):
         if len(names) > 1 and "auto" in names:
             raise UsageError(f"--device {value!r}: auto is one device; name each of several, like cuda:0,cuda:1")
         return names
-
-
-def _norm(ctx: click.Context | None) -> Norm:
-    """Return the norm that was given; ``--norm`` is read before all others."""
-    return (ctx.params.get("norm") if ctx else None) or "linf"

@@ -6,8 +6,8 @@ from concurrent import futures
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from advimg.batch.options import Options
-from advimg.batch.plan import Item
+from advimg.batches.options import Options
+from advimg.batches.plan import Item
 from advimg.engine.job import Job
 from advimg.errors import PhotoError
 from advimg.images.decode import read_photo

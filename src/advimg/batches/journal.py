@@ -15,35 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from advimg.batch.journal_files import LineFile, UnfinishedFiles, locked
-from advimg.batch.plan import Key
+from advimg.batches.journal_files import LineFile, UnfinishedFiles, locked
+from advimg.batches.plan import Key
 from advimg.errors import OutputError
 from advimg.images.files import made_folder, sweep, write_whole
+from advimg.settings import Settings, described
 
 NAME = "results.jsonl"
 
 _HEAD = b'{"advimg": '
 """The beginning of every journal."""
-
-_ASKED = (
-    "model",
-    "weights_sha256",
-    "view",
-    "check_on",
-    "norm",
-    "max_eps",
-    "min_confidence",
-    "max_steps",
-    "step_size",
-    "momentum",
-    "loss",
-    "restarts",
-    "transfer",
-    "seed",
-)
-"""The fields of a record that have to be the same in a whole folder."""
-_BY_EPS = frozenset({"max_eps", "min_confidence", "max_steps"})
-"""Those of them that go by eps, where they are not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +35,7 @@ class Entry:
         source_sha256: of the photo that was attacked; None where it could not be read.
         outputs: the files that were written, by the record's keys.
         adversarial_sha256: of the adversarial PNG.
-        asked: the settings, as :func:`asked_in` gives them.
+        settings: as :func:`folder_settings` returns them.
         error: why there is no result; None if there is one.
         fooled: whether the file shows the target.
         gradients: passes through the network.
@@ -65,7 +46,7 @@ class Entry:
     source_sha256: str | None
     outputs: dict[str, Path]
     adversarial_sha256: str | None
-    asked: tuple[Any, ...]
+    settings: dict[str, Any]
     error: str | None
     fooled: bool
     gradients: int
@@ -84,7 +65,7 @@ class Entry:
             source_sha256=record["source_sha256"],
             outputs={key: Path(path) for key, path in record["outputs"].items()},
             adversarial_sha256=record["adversarial_sha256"],
-            asked=asked_in(record),
+            settings=folder_settings(record),
             error=record["error"],
             fooled=record["fooled"],
             gradients=record["gradients"] or 0,
@@ -92,16 +73,22 @@ class Entry:
         )
 
 
-def asked_in(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return those settings of a record that have to be the same in a whole folder.
+def folder_settings(record: Mapping[str, Any], kind: type[Settings] = Settings) -> dict[str, Any]:
+    """Return what has to be the same in a whole folder: the networks, and every setting that changes results but eps.
 
     Of several networks each value is a list; ``check_on`` names those that took no part.
+
+    Args:
+        record: plain JSON values.
+        kind: the class of the settings.
     """
     networks = [record, *record["ensemble"]]
-    values = dict(record) | {"check_on": list(checked_in(record))}
+    values: dict[str, Any] = {name: record[name] for name in ("model", "weights_sha256", "view")}
     if len(networks) > 1:
-        values |= {name: [network[name] for network in networks] for name in ("model", "weights_sha256", "view")}
-    return tuple(values[name] for name in _ASKED)
+        values = {name: [network[name] for network in networks] for name in values}
+    values["check_on"] = list(checked_in(record))
+    compared = (each for each in described(kind) if each.about.changes_results and each.name != "eps")
+    return values | {each.recorded: each.read(record) for each in compared}
 
 
 def checked_in(record: Mapping[str, Any]) -> dict[str, bool]:
@@ -109,16 +96,26 @@ def checked_in(record: Mapping[str, Any]) -> dict[str, bool]:
     return {seen["model"]: seen["fooled"] for seen in record["checked"]}
 
 
-def changed(one: tuple[Any, ...], other: tuple[Any, ...], *, same_eps: bool = True) -> list[str]:
-    """Say in which settings two records differ, for a person; those that go by eps only where it is the same."""
+def differences(
+    there: Mapping[str, Any], here: Mapping[str, Any], *, same_eps: bool = True, kind: type[Settings] = Settings
+) -> list[str]:
+    """Say in which :func:`folder_settings` two records differ, for a person.
+
+    Args:
+        there: of the one record.
+        here: of the other.
+        same_eps: whether both have the same eps; if not, settings that depend on it are passed over.
+        kind: the class of the settings.
+    """
+    by_eps = {each.recorded for each in described(kind) if each.about.by_eps}
     return [
-        f"{name} {_told(was)} there, {_told(now)} here"
-        for name, was, now in zip(_ASKED, one, other, strict=True)
-        if was != now and (same_eps or name not in _BY_EPS)
+        f"{name} {_in_words(there[name])} there, {_in_words(here[name])} here"
+        for name in here
+        if there[name] != here[name] and (same_eps or name not in by_eps)
     ]
 
 
-def _told(value: object) -> str:
+def _in_words(value: object) -> str:
     return "unset" if value is None else str(value)
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from advimg.batch.options import Options
-from advimg.batch.pipeline import Pipeline, Run
-from advimg.batch.plan import Files, Item
+from advimg.batches.options import Options
+from advimg.batches.pipeline import Pipeline, Run
+from advimg.batches.plan import Files, Item
 from advimg.classifiers.device import find_device
 from advimg.classifiers.load import load_classifier
 from advimg.classifiers.spec import ModelSpec
@@ -47,7 +47,7 @@ class Task:
 
 
 class _Parent:
-    """The process with the plan and the journal, a :class:`advimg.batch.pipeline.Recorder`; safe in several threads.
+    """The process with the plan and the journal, a :class:`advimg.batches.pipeline.Recorder`; safe in several threads.
 
     If it has ended, this process ends at once.
     """

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from advimg.batch.worker import Task, work
+from advimg.batches.worker import Task, work
 from advimg.errors import AdvimgError, DeviceError
 from advimg.images.files import sweep
 

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 
-from advimg.batch.plan import Item, Key, by_photo
+from advimg.batches.plan import Item, Key, by_photo
 
 _TOGETHER = 8
 """The most attacks on one photo that one worker takes, and decodes once; more would leave other workers without."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advimg.batch.journal import Entry
+from advimg.batches.journal import Entry
+from advimg.errors import ExitCode
 
 
 @dataclass(slots=True)
@@ -33,9 +34,9 @@ class BatchStats:
     fresh: int = 0
     gradients: int = 0
     checked: Counter[str] = field(default_factory=Counter)
-    _began: float = field(default_factory=time.perf_counter)
-    _ended: float | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _began: float = field(default_factory=time.perf_counter, repr=False)
+    _ended: float | None = field(default=None, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, entry: Entry, *, earlier: bool = False) -> None:
         """Count an attack of this run, or of an earlier one."""
@@ -86,11 +87,11 @@ class BatchStats:
         return self.gradients / ended if ended else None
 
     @property
-    def exit_code(self) -> int:
-        """0 if all are verified; 1 if some failed; otherwise 3."""
+    def exit_code(self) -> ExitCode:
+        """OK if all are verified, else FAILED (some failed) or NOT_REACHED (some were not reached)."""
         if self.failures:
-            return 1
-        return 3 if self.not_reached else 0
+            return ExitCode.FAILED
+        return ExitCode.NOT_REACHED if self.not_reached else ExitCode.OK
 
     def summary(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Return plain JSON values for ``summary.json``."""

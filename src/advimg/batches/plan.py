@@ -7,7 +7,7 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from advimg.batch.pairs import Pair
+from advimg.batches.pairs import Pair
 from advimg.labels import Labels
 from advimg.outputs import Outputs, plan_outputs
 from advimg.settings import Eps, TargetRule

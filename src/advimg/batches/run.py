@@ -1,0 +1,169 @@
+"""A batch from its plan to its summary."""
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from advimg.batches.executor import Executor, InProcess
+from advimg.batches.journal import Entry, Journal, folder_settings
+from advimg.batches.options import Options
+from advimg.batches.pipeline import Ended, Run
+from advimg.batches.plan import Files, Key
+from advimg.batches.process_executor import SeveralProcesses
+from advimg.batches.resume import compare_with_journal
+from advimg.batches.stats import BatchStats
+from advimg.classifiers.spec import ModelSpec
+from advimg.errors import OutputError, UsageError
+from advimg.images.files import write_whole
+from advimg.models import Models
+from advimg.outcome import known_before
+from advimg.outputs import is_summary
+from advimg.settings import Eps
+
+SUMMARY = "summary.json"
+
+
+@contextlib.contextmanager
+def opened(
+    keys: Sequence[Key],
+    files: Files,
+    models: Models,
+    options: Options,
+    *,
+    devices: Sequence[str] = ("auto",),
+    progress: bool = True,
+    warn: Callable[[str], None],
+) -> Iterator["Batch"]:
+    """Lock the output folder, load the models and hold the plan against the journal; the lock lasts like the context.
+
+    Args:
+        keys: what to attack, each once, those of one photo together.
+        files: which files to write.
+        models: what to attack, and what to check on.
+        options: of all attacks.
+        devices: one, or several, each with a process of its own.
+        progress: whether a download shows a progress bar on stderr.
+        warn: called with a line for a person, if a device is lost and the others go on.
+
+    Raises:
+        UsageError: no such device, a factor is out of range, or several devices and a model that is loaded already.
+        OutputError: another process writes to the folder, it was begun with other settings, or a file is in the way.
+        ClassifierError: a model cannot be loaded.
+    """
+    files.outputs_for(Path("any.png"))  # is the factor in range?
+    with Journal.opened(files.folder) as journal:
+        executor: Executor
+        if len(devices) > 1:
+            attacked, check_on = (
+                [each for each in group if isinstance(each, ModelSpec)] for group in (models.attacked, models.check_on)
+            )
+            if len(attacked) + len(check_on) < len(models.labels):
+                raise UsageError("several devices load each model themselves; give models by name or as TOML files")
+            executor = SeveralProcesses(devices, attacked, check_on, progress=progress, warn=warn)
+        else:
+            executor = InProcess(*models.load(*devices, progress=progress))
+        yield Batch(keys, files, executor, journal, options)
+
+
+class Batch:
+    """The attacks of one run into one folder.
+
+    Args:
+        keys: what to attack, each once, those of one photo together.
+        files: which files to write.
+        executor: who makes the attacks, and what is attacked.
+        journal: of the output folder.
+        options: of all attacks.
+
+    Attributes:
+        stats: the counts so far.
+
+    Raises:
+        OutputError: the folder was begun with other settings, or a file is in the way.
+    """
+
+    def __init__(
+        self, keys: Sequence[Key], files: Files, executor: Executor, journal: Journal, options: Options
+    ) -> None:
+        self._files = files
+        self._executor = executor
+        self._journal = journal
+        self._options = options
+        self._check_summary()
+        work = compare_with_journal(
+            keys,
+            files,
+            executor.classifiers[0].labels,
+            journal,
+            asked=lambda eps: folder_settings(self._known(eps), type(options.settings)),
+            force=options.force,
+            retry_failed=options.retry_failed,
+        )
+        self._pending = work.pending
+        self.stats = BatchStats(len(keys))
+        for entry in work.finished:
+            self.stats.add(entry, earlier=True)
+
+    @property
+    def places(self) -> list[str]:
+        """Which classifiers are attacked where, a line each."""
+        devices = ", ".join(map(str, self._executor.devices))
+        return [f"{classifier.name} on {devices}" for classifier in self._executor.classifiers]
+
+    def run(self, *, stop: threading.Event, ended: Ended) -> None:
+        """Attack what is to do, and write the summary; a run that ends before it has begun leaves none.
+
+        Args:
+            stop: once it is set, what is complete is written and the rest is left for another run.
+            ended: called with each record.
+
+        Raises:
+            DiskError: the disk takes no more.
+            ClassifierError: the network does not behave like a classifier.
+            DeviceError: a device cannot be used, or none is left.
+        """
+        begun = not self._pending
+
+        def count(record: dict[str, Any]) -> None:
+            self.stats.add(Entry.of(record))
+            ended(record)
+
+        def begin() -> None:
+            nonlocal begun
+            begun = True
+            self.stats.start()
+
+        try:
+            if self._pending:
+                run = Run(self._files, self._journal, self._options, began=begin, ended=count, stop=stop)
+                self._executor.attack(self._pending, run)
+        finally:
+            self.stats.end()
+            if begun:
+                self._summarise()
+
+    def _check_summary(self) -> None:
+        path = self._files.folder / SUMMARY
+        if os.path.lexists(path) and not self._options.force and not is_summary(path):
+            raise OutputError(f"{path} exists and is no summary of a batch; choose another -O, or --force")
+
+    def _summarise(self) -> None:
+        known = self._known(self._options.settings.eps)
+        text = json.dumps(self.stats.summary(known), indent=2) + "\n"
+        try:
+            write_whole(self._files.folder / SUMMARY, text.encode("ascii"), overwrite=True)
+        except OutputError:
+            # Else something has stopped the run, and that is the error to report.
+            if self.stats.done == self.stats.total:
+                raise
+
+    def _known(self, eps: Eps) -> dict[str, Any]:
+        """Return the fields of a record that are known before an attack with this eps."""
+        settings, executor = replace(self._options.settings, eps=eps), self._executor
+        device = " and ".join(dict.fromkeys(device.type for device in executor.devices))
+        return known_before(settings, executor.classifiers, device, self._options.precision, check_on=executor.check_on)

@@ -1,0 +1,238 @@
+"""Options that mean the same in every command, as decorators, and the reading of them.
+
+No torch here: completion and --help stay quick.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from advimg.cli.command import Decorator, option, options, use_config
+from advimg.cli.completion import complete_model, complete_target
+from advimg.cli.param_types import BatchSizeType, ChannelsType, DevicesType, DeviceType
+from advimg.errors import UsageError
+from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Precision, Setting, Settings, described
+
+if TYPE_CHECKING:
+    from advimg.classifiers.spec import ModelSpec
+    from advimg.models import Models
+
+_reach: Callable[..., Decorator[Any]] = partial(option, group="What to reach")
+_models: Callable[..., Decorator[Any]] = partial(option, group="Models")
+_photos: Callable[..., Decorator[Any]] = partial(option, group="Photos")
+_files: Callable[..., Decorator[Any]] = partial(option, group="Files")
+_said: Callable[..., Decorator[Any]] = partial(option, group="What is said")
+_PATH: Any = click.Path(path_type=Path)
+_RECORDED = "By default what the PNG's record says."
+
+untargeted_option = _reach("--untargeted", is_flag=True, help="Leave the class that is seen, for any other.")
+targets_options = options(
+    _reach(
+        "-t",
+        "--target",
+        "targets",
+        metavar="NAME",
+        multiple=True,
+        shell_complete=complete_target,
+        help="The target class: a name or an index; or random, least-likely, runner-up, all. "
+        "Given several times: each photo is attacked for each.",
+    ),
+    untargeted_option,
+)
+check_option = _models(
+    "--check-on",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=complete_model,
+    help="Tell what this model, which takes no part, sees in the file. May be given several times.",
+)
+precision_option = _models(
+    "--precision", type=click.Choice(get_args(Precision)), default="auto", help="Of the gradients only."
+)
+batch_options = options(
+    _photos("-r", "--recursive", is_flag=True, help="Look into the folders of folders."),
+    _models(
+        "--batch-size",
+        type=BatchSizeType(),
+        default="auto",
+        help="How many photos share a pass; auto goes by device and memory.",
+    ),
+    _files("-O", "--out-dir", type=_PATH, required=True, help="Folder for all that is written."),
+    _files("--retry-failed", is_flag=True, help="Try again what failed in an earlier run."),
+    _files("-f", "--force", is_flag=True, help="Overwrite files that are there, and results of other settings."),
+)
+"""What ``batch`` and ``sweep`` have in common."""
+photo_options = _photos(
+    "--max-pixels", type=click.IntRange(min=1), default=MAX_PIXELS, help="Refuse photos with more pixels than this."
+)
+
+
+def target_option(*, recorded: bool = False) -> Decorator[Any]:
+    """Add ``-t/--target``; ``recorded`` says that a PNG's record knows it, too."""
+    return _reach(
+        "-t",
+        "--target",
+        metavar="NAME",
+        shell_complete=complete_target,
+        help="The target class: a name or an index"
+        + (f". {_RECORDED}" if recorded else "; or random, least-likely, runner-up."),
+    )
+
+
+def mask_option(text: str) -> Decorator[Any]:
+    """Add ``--mask``."""
+    return _reach("--mask", metavar="FILE", type=_PATH, help=text)
+
+
+def settings_options(kind: type[Settings] = Settings, *, without: Sequence[str] = ()) -> Decorator[Any]:
+    """Add an option for each setting of a class, for :func:`settings_of`."""
+    return options(*(setting_option(each) for each in described(kind) if each.name not in without))
+
+
+def setting_option(setting: Setting | str, *declarations: str, **changes: Any) -> Decorator[Any]:
+    """Add the option of a setting.
+
+    Args:
+        setting: a setting, or the name of one of :class:`Settings`.
+        declarations: further names, such as that of the parameter.
+        changes: what differs from the option of an attack.
+    """
+    if isinstance(setting, str):
+        (setting,) = (each for each in described() if each.name == setting)
+    about, flag = setting.about, f"--{setting.name.replace('_', '-')}"
+    shape: dict[str, Any] = {"type": setting.kind, "help": about.help, "group": about.group}
+    if setting.kind is bool:
+        shape = {**shape, "is_flag": True, "default": setting.default}
+        flag += f"/--no-{flag[2:]}" * setting.default
+    elif setting.default is not None:
+        shape["default"] = setting.default
+    if setting.choices:
+        shape["type"] = click.Choice(setting.choices)
+    if about.levels:
+        shape |= {"type": str, "metavar": "LEVELS"}
+    if about.shown:
+        shape["show_default"] = about.shown
+    return option(*([about.short] if about.short else []), flag, *declarations, **shape | changes)
+
+
+def settings_of(given: Mapping[str, Any], kind: type[Settings] = Settings) -> Settings:
+    """Return the settings that :func:`settings_options` have read.
+
+    Raises:
+        UsageError: one is out of range.
+    """
+    return kind(**{each.name: given[each.name] for each in described(kind) if each.name in given})
+
+
+def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices: bool = False) -> Decorator[Any]:
+    """Add ``-m/--model``, what :func:`specs_of` reads besides, and ``--device``.
+
+    Args:
+        several: what it means to give several models.
+        default: of ``--model``; None if a PNG's record knows it.
+        devices: whether ``--device`` may name several; the parameter is then ``devices``.
+    """
+    device = "auto, cpu, cuda, cuda:N or mps"
+    return options(
+        _models(
+            "-m",
+            "--model",
+            "models",
+            metavar="NAME",
+            default=(default,) if default else None,
+            multiple=True,
+            shell_complete=complete_model,
+            help="A torchvision classifier; efficientnet_lite0, which needs no download; timm/NAME; or a TOML file. "
+            f"`advimg models` lists them. {several}" + ("" if default else f" {_RECORDED}"),
+        ),
+        _models(
+            "--weights",
+            type=_PATH,
+            help="A state dict to load instead of the published weights (.pth, .pt or .safetensors).",
+        ),
+        _models("--labels", type=_PATH, help="Names of the classes, one a line, for such weights."),
+        _models("--input-size", type=click.IntRange(min=1), help="Side of the network's input, in pixels."),
+        _models("--resize", type=click.IntRange(min=1), help="Length of the shorter side before the crop."),
+        _models("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Filter of the resize."),
+        _models("--mean", type=ChannelsType(), help="Of red, green and blue in training: 0.485,0.456,0.406."),
+        _models("--std", type=ChannelsType(), help="Of red, green and blue in training: 0.229,0.224,0.225."),
+        _models(
+            "--device",
+            "devices",
+            type=DevicesType(),
+            default="auto",
+            help=f"{device}; or several, like cuda:0,cuda:1: a process on each, which share the photos.",
+        )
+        if devices
+        else _models("--device", type=DeviceType(), default="auto", help=f"{device}."),
+    )
+
+
+def specs_of(models: Sequence[str], given: Mapping[str, Any]) -> "list[ModelSpec]":
+    """Return the classifiers that :func:`model_options` have read.
+
+    Raises:
+        UsageError: a TOML file has a key that is unknown, missing or of the wrong type, or a checkpoint is given for
+            several models.
+        ClassifierError: a TOML file cannot be read.
+    """
+    from advimg.classifiers.spec import ModelSpec
+
+    own = {
+        name: value
+        for name in ("weights", "labels", "input_size", "resize", "interpolation", "mean", "std")
+        if (value := given[name]) is not None
+    }
+    if own and len(models) > 1:
+        flag = f"--{next(iter(own)).replace('_', '-')}"
+        raise UsageError(f"{flag} with several models: say in a TOML file which it belongs to, and give -m FILE.toml")
+    return [ModelSpec.of(model).changed(**own) for model in dict.fromkeys(models)]
+
+
+def models_of(given: Mapping[str, Any]) -> "Models":
+    """Return what :func:`model_options` and :func:`check_option` name.
+
+    Raises:
+        UsageError: no such model, or one is both attacked and to be checked on.
+        ClassifierError: a TOML file, labels or weights cannot be read.
+    """
+    from advimg.models import Models
+
+    return Models.of(specs_of(given["models"], given), list(dict.fromkeys(given["check_on"])))
+
+
+def picture_options(*, figure: bool) -> Decorator[Any]:
+    """Add the options for the pictures written: ``--perturbation``, ``--amplify``, ``--figure``, ``--metadata``."""
+    return options(
+        _files("--perturbation/--no-perturbation", default=True, help="Write the perturbation's picture, amplified."),
+        _files("--amplify", type=float, default=10, help="Its factor, above 0 and at most 255."),
+        _files("--figure/--no-figure", default=figure, help="Draw photo, perturbation and result side by side."),
+        _files("--metadata/--no-metadata", default=True, help="Store the record in the PNG's text chunk."),
+    )
+
+
+def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and ctx.obj is not None:
+        ctx.obj["debug"] = True
+
+
+config_option = _said(
+    "--config",
+    metavar="FILE",
+    type=_PATH,
+    expose_value=False,
+    is_eager=True,
+    callback=use_config,
+    help="Read options that are not given here from this TOML file.",
+)
+stream_options = options(
+    _said("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+    _said("-q", "--quiet", is_flag=True, help="Say nothing but errors."),
+    _said("-v", "--verbose", is_flag=True, help="Say more: device, precision, what the classifier sees."),
+    _said("--debug", is_flag=True, expose_value=False, callback=_debug, help="Show the traceback of an error."),
+    config_option,
+)
+"""What every command has."""

@@ -1,0 +1,111 @@
+"""The models of an attack, as callers name them: those that are attacked, and those that only see the file."""
+
+import reprlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from torch import nn
+
+from advimg.classifiers import load
+from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.spec import ModelSpec
+from advimg.errors import UsageError
+from advimg.labels import Labels
+from advimg.settings import TargetRule
+from advimg.target_names import read_target
+
+Model = str | Path | ModelSpec | Classifier
+"""A classifier, or its name as for :func:`advimg.load_classifier`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Models that are perhaps not loaded yet: what can be wrong is found out before a download.
+
+    Attributes:
+        attacked: at least one.
+        check_on: those that take no part.
+        labels: of each, in this order.
+    """
+
+    attacked: tuple[ModelSpec | Classifier, ...]
+    check_on: tuple[ModelSpec | Classifier, ...]
+    labels: tuple[Labels, ...]
+
+    @classmethod
+    def of(cls, model: Model | Sequence[Model], check_on: Model | Sequence[Model] = ()) -> Self:
+        """Take models as callers give them, one or several.
+
+        Raises:
+            UsageError: there is none or no such model, it is of a wrong type, or is both attacked and to be checked on.
+            ClassifierError: a TOML file, labels or weights cannot be read.
+        """
+        attacked, watching = (tuple(map(_known, _several(group))) for group in (model, check_on))
+        if not attacked:
+            raise UsageError("there is no classifier; give at least one")
+        for each in watching:
+            if each in attacked:
+                raise UsageError(f"{_name(each)} is both attacked and checked on; leave out one of the two")
+        return cls(attacked, watching, tuple(map(_labels, (*attacked, *watching))))
+
+    def read_target(self, target: str | int) -> int | TargetRule:
+        """Read a target as :func:`advimg.target_names.read_target` does, for all of them.
+
+        Raises:
+            UsageError: one of them has no such class.
+        """
+        return read_target(target, self.labels[0], self.other_labels)
+
+    @property
+    def other_labels(self) -> dict[str, Labels]:
+        """The labels of all but the first, by their names."""
+        names = map(_name, (*self.attacked, *self.check_on))
+        return dict(list(zip(names, self.labels, strict=True))[1:])
+
+    def load(self, device: str = "auto", *, progress: bool = True) -> tuple[list[Classifier], list[Classifier]]:
+        """Load those that are attacked and those that are not, where they are not loaded yet.
+
+        Args:
+            device: where to load them.
+            progress: whether a download shows a progress bar on stderr.
+
+        Raises:
+            UsageError: no such device.
+            ClassifierError: one cannot be loaded here.
+        """
+        attacked, check_on = (
+            [
+                each if isinstance(each, Classifier) else load.load_classifier(each, device=device, progress=progress)
+                for each in group
+            ]
+            for group in (self.attacked, self.check_on)
+        )
+        return attacked, check_on
+
+
+def _several(model: Model | Sequence[Model]) -> Iterable[object]:
+    return model if isinstance(model, Sequence) and not isinstance(model, str) else [model]
+
+
+def _known(model: object) -> ModelSpec | Classifier:
+    if isinstance(model, ModelSpec | Classifier):
+        return model
+    if isinstance(model, str | Path):
+        return ModelSpec.of(str(model))
+    if isinstance(model, nn.Module):
+        raise UsageError(
+            f"model {type(model).__name__} is a bare network; wrap it, so that its classes and its preprocessing are "
+            "known: advimg.Classifier.wrap(network, labels=..., mean=..., std=...)"
+        )
+    shown = " ".join(reprlib.repr(model).split())
+    raise UsageError(f"model {shown}: give a name like 'resnet50', a TOML file, or an advimg.Classifier")
+
+
+def _name(model: ModelSpec | Classifier) -> str:
+    return model.name if isinstance(model, Classifier) else model.title or model.model
+
+
+def _labels(model: ModelSpec | Classifier) -> Labels:
+    return model.labels if isinstance(model, Classifier) else load.labels_of(model)
