@@ -28,8 +28,8 @@ from advimg.cli import run
 from tests.conftest import sample
 
 _MODEL = ("-m", "efficientnet_lite0")
-_ATTACK = ("--no-figure", "-O", "out", "--json")
-_BATCH = ("-O", "out", "--json")
+_ATTACK = ("--no-figure", "-O", "out", "--refine", "0", "--json")
+_BATCH = ("-O", "out", "--refine", "0", "--json")
 
 _CASES: dict[str, tuple[str, ...]] = {
     **{
@@ -89,8 +89,22 @@ _CASES: dict[str, tuple[str, ...]] = {
     "batch auto": ("batch", "tiles", "-t", "runner-up", "-e", "auto", *_MODEL, *_BATCH),
     "batch transfer": ("batch", "tiles", "-t", "pelican", "--transfer", "--steps", "6", *_MODEL, *_BATCH),
     "batch check on": ("batch", "tiles", "-t", "zebra", *_MODEL, "--check-on", "efficientnet_lite1", *_BATCH),
-    "sweep": ("sweep", "tiles", "-t", "random", "-e", "1,2", *_MODEL, "-O", "out", "--json"),
-    "sweep l2": ("sweep", "tiles", "--untargeted", "--norm", "l2", "-e", "0.5,1", *_MODEL, "-O", "out", "--json"),
+    "sweep": ("sweep", "tiles", "-t", "random", "-e", "1,2", *_MODEL, "-O", "out", "--refine", "0", "--json"),
+    "sweep l2": (
+        "sweep",
+        "tiles",
+        "--untargeted",
+        "--norm",
+        "l2",
+        "-e",
+        "0.5,1",
+        *_MODEL,
+        "-O",
+        "out",
+        "--refine",
+        "0",
+        "--json",
+    ),
     "classify": ("classify", "cat.png", "coffee.png", *_MODEL, "-m", "efficientnet_lite1", "--json"),
 }
 _VARYING = ("seconds", "outputs", "out_dir", "source", "adversarial_sha256", "per_second")

@@ -59,7 +59,9 @@ def _moves(losses: Sequence[float], steps: int = 100) -> list[float]:
     attack = APGD(photo, Settings(attack="apgd", eps=100, step_size=0.5, steps=steps), 100)
     places = [0.0]
     for loss in losses:
-        attack.update(torch.ones(1, 1, 1), Evaluation(fooled=False, confidence=0.0, compute_loss=partial(float, loss)))
+        attack.update(
+            torch.ones(1, 1, 1), Evaluation(fooled=False, log_confidence=0.0, compute_loss=partial(float, loss))
+        )
         places.append(float(attack._delta))
     return [before - after for before, after in pairwise(places)]
 

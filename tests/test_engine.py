@@ -76,7 +76,7 @@ def test_stops_at_the_first_candidate_that_is_there() -> None:
     photo = random_photo(8, 8)
     present = classifier.judge(photo.levels).top1
     reports: list[StepReport] = []
-    job = Job(photo=photo, target=1 - present, settings=Settings(eps=40, step_size=1, confidence=0.8))
+    job = Job(photo=photo, target=1 - present, settings=Settings(eps=40, step_size=1, confidence=0.8, refine=0))
     result = Engine(classifier).attack(job, watch=reports.append)
     assert result.after.top1 == 1 - present
     assert result.after.confidence(1 - present) >= 0.8
@@ -273,7 +273,7 @@ def test_a_network_whose_softmax_is_saturated_is_no_obstacle(loss: str, aim: int
         for photo in (random_photo(8, 8, seed) for seed in range(100))
         if sure.judge(photo.levels).confidence(0) == 1
     )
-    result = run_one(sure, Job(photo=photo, target=aim, settings=Settings(eps=60, loss=loss)))
+    result = run_one(sure, Job(photo=photo, target=aim, settings=Settings(eps=60, loss=loss, refine=0)))
     assert result.fooled
     assert result.after.confidence(result.target) >= 0.9
     assert result.gradients <= 30

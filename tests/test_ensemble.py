@@ -174,7 +174,7 @@ def test_gradients_are_averaged_after_normalising_each() -> None:
     draw = torch.Generator().manual_seed(0)
     gradients = [torch.randn(3, 8, 8, generator=draw) * scale for scale in (1e-4, 1e3)]
     expected = sum((normalise(gradient.clone()) for gradient in gradients), torch.zeros(3, 8, 8))
-    state.step(gradients, Evaluation(fooled=False, confidence=0.0, compute_loss=lambda: 0.0))
+    state.step(gradients, Evaluation(fooled=False, log_confidence=0.0, compute_loss=lambda: 0.0))
     state.inputs()
     moved = state.candidate_levels().astype(int) - photo.levels.astype(int)
     free = (photo.levels > 0) & (photo.levels < 255)

@@ -68,7 +68,7 @@ def test_the_minimum_of_a_linear_network_is_found_exactly(seed: int, confidence:
     classifier = linear_classifier(size=8, seed=seed, scale=0.02 * (1 + seed % 4))
     photo = random_photo(8, 8, seed)
     target = 1 - classifier.judge(photo.levels).top1
-    settings = Settings(eps="auto", max_eps=255, confidence=confidence)
+    settings = Settings(eps="auto", max_eps=255, confidence=confidence, refine=0)
     result = Engine(classifier).attack(Job(photo=photo, target=target, settings=settings))
     assert result.eps == least_eps(classifier, photo.levels, target, 0.5 if confidence is None else confidence)
     assert result.fooled
@@ -163,7 +163,7 @@ def test_batch_looks_for_the_least_eps_and_goes_on(cli: Cli, every_model: EveryM
     # A transfer attack has no least eps, so such an entry cannot be had here at all.
     refused = cli(*command[:4], "-e", "3", "--transfer", "-O", "out")
     assert refused.code == 1
-    assert "(eps auto there, 3 here; transfer False there, True here)" in refused.err
+    assert "(eps auto there, 3 here; refine_steps 24 there, 0 here; transfer False there, True here)" in refused.err
     refused = cli(*command[:6], "--max-eps", "8", "-O", "out")
     assert refused.code == 1
     assert "max_eps 32 there, 8 here" in refused.err

@@ -40,7 +40,12 @@ def _attack(target: str | int = 2, masked: bool = False, networks: int = 1, **se
     """Attack a photo of noise; return what its record counts, and the hash of the picture's levels."""
     classifiers = [linear_classifier(classes=5, size=48, seed=number, scale=0.05) for number in range(networks)]
     outcome = advimg.attack(
-        random_photo(48, 48), target, model=classifiers, mask=_mask() if masked else None, precision="fp32", **settings
+        random_photo(48, 48),
+        target,
+        model=classifiers,
+        mask=_mask() if masked else None,
+        precision="fp32",
+        **{"refine": 0} | settings,
     )
     counted = {name: getattr(outcome.record, name) for name in ("fooled", "steps", "gradients", "linf", "eps")}
     return counted | {"levels": hashlib.sha256(outcome.levels.tobytes()).hexdigest()[:16]}

@@ -60,7 +60,7 @@ def test_a_projection_shrinks_no_more_than_it_must() -> None:
 def test_a_gradient_of_nothing_moves_nothing() -> None:
     photo = torch.full((3, 2, 2), 9, dtype=torch.uint8)
     attack = PGD(photo, Settings(norm="l2", eps=5, step_size=1), 5)
-    attack.update(torch.zeros(3, 2, 2), Evaluation(fooled=False, confidence=0.0, compute_loss=lambda: 0.0))
+    attack.update(torch.zeros(3, 2, 2), Evaluation(fooled=False, log_confidence=0.0, compute_loss=lambda: 0.0))
     candidate = torch.empty(3, 2, 2)
     attack.propose(candidate)
     assert torch.equal(candidate, photo.float())

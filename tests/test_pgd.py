@@ -10,7 +10,7 @@ from advimg.attacks.losses import loss_named
 from advimg.attacks.pgd import BALLS, PGD, project_linf
 from advimg.settings import Settings
 
-_UNSEEN = Evaluation(fooled=False, confidence=0.0, compute_loss=lambda: 0.0)
+_UNSEEN = Evaluation(fooled=False, log_confidence=0.0, compute_loss=lambda: 0.0)
 """PGD goes by the gradient alone."""
 
 

@@ -57,7 +57,7 @@ def test_an_attack_is_one_class_and_one_registration() -> None:
     photo = random_photo(16, 16)
     target = (classifier.judge(photo.levels).top1 + 1) % 3
     result = Engine(classifier).attack(
-        Job(photo=photo, target=target, settings=Settings(attack="jump", eps=5, confidence=0.3))
+        Job(photo=photo, target=target, settings=Settings(attack="jump", eps=5, confidence=0.3, refine=0))
     )
     assert result.fooled
     assert result.gradients == 2

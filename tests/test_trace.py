@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 LITE0 = ("-m", "efficientnet_lite0")
 NEVER = 0.999999
-QUICK = Settings(eps=60, step_size=5, confidence=0.7)
+QUICK = Settings(eps=60, step_size=5, confidence=0.7, refine=0)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def test_all_but_the_last_tenth_of_the_steps_are_taken_through_other_looks() -> 
     assert classifier.judge(result.levels).confidence(1) >= settings.min_confidence
     assert result.steps == 27
     assert len(reports) == result.gradients == 28
-    (plain,) = run_all(Engine(classifier), [Job(photo=photo, target=1, settings=Settings(steps=30))])
+    (plain,) = run_all(Engine(classifier), [Job(photo=photo, target=1, settings=Settings(steps=30, refine=0))])
     assert plain.steps < 27
     assert not np.array_equal(plain.levels, result.levels)
 
@@ -135,7 +135,7 @@ def test_the_seed_decides_the_looks() -> None:
 def test_a_single_step_looks_straight() -> None:
     classifier = linear_classifier(classes=3, size=16, scale=0.05)
     # The logit's gradient does not depend on the temperature, which is another with transfer.
-    settings = Settings(steps=1, step_size=5, loss="logit")
+    settings = Settings(steps=1, step_size=5, loss="logit", refine=0)
     job = Job(photo=random_photo(20, 16), target=1, settings=replace(settings, transfer=True))
     plain = Job(photo=job.photo, target=1, settings=settings)
     assert np.array_equal(Engine(classifier).attack(job).levels, Engine(classifier).attack(plain).levels)

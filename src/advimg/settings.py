@@ -191,7 +191,7 @@ class Settings:
     refine: int | None = setting(
         None,
         "The most steps that then make the change less visible; 0 stops as soon as the target is reached.",
-        shown="28; 0 with --transfer or --transform",
+        shown="24; 0 with --transfer or --transform",
         at_least=0,
         recorded="refine_steps",
         formerly=0,
@@ -217,7 +217,7 @@ class Settings:
             raise UsageError("eps auto looks for whole levels; with l2 give a number")
         if eps == "auto" and self.transform_names:
             raise UsageError(
-                "transfer and transform go with an eps that is given: at the least eps a picture withstands least"
+                "transfer goes with an eps that is given, as transform does: at the least eps a file withstands least"
             )
 
     @property
@@ -239,7 +239,7 @@ class Settings:
         """The most steps of refinement, with the default filled in."""
         if self.refine is not None:
             return self.refine
-        return 0 if self.transform_names else 28
+        return 0 if self.transform_names else 24
 
     @property
     def transform_names(self) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ def _contenders(
     return {name: partial(_seconds, loop, device) for name, loop in loops.items()}
 
 
-_UNSEEN = Evaluation(fooled=False, confidence=0.0, compute_loss=lambda: 0.0)
+_UNSEEN = Evaluation(fooled=False, log_confidence=0.0, compute_loss=lambda: 0.0)
 """PGD goes by the gradient alone."""
 
 

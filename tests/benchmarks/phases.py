@@ -122,7 +122,7 @@ def _step(state: AttackState, network: GradientNetwork, watch: Stopwatch) -> Non
     watch.time(
         "step",
         lambda: state.step(
-            [slopes[0]], Evaluation(fooled=False, confidence=score.confidence, compute_loss=lambda: 0.0)
+            [slopes[0]], Evaluation(fooled=False, log_confidence=score.log_confidence, compute_loss=lambda: 0.0)
         ),
     )
 

@@ -43,6 +43,7 @@ _RISE = 3.0  # the most that the log-odds are to rise in a pass
 _COARSE = 0.9  # how much of the blurred part is taken off
 _LUMA = 0.25  # and of the part along luma
 _SETTLE = 4  # passes at the end that hardly shrink, and so end where the target holds
+_ODDS = 64  # to which part of 1 log-odds are rounded
 _SAMPLES = 1 << 16  # elements by which s is solved for
 
 
@@ -89,13 +90,14 @@ class Refine(Attack):
         """Write x + round(δ), and note how visible it is."""
         torch.round(self._delta, out=self._rounded)
         torch.add(self._rounded, self.photo, out=out)
-        self.visibility = float(self._rounded.abs().pow_(3).sum())
+        self.visibility = visibility(self._rounded)
 
     def update(self, gradient: Tensor, evaluation: Evaluation) -> None:
         """Shrink the change, and push it back to where the target holds."""
-        odds = _log_odds(evaluation.log_confidence)
-        # The engine gives the gradient of -log p; that of the log-odds is so many times as long.
-        gradient.mul_(-1 / max(1e-6, -math.expm1(evaluation.log_confidence)))
+        # Coarsely rounded, both: the last bits depend on which photos share the pass, and the file must not.
+        odds = round(_log_odds(evaluation.log_confidence) * _ODDS) / _ODDS
+        # The gradient is that of -log p; the gradient of the log-odds is 1 / (p - 1) times as long.
+        gradient = gradient.mul_(-(1 + math.exp(odds))).bfloat16().float()
         self.keep_to_mask(gradient)
         self._held = self._held or odds >= self._wanted
         if self._held:
@@ -141,6 +143,11 @@ class Refine(Attack):
             middle = (low + high) / 2
             low, high = (low, middle) if reached(middle) else (middle, high)
         return high
+
+
+def visibility(change: Tensor) -> float:
+    """Return how much a change, in levels, [3, height, width], shows: the sum of its third powers."""
+    return float(change.abs().pow_(3).sum())
 
 
 def _blurred(planes: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advimg.attacks.base import Attack, Evaluation, normalise
 from advimg.attacks.eps_search import EpsSearch
-from advimg.attacks.refine import Refine
+from advimg.attacks.refine import Refine, visibility
 from advimg.attacks.target_rules import choose_target
 from advimg.classifiers.classifier import Verdict
 from advimg.classifiers.ensemble import Ensemble
@@ -103,9 +103,11 @@ class AttackState:
 
     def refine(self, attempt: Attempt) -> bool:
         """Begin to make the change of the picture that the attack would end with less visible; tell whether it did."""
-        if not attempt.reached or not self.job.settings.refine_steps:
+        if not attempt.reached or not attempt.steps or not self.job.settings.refine_steps:
             return False
         self._refined = attempt
+        change = attempt.levels[self._window].astype(int) - self.job.photo.levels[self._window]
+        self._refined_visibility = visibility(torch.from_numpy(change).float())
         self._steps_before = attempt.steps
         self._rejections.clear()
         self.attack = Refine(self.attack.photo, self.job.settings, attempt.eps, self.attack.free)
