@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 import advimg
@@ -158,3 +159,17 @@ def test_the_file_is_far_less_visible_at_the_same_confidence(lite0: Classifier, 
         difference: Any = deltaE_ciede2000  # untyped
         shown[refine] = float(difference(rgb2lab(photo), rgb2lab(levels)).mean())
     assert shown[None] < 0.15 * shown[0]
+
+
+def test_the_file_does_not_depend_on_which_photos_share_a_pass(lite0: Classifier) -> None:
+    """A network computes one picture by other kernels than several, whose last bits differ."""
+    with Image.open(sample("chelsea.png")) as image:
+        tiles = [image.convert("RGB").crop((40 * n, 20, 40 * n + 240, 240)) for n in range(3)]
+    jobs = [
+        Job(photo=photo_from_pixels(tile, source=f"{n}.png"), target=PELICAN, settings=Settings(refine=12))
+        for n, tile in enumerate(tiles)
+    ]
+    together = run_all(Engine(lite0, precision="fp32", batch_size=3), jobs)
+    for result in together:
+        (alone,) = run_all(Engine(lite0, precision="fp32", batch_size=3), [result.job])
+        assert np.array_equal(result.levels, alone.levels)

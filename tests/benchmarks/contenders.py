@@ -55,18 +55,19 @@ class Contender:
         return photos.with_name(f"{photos.name} {self.name}")
 
 
-def advimg(eps: int, device: str) -> Contender:
-    """Return advimg with its default settings."""
+def advimg(eps: int, device: str, *, refine: int) -> Contender:
+    """Return advimg with its default settings but for the steps of refinement."""
 
     def command(photos: Path, out: Path) -> list[str]:
-        return [*advimg_command(), *batch_arguments(photos, out, eps, device)]
+        return [*advimg_command(), *batch_arguments(photos, out, eps, device, refine=refine)]
 
-    return Contender("advimg batch", command, _in_journal, crops=False)
+    return Contender(f"advimg batch --refine {refine}", command, _in_journal, crops=False)
 
 
-def batch_arguments(photos: Path, out: Path, eps: int, device: str) -> list[str]:
+def batch_arguments(photos: Path, out: Path, eps: int, device: str, *, refine: int) -> list[str]:
     """Return what advimg is asked for."""
     asked = ["-t", "random", "-m", "efficientnet_lite0", "--eps", str(eps), "--device", device]
+    asked += ["--refine", str(refine)]
     return ["batch", str(photos), *asked, "-O", str(out)]
 
 

@@ -55,7 +55,10 @@ def benchmark(photos: Path | None, device: str, eps: int, rounds: int, few: int,
     print_machine()
     place = str(find_device(device))
     others = [peer for peer in find_peers() if peers and peer.steps <= _MOST_STEPS]
-    contenders = [advimg(eps, place), *(script_over(peer, eps, place) for peer in others)]
+    contenders = [
+        *(advimg(eps, place, refine=steps) for steps in (0, Settings().refine_steps)),
+        *(script_over(peer, eps, place) for peer in others),
+    ]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for count in (few, many):
@@ -139,7 +142,13 @@ def _share(values: Sequence[bool]) -> str:
 
 
 def _print_busy(photos: Path, out: Path, eps: int, device: str, rounds: int) -> None:
-    command = [sys.executable, "-m", "tests.benchmarks.busy", device, *batch_arguments(photos, out, eps, device)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.busy",
+        device,
+        *batch_arguments(photos, out, eps, device, refine=0),
+    ]
     runs: list[dict[str, float]] = []
     for number in range(rounds):
         progress(f"how busy the network is, {number + 1} of {rounds} ...")

@@ -55,7 +55,7 @@ def benchmark(photos: Path | None, device: str, targets: int, seed: int) -> None
 
 
 def _ours(chosen: Mapping[Path, Sequence[int]], judge: Judge, device: str) -> tuple[str, ...]:
-    settings = Settings(eps="auto")
+    settings = Settings(eps="auto", refine=0)
     engine = Engine(load_classifier("efficientnet_lite0", device=device), precision="fp32")
     jobs = [
         Job(photo=read_photo(path), target=index, settings=settings) for path, each in chosen.items() for index in each

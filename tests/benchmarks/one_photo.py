@@ -98,7 +98,7 @@ def benchmark(photos: Path | None, device: str, rounds: int) -> None:
         progress("whole processes, in turns ...")
         measured = in_turns({name: runs.run for name, runs in processes.items()}, rounds)
         print_table(
-            f"Whole processes: attack -m {MODEL} --steps {STEPS} --no-figure --device {device}, "
+            f"Whole processes: attack -m {MODEL} --steps {STEPS} --refine 0 --no-figure --device {device}, "
             f"median (quartiles) of {rounds}; criteria: ratio at most 1.6 at 0.2 MP, 2.2 with the figure; peak at most "
             "1.60 GB",
             ("process", "seconds", "ratio", "peak GB", "gradients"),
@@ -131,7 +131,7 @@ def _attack(photo: Path, *, weights: Path, folder: Path, device: str, figure: bo
     output = folder / "output"
     output.mkdir(exist_ok=True)
     command = [*advimg_command(), "attack", str(photo), "-t", TARGET, "-m", MODEL, "--weights", str(weights)]
-    command += ["--steps", str(STEPS), "--confidence", "0.9", "--json", "--force", "-O", str(output)]
+    command += ["--steps", str(STEPS), "--confidence", "0.9", "--refine", "0", "--json", "--force", "-O", str(output)]
     command += ["--device", device, "--figure" if figure else "--no-figure"]
     return _Runs(command)
 

@@ -75,7 +75,7 @@ def benchmark(
         for eps in budgets:
             progress(f"{variant.name}, eps {eps} ...")
             with _scheduled(variant):
-                tally = attack_all(pairs, Settings(eps=eps, **variant.settings), judge, engine)
+                tally = attack_all(pairs, Settings(eps=eps, refine=0, **variant.settings), judge, engine)
             cells += [f"{sum(tally.kept)}/{len(tally.kept)}", f"{mean(tally.gradients):.1f}"]
             progress(f"  {cells[-2]}, {cells[-1]} gradients")
         rows.append((variant.name, *cells))

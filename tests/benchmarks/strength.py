@@ -5,6 +5,8 @@ again from the disk by PIL and sent through the official preprocessing and the p
 is the target there, within eps of the photo and of the photo's size. Targets are seeded by the photo's name, and never
 the class that the photo is taken for already.
 
+Refinement is left out: what is counted is how soon, and how often, the target is reached.
+
 Other libraries attack the cropped tensor. It is judged as the tensor that they hand back, and as what comes of it when
 it is saved as a PNG (rounded to the nearest level) and opened like any photo.
 
@@ -100,7 +102,9 @@ def benchmark(
     classifier = load_classifier("efficientnet_lite0", device=device)
     engine = Engine(classifier, precision=precision, batch_size=slots)
     for attack in attacks:
-        _print_ours(chosen, budgets, judge, engine, classifier, Settings(attack=attack, confidence=confidence))
+        _print_ours(
+            chosen, budgets, judge, engine, classifier, Settings(attack=attack, confidence=confidence, refine=0)
+        )
     if others:
         _print_peers(others, chosen, budgets, judge)
 

@@ -54,7 +54,7 @@ def benchmark(
     print_machine()
     judges = [Judge(variant) for variant in (*_MAKERS[-1], _WITNESS)]
     classifiers = [load_classifier(f"efficientnet_lite{variant}", device=device) for variant in _MAKERS[-1]]
-    plain = Settings(steps=steps)
+    plain = Settings(steps=steps, refine=0)
     ways = {"plain": plain}
     ways |= {f"--transfer --loss {loss}": replace(plain, transfer=True, loss=loss) for loss in losses}
     rows = []

@@ -53,6 +53,7 @@ class Engine:
         measured = precision == "auto" and self._ensemble.device.type == "cpu"
         self._chosen_for = 0 if measured else math.inf
         self.choices: tuple[str, ...] = ()
+        self._in_company = False
 
     @property
     def precision(self) -> str:
@@ -96,6 +97,7 @@ class Engine:
         self, jobs: Iterable[Job] | JobSource, *, watch: Watcher | None, stop: Callable[[], bool], share: int
     ) -> Iterator[Result | Failed]:
         """Attack as :meth:`run` does, where so many photos may be expected to share a pass."""
+        self._in_company = share > 1
         queue = JobQueue(jobs)
         live: list[AttackState] = []
         while not stop():
@@ -166,7 +168,8 @@ class Engine:
         criteria = zip(*(state.criteria for state in states), strict=True)
         transforms = [partial(_transform, states, number) for number in range(len(self._networks))]
         softness = [state.attack.softness for state in states]
-        passes = list(map(forward, inputs, networks, criteria, repeat(softness), transforms))
+        run = partial(forward, in_company=self._in_company)
+        passes = list(map(run, inputs, networks, criteria, repeat(softness), transforms))
         scores = [least(each) for each in zip(*(each.scores for each in passes), strict=True)]
         turns = []
         for position, state in enumerate(states):

@@ -85,6 +85,8 @@ def forward(
     criteria: Sequence[Criterion],
     softness: Sequence[tuple[float, float]] = (),
     transform: Callable[[Tensor], Tensor] = lambda inputs: inputs,
+    *,
+    in_company: bool = False,
 ) -> ForwardPass:
     """Run candidates through one network.
 
@@ -94,10 +96,14 @@ def forward(
         criteria: what is wanted of each candidate.
         softness: of the network's derivatives, for each, deep in it and before; the true ones if left out.
         transform: applied to all inputs, [n, 3, crop, crop], before the network, and differentiated with it.
+        in_company: whether the results have to be the same to the last bit, whatever other candidates share the pass.
+            A single one is computed by other kernels than several, so it is given twice then.
     """
     stacked = torch.stack(list(inputs)).requires_grad_()
+    count = len(stacked)
+    copies = 2 if in_company and count == 1 else 1
     targets = torch.tensor([criterion.index for criterion in criteria], device=stacked.device)
-    logits = network.logits(transform(stacked), softness)
+    logits = network.logits(transform(stacked).repeat(copies, 1, 1, 1), list(softness) * copies)[:count]
     scores = _scores(logits.detach(), targets, [criterion.away for criterion in criteria])
     return ForwardPass(stacked, logits, criteria, targets, scores)
 
