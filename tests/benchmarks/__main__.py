@@ -4,7 +4,18 @@ import importlib
 
 import click
 
-NAMES = ("startup", "strength", "stages", "least", "one_photo", "gradient", "folder", "endurance", "transfer")
+NAMES = (
+    "startup",
+    "strength",
+    "stages",
+    "least",
+    "one_photo",
+    "gradient",
+    "folder",
+    "endurance",
+    "transfer",
+    "visibility",
+)
 
 
 class _Benchmarks(click.Group):
