@@ -153,6 +153,9 @@ class Engine:
                 raise
         # Only here, where the error no longer holds the tensors of the pass.
         free_cached(self._ensemble.device)
+        if len(states) == 1 and self._in_company:
+            self._in_company = False  # there is room for one alone
+            return self._pass_in_memory(states, watch)
         if len(states) == 1:
             return {states[0]: Failed(states[0].job, _too_little_memory(states[0].job))}
         self._capacity.batch_size = half = len(states) // 2
