@@ -347,7 +347,7 @@ def test_a_network_that_takes_one_memory_layout_gets_it() -> None:
     torch.testing.assert_close(
         logits, classifier.network(classifier.preprocessing.normalise(seen)), rtol=1e-3, atol=1e-3
     )
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in network._network.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network._form.network.modules())
     (gradient,) = torch.autograd.grad(logits[:, 0].sum(), seen)
     assert gradient.abs().max() > 0
     assert_attacked(classifier)

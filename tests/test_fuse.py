@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.gradient.fuse import fused_copy
+from advimg.classifiers.gradient.fuse import copies
 
-_CPU = torch.device("cpu")
+
+def _fused(network: nn.Module) -> nn.Module:
+    """Return the fused copy of a network that can be traced."""
+    return next(copies(network))
 
 
 def _modules(network: nn.Module) -> list[str]:
@@ -51,8 +54,7 @@ def _network(*layers: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("padding", [(0, 1, 0, 1), (1, 2, 1, 2), (2, 0, 1, 1), (1, 1, 1, 1), (0, 3, 2, 0)])
 def test_depthwise_convolutions_pad_for_themselves(padding: tuple[int, int, int, int], stride: int) -> None:
     network = _network(nn.ZeroPad2d(padding), nn.Conv2d(3, 6, 3, stride, groups=3), nn.BatchNorm2d(6), nn.ReLU6())
-    quick, layout = fused_copy(network, 16, _CPU)
-    assert layout is torch.channels_last
+    quick = _fused(network)
     assert _modules(quick) == ["Conv2d", "ReLU6", "AdaptiveAvgPool2d", "Flatten", "Linear"]
     _assert_same(network, quick)
     assert _kernels(network) == {(3, 3)}
@@ -89,7 +91,7 @@ class _Twice(nn.Module):
 )
 def test_other_padding_stays(make: Callable[[], nn.Module]) -> None:
     network = _network(make(), nn.ReLU())
-    quick, _ = fused_copy(network, 16, _CPU)
+    quick = _fused(network)
     assert _modules(quick)[0] == "ZeroPad2d"
     _assert_same(network, quick)
 
@@ -97,7 +99,7 @@ def test_other_padding_stays(make: Callable[[], nn.Module]) -> None:
 def test_a_convolution_that_is_used_twice_keeps_its_padding() -> None:
     pad, conv = nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 3, 2, groups=3)
     network = _network(pad, conv, nn.ReLU(), pad, conv)
-    quick, _ = fused_copy(network, 16, _CPU)
+    quick = _fused(network)
     assert _modules(quick)[:5] == ["ZeroPad2d", "Conv2d", "ReLU", "ZeroPad2d", "Conv2d"]
     _assert_same(network, quick)
 
@@ -109,7 +111,7 @@ def test_units_rectify_in_place_what_nobody_else_takes() -> None:
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sigmoid(), nn.ReLU6()), False),
     ):
         network = _network(make())
-        quick, _ = fused_copy(network, 16, _CPU)
+        quick = _fused(network)
         places = [module.inplace for module in quick.modules() if isinstance(module, nn.ReLU | nn.ReLU6)]
         assert places == [in_place]
         _assert_same(network, quick)
@@ -117,7 +119,7 @@ def test_units_rectify_in_place_what_nobody_else_takes() -> None:
 
 
 def test_the_bundled_network_pads_only_its_first_convolution(lite0: Classifier) -> None:
-    quick, _ = fused_copy(lite0.network, 224, lite0.device)
+    quick = _fused(lite0.network)
     assert _modules(quick).count("ZeroPad2d") == 1
     assert "BatchNorm2d" not in _modules(quick)
     # Not element by element: a unit that is next to its kink falls on the one side or on the other.

@@ -1,5 +1,7 @@
 """The preprocessing: its stock form against torchvision, its differentiable form against PIL."""
 
+from math import inf, nan
+
 import numpy as np
 import pytest
 import torch
@@ -146,13 +148,24 @@ def test_long_and_thin_shapes_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"crop": 65}, {"crop": 0}, {"interpolation": "lanczos"}, {"std": (0.0, 1.0, 1.0)}, {"mean": (0.5,)}],
-    ids=str,
+    [
+        {"crop": 65},
+        {"crop": 0},
+        {"interpolation": "lanczos"},
+        {"std": (0.0, 1.0, 1.0)},
+        {"mean": (0.5,)},
+        *({name: value} for name in ("crop", "resize") for value in (inf, nan, 10**400, -(10**400), 60.5, "60", True)),
+        *({name: (1, value, 1)} for name in ("mean", "std") for value in (inf, -inf, nan, 10**400, 1e300, "1", None)),
+        {"std": (1, 1, 1e-300)},
+    ],
+    ids=lambda changes: str(changes)[:40],
 )
 def test_values_out_of_range_are_refused(changes: dict[str, object]) -> None:
     values = {"resize": 64, "crop": 56, "interpolation": "bilinear", "mean": (0, 0, 0), "std": (1, 1, 1)}
-    with pytest.raises(ClassifierError):
+    with pytest.raises(ClassifierError) as caught:
         Preprocessing(**(values | changes))  # type: ignore[arg-type]
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 200
 
 
 def test_a_preset_of_another_kind_is_refused() -> None:

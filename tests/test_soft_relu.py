@@ -23,8 +23,12 @@ def _noise(*shape: int) -> Tensor:
     return 4 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _everywhere(*values: float) -> Softness:
-    return Softness(1, [(value, value) for value in values])
+def _soft(exact: nn.ReLU | nn.ReLU6, x: Tensor, *values: float) -> Tensor:
+    """Return what a unit gives for pictures of these softnesses."""
+    softness = Softness(1)
+    with softness.during([(value, value) for value in values]):
+        out: Tensor = SoftReLU(exact, softness)(x)
+    return out
 
 
 @pytest.mark.parametrize("shape", _SHAPES)
@@ -32,7 +36,7 @@ def _everywhere(*values: float) -> Softness:
 def test_what_it_gives_does_not_depend_on_the_softness(exact: nn.ReLU | nn.ReLU6, shape: tuple[int, ...]) -> None:
     x = _noise(*shape)
     for values in ((), (0.0, 0.0, 0.0), (0.0, 0.3, 2.0)):
-        assert torch.equal(SoftReLU(exact, _everywhere(*values))(x), exact(x))
+        assert torch.equal(_soft(exact, x, *values), exact(x))
 
 
 @pytest.mark.parametrize("shape", _SHAPES)
@@ -45,7 +49,7 @@ def test_each_picture_s_derivative_has_its_own_width(
     x.view(3, -1)[:, 0] = 0  # at the kink itself the true derivative is zero
     x.requires_grad_()
     upstream = _noise(*shape).flip(0).to(precision)
-    (gradient,) = torch.autograd.grad(SoftReLU(exact, _everywhere(0.0, 0.1, 0.5))(x), x, upstream)
+    (gradient,) = torch.autograd.grad(_soft(exact, x, 0.0, 0.1, 0.5), x, upstream)
     assert gradient.dtype == precision
     fed = x.detach().double()
     slopes = [((fed[0] > 0) & (fed[0] < (most or torch.inf))).double()]
@@ -70,28 +74,28 @@ def test_maps_that_are_large_for_the_picture_have_a_softness_of_their_own() -> N
     exact = nn.ReLU()
     for crop, deepest, next_to_it in ((224, 7, 14), (260, 9, 17), (32, 8, 16)):
         softness = soften(nn.Sequential(exact), crop)
-        softness.values = [(0.3, 0.0), (0.0, 0.3)]
         module = SoftReLU(exact, softness)
         for side, soft in ((deepest, 0), (next_to_it, 1)):
             x = _noise(2, 5, side, side).requires_grad_()
-            (gradient,) = torch.autograd.grad(module(x).sum(), x)
+            with softness.during([(0.3, 0.0), (0.0, 0.3)]):
+                (gradient,) = torch.autograd.grad(module(x).sum(), x)
             partly = [bool(((each > 0.01) & (each < 0.99)).any()) for each in gradient]
             assert partly == [soft == 0, soft == 1]
-    softness.values = [(0.3, 0.0)]
     flat = _noise(1, 50).requires_grad_()
-    (gradient,) = torch.autograd.grad(module(flat).sum(), flat)
+    with softness.during([(0.3, 0.0)]):
+        (gradient,) = torch.autograd.grad(module(flat).sum(), flat)
     assert ((gradient > 0.01) & (gradient < 0.99)).any()
 
 
 def test_a_layer_that_is_fed_zeros_gives_no_nan() -> None:
     x = torch.zeros(2, 4, 3, 3, requires_grad=True)
-    (gradient,) = torch.autograd.grad(SoftReLU(nn.ReLU(), _everywhere(0.5, 0.0))(x).sum(), x)
+    (gradient,) = torch.autograd.grad(_soft(nn.ReLU(), x, 0.5, 0.0).sum(), x)
     assert torch.isfinite(gradient).all()
 
 
 def test_memory_keeps_its_layout() -> None:
     x = _noise(2, 8, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
-    out = SoftReLU(nn.ReLU(), _everywhere(0.5, 0.2))(x)
+    out = _soft(nn.ReLU(), x, 0.5, 0.2)
     (gradient,) = torch.autograd.grad(out.sum(), x)
     for tensor in (out, gradient):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
@@ -152,7 +156,7 @@ def test_a_copy_in_bf16_is_as_soft_and_does_not_share() -> None:
     _, true = _gradient(low, ())
     _, soft = _gradient(low, [(0.5, 0.0)] * 2)
     assert not torch.allclose(true, soft, rtol=0.05)
-    assert low._softness is not network._softness
+    assert low._form.softness is not network._form.softness
 
 
 def test_a_relu_with_a_hook_keeps_it() -> None:

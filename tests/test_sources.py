@@ -204,6 +204,23 @@ def test_a_vit_of_another_image_size(tmp_path: Path) -> None:
         load(tmp_path / "vit.pt", "vit_b_32")
 
 
+def test_an_input_size_that_an_architecture_does_not_take_is_one_line(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, tmp_path / "any.pt")
+    with pytest.raises(ClassifierError) as caught:
+        load(tmp_path / "any.pt", "vit_b_16", input_size=300)
+    assert str(caught.value) == (
+        "vit_b_16:IMAGENET1K_V1 cannot be built for an input of 300x300 pixels: AssertionError: "
+        "Input shape indivisible by patch size!"
+    )
+
+
+@pytest.mark.parametrize("size", [10**400, 10**9])
+def test_a_huge_input_size_is_one_line(size: int) -> None:
+    for changes in ({"input_size": size}, {"resize": size}):
+        with pytest.raises(ClassifierError, match="must be a whole number of pixels, at most 13341"):
+            load(None, "resnet18", **changes)
+
+
 # TOML files.
 
 _TOML = """\
@@ -260,6 +277,7 @@ _WRONG: dict[str, tuple[str | bytes, str]] = {
     "mean": ('model = "x"\nmean = 0.5', r"mean cannot be 0\.5"),
     "std": ('model = "x"\nstd = ["a", 1, 2]', "std cannot be"),
     "labels": ('model = "x"\nlabels = [1, 2]', r"labels cannot be \[1, 2\]"),
+    "half a pixel": ('model = "x"\nresize = [1]', "resize cannot be"),
     "no toml": ("model = resnet18", r"mine\.toml is not TOML: .*line 1"),
     "bytes": (b"\xff\xfe", r"mine\.toml is not TOML"),
 }

@@ -47,3 +47,10 @@ class DeviceError(AdvimgError):
 
 class ClassifierError(AdvimgError):
     """The classifier cannot be loaded, or does not behave like one."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the type and the first line of an error that others raised, short enough for a message of one line."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    text = f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return text if len(text) <= 200 else text[:199] + "…"

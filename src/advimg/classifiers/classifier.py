@@ -1,6 +1,7 @@
 """A classifier: a network, its official preprocessing, and the names of its outputs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -8,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from advimg.classifiers.device import find_device, repeatable
+from advimg.classifiers.device import evaluated, find_device, is_out_of_memory, repeatable
 from advimg.classifiers.pil_resize import Interpolation
 from advimg.classifiers.preprocessing import Preprocessing
-from advimg.errors import ClassifierError
+from advimg.errors import AdvimgError, ClassifierError, first_line
 from advimg.images.photo import Levels, Photo
 from advimg.labels import Labels
 from advimg.record import Prediction
@@ -68,8 +69,10 @@ class Identity:
 class Classifier(Identity):
     """An image classifier as its authors published it; every verdict on a file comes from here.
 
+    A verdict is always that of the network in eval mode and in 32 bits, whatever the caller has set since.
+
     Attributes:
-        network: in eval mode, 32-bit, on ``device``: normalised pictures [n, 3, crop, crop] to logits [n, classes].
+        network: 32-bit, on ``device``: normalised pictures [n, 3, crop, crop] to logits [n, classes].
         device: where the network is.
     """
 
@@ -141,12 +144,34 @@ class Classifier(Identity):
             ClassifierError: the output is not one finite logit a class.
         """
         picture = self.preprocessing.stock(Image.fromarray(levels))
-        with torch.inference_mode(), repeatable(self.device, exact=True):
-            output = self.network(picture.unsqueeze(0).to(self.device))
-        logits = self.checked_logits(output, count=1)[0]
+        with evaluated(self.network), torch.inference_mode(), repeatable(self.device, exact=True):
+            with self.failing_clearly():
+                output = self.network(picture.unsqueeze(0).to(self.device))
+            logits = self.checked_logits(output, count=1)[0]
         if not torch.isfinite(logits).all():
-            raise ClassifierError(f"{self.name} gives logits that are not finite (NaN); its weights are damaged")
+            raise self.not_finite()
         return Verdict(torch.softmax(logits.cpu().double(), dim=0), self.labels)
+
+    @contextmanager
+    def failing_clearly(self) -> Iterator[None]:
+        """Turn an error of the network's own code into one line that names the classifier.
+
+        Raises:
+            ClassifierError: in the place of any error, unless memory ran out.
+        """
+        try:
+            yield
+        except AdvimgError:
+            raise
+        except Exception as error:  # the code of other people
+            if is_out_of_memory(error):
+                raise
+            size = f"{self.preprocessing.crop}x{self.preprocessing.crop}"
+            raise ClassifierError(f"{self.name} fails on an input of {size} pixels: {first_line(error)}") from error
+
+    def not_finite(self) -> ClassifierError:
+        """Return the error of a network whose logits are NaN."""
+        return ClassifierError(f"{self.name} gives logits that are not finite (NaN); its weights are damaged")
 
     def checked_logits(self, output: object, *, count: int) -> Tensor:
         """Return a network's output if it is logits [count, classes].

@@ -1,9 +1,14 @@
-"""Devices, and the exactness of convolutions on them."""
+"""Devices, and the arithmetic on them: the same numbers every time, whatever the caller has set."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
+from torch import nn
 
 from advimg.errors import ClassifierError, UsageError
 
@@ -34,6 +39,19 @@ def find_device(name: str = "auto") -> torch.device:
     return device
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out: numpy's, a GPU's, or that of torch's allocator for CPUs."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def takes_channels_last(network: nn.Module) -> bool:
+    """Tell whether a network's tensors can be laid out for convolutions of pictures; torch refuses those of volumes."""
+    return all(tensor.dim() != 5 for tensor in (*network.parameters(), *network.buffers()))
+
+
 @contextmanager
 def differentiable() -> Iterator[None]:
     """Record gradients, also where the caller has switched that off."""
@@ -41,25 +59,116 @@ def differentiable() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def repeatable(device: torch.device, *, exact: bool) -> Iterator[None]:
-    """Make convolutions on CUDA give the same numbers every time, as they do elsewhere.
+class _Shared:
+    """A change that several threads hold together: the first makes it, the last takes it back.
 
     Args:
-        device: where the convolutions run.
-        exact: whether they are computed in full 32-bit; cuDNN's default is TF32, which keeps 10 bits.
+        change: makes it, and returns what takes it back.
     """
-    if device.type != "cuda":
+
+    def __init__(self, change: Callable[[], Callable[[], None]]) -> None:
+        self._change = change
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._undo: Callable[[], None] = _nothing
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the change while the context lasts."""
+        with self._lock:
+            if self._holders == 0:
+                self._undo = self._change()
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._holders -= 1
+                if self._holders == 0:
+                    self._undo()
+                    self._undo = _nothing
+
+
+def _nothing() -> None:
+    """Take nothing back."""
+
+
+@contextmanager
+def repeatable(device: torch.device, *, exact: bool) -> Iterator[None]:
+    """Make a network give the same numbers every time, whatever the caller has set; what was set is restored.
+
+    Autocast is off, and products and new tensors are 32-bit. Convolutions on CUDA are deterministic, and only one
+    thread at a time is in such a context there: cuDNN's settings are those of the process.
+
+    Args:
+        device: where the network runs.
+        exact: whether convolutions on CUDA are in full 32-bit; cuDNN's default is TF32, which keeps 10 bits.
+    """
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            stack.enter_context(_CUDNN)
+            stack.enter_context(_cudnn_settings(exact=exact))
+        stack.enter_context(_PLAIN_ARITHMETIC.held())
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         yield
-        return
-    cudnn = torch.backends.cudnn
-    # torch 2.9 has a new switch for TF32, and refuses to mix it with the old one.
-    switch, name, value = (
-        (cudnn.conv, "fp32_precision", "ieee" if exact else "tf32")
-        if hasattr(cudnn, "conv")
-        else (cudnn, "allow_tf32", not exact)
+
+
+@contextmanager
+def evaluated(network: nn.Module) -> Iterator[None]:
+    """Have a network in eval mode while the context lasts; modules that were in training mode are so again after it."""
+    with _EVALUATED_LOCK:
+        mode = _EVALUATED.get(network)
+        if mode is None:
+            mode = _EVALUATED[network] = _Shared(partial(_to_eval_mode, ref(network)))
+    with mode.held():
+        yield
+
+
+def _to_eval_mode(network: "ref[nn.Module]") -> Callable[[], None]:
+    """Put the modules of a network into eval mode, whatever they do when they are told to; return the way back."""
+    # A weak reference, because what is kept for a network must not keep the network.
+    whole = network()
+    modules = [] if whole is None else [module for module in whole.modules() if module.training]
+    for module in modules:
+        module.training = False
+
+    def undo() -> None:
+        for module in modules:
+            module.training = True
+
+    return undo
+
+
+def _to_plain_arithmetic() -> Callable[[], None]:
+    """Compute in 32 bits; return the way back. What is as it should be is not touched."""
+    dtype = torch.get_default_dtype()
+    backends: Any = torch.backends
+    owners = (backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv)
+    before = [(owner, owner.fp32_precision) for owner in owners if owner.fp32_precision not in ("none", "ieee")]
+    if dtype != torch.float32:
+        torch.set_default_dtype(torch.float32)
+    for owner, _ in before:
+        owner.fp32_precision = "ieee"
+
+    def undo() -> None:
+        if dtype != torch.float32:
+            torch.set_default_dtype(dtype)
+        for owner, precision in before:
+            owner.fp32_precision = precision
+
+    return undo
+
+
+@contextmanager
+def _cudnn_settings(*, exact: bool) -> Iterator[None]:
+    cudnn: Any = torch.backends.cudnn
+    wanted = (
+        (cudnn, "benchmark", False),
+        (cudnn, "deterministic", True),
+        (cudnn.conv, "fp32_precision", "ieee" if exact else "tf32"),
     )
-    wanted = ((cudnn, "benchmark", False), (cudnn, "deterministic", True), (switch, name, value))
     before = [getattr(owner, attribute) for owner, attribute, _ in wanted]
     try:
         for owner, attribute, setting in wanted:
@@ -68,3 +177,10 @@ def repeatable(device: torch.device, *, exact: bool) -> Iterator[None]:
     finally:
         for (owner, attribute, _), setting in zip(wanted, before, strict=True):
             setattr(owner, attribute, setting)
+
+
+_PLAIN_ARITHMETIC = _Shared(_to_plain_arithmetic)
+_EVALUATED: WeakKeyDictionary[nn.Module, _Shared] = WeakKeyDictionary()
+_EVALUATED_LOCK = threading.Lock()
+# Held for as long as cuDNN's settings are changed. A thread may enter again: judging is a part of attacking.
+_CUDNN = threading.RLock()

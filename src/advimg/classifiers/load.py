@@ -1,22 +1,30 @@
 """From a model's name, or a spec, to a classifier: its source, its weights, and what the spec changes."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from advimg.classifiers.classifier import Classifier, Identity
-from advimg.classifiers.device import differentiable, find_device
+from advimg.classifiers.device import differentiable, find_device, is_out_of_memory, repeatable, takes_channels_last
 from advimg.classifiers.preprocessing import Preprocessing
 from advimg.classifiers.sources.base import Published, find, hash_digits, listed
-from advimg.classifiers.sources.state_dict import fill, read_state_dict, weights_sha256
+from advimg.classifiers.sources.state_dict import (
+    StateDict,
+    check_hash,
+    fill,
+    most_bytes,
+    read_state_dict,
+    weights_sha256,
+)
 from advimg.classifiers.spec import ModelSpec
-from advimg.errors import ClassifierError
+from advimg.errors import AdvimgError, ClassifierError, first_line
 from advimg.labels import Labels
-from advimg.settings import DEFAULT_MODEL
+from advimg.settings import DEFAULT_MODEL, MAX_PIXELS
 
 __all__ = ["identity_of", "labels_of", "listed", "load_classifier"]
 
@@ -83,7 +91,9 @@ def identity_of(spec: ModelSpec, *, progress: bool = True) -> Identity:
         ClassifierError: the weights cannot be fetched or are damaged, or the labels cannot be read.
     """
     published = find(spec.model)
-    _, sha256 = _fetched(published, spec, progress=progress)
+    path = spec.weights or published.fetch(progress)
+    sha256 = weights_sha256(path)
+    check_hash(path, sha256, _digits(spec, path))
     return Identity(
         name=spec.title or published.name,
         preprocessing=_preprocessing(published, spec),
@@ -107,20 +117,25 @@ def assemble(published: Published, spec: ModelSpec, device: torch.device, *, pro
     """Make the classifier of a spec from what its source publishes.
 
     Raises:
-        ClassifierError: the weights cannot be fetched, are damaged or do not fit, or the number of labels is wrong.
+        ClassifierError: the weights cannot be fetched, are damaged or do not fit, the network cannot be built for the
+            input size, or the number of labels is wrong.
     """
     preprocessing = _preprocessing(published, spec)
-    path, sha256 = _fetched(published, spec, progress=progress)
-    if spec.weights is None and published.load is not None:
-        network, classes = published.load(path, preprocessing.crop), len(published.labels)
-    else:
-        state, network, classes = _read(published, path, preprocessing.crop)
-        if classes != len(published.labels):
-            network = published.build(classes, preprocessing.crop)
-        fill(network, state, source=path)
+    path = spec.weights or published.fetch(progress)
+    with differentiable(), repeatable(device, exact=True):
+        if spec.weights is None and published.load is not None:
+            network, sha256 = _loaded(published, published.load, path, preprocessing.crop)
+            classes = len(published.labels)
+        else:
+            state, network, classes = _read(published, spec, path, preprocessing.crop)
+            if classes != len(published.labels):
+                network = _built(published, classes, preprocessing.crop)
+            fill(network, state.tensors, source=path)
+            sha256 = state.sha256
+        network = _placed(network, device).eval()
     return Classifier(
         name=spec.title or published.name,
-        network=_placed(network, device).eval(),
+        network=network,
         preprocessing=preprocessing,
         labels=_labels(published, spec, classes),
         device=device,
@@ -129,44 +144,83 @@ def assemble(published: Published, spec: ModelSpec, device: torch.device, *, pro
     )
 
 
-def _fetched(published: Published, spec: ModelSpec, *, progress: bool) -> tuple[Path, str]:
-    """Return the path of the weights, after a download if need be, and their hash."""
-    path = spec.weights or published.fetch(progress)
+def _digits(spec: ModelSpec, path: Path) -> str:
+    """Return the first digits that the hash of a file of weights must have: of published weights, those in its name."""
+    return "" if spec.weights else hash_digits(path.name)
+
+
+def _built(published: Published, classes: int, size: int) -> nn.Module:
+    with _building(published, size):
+        return published.build(classes, size)
+
+
+def _loaded(
+    published: Published, load: Callable[[Path, int], nn.Module], path: Path, size: int
+) -> tuple[nn.Module, str]:
+    """Have a source load its own weights, and return their hash with the network.
+
+    The source opens the file itself, so that the hash is taken before and after.
+    """
     sha256 = weights_sha256(path)
-    if spec.weights is None and not sha256.startswith(hash_digits(path.name)):
+    check_hash(path, sha256, hash_digits(path.name))
+    with _building(published, size):
+        network = load(path, size).float()
+    if weights_sha256(path) != sha256:
+        raise ClassifierError(f"the weights {path} were changed while they were read; run the command again")
+    return network, sha256
+
+
+@contextmanager
+def _building(published: Published, size: int) -> Iterator[None]:
+    """Turn an error of the code that builds a network into one line.
+
+    Raises:
+        ClassifierError: naming the model and the input size, in the place of any error but of too little memory.
+    """
+    try:
+        yield
+    except AdvimgError:
+        raise
+    except Exception as error:  # the code of other people
+        if is_out_of_memory(error):
+            raise
         raise ClassifierError(
-            f"the weights {path} are damaged (their hash is not {hash_digits(path.name)}…); delete that file"
-        )
-    return path, sha256
+            f"{published.name} cannot be built for an input of {size}x{size} pixels: {first_line(error)}"
+        ) from error
 
 
 def _placed(network: nn.Module, device: torch.device) -> nn.Module:
     """Move a network to a device.
 
     On a CPU the weights of a small network are laid out as its convolutions read them; otherwise each verdict converts
-    them, which takes up to a third of its time. A large one gains less, and its weights stay mapped from their file.
+    them, which takes up to a third of its time. A large one gains less.
     """
-    with differentiable():
-        network = network.to(device)
-        small = sum(weights.nbytes for weights in network.parameters()) <= _SMALL
-        return network.to(memory_format=torch.channels_last) if small and device.type == "cpu" else network
+    network = network.to(device)
+    small = sum(weights.nbytes for weights in network.parameters()) <= _SMALL
+    if small and device.type == "cpu" and takes_channels_last(network):
+        return network.to(memory_format=torch.channels_last)
+    return network
 
 
-def _read(published: Published, path: Path, size: int) -> tuple[Mapping[str, Tensor], nn.Module, int]:
+def _read(published: Published, spec: ModelSpec, path: Path, size: int) -> tuple[StateDict, nn.Module, int]:
     """Read a state dict; return it, the unfilled network with the published head, and the number of its classes.
 
-    The number is read off the heads: the parameters by which a checkpoint may differ from the published network.
+    The number is read off the heads: the layers by which a checkpoint may differ from the published network.
     """
-    state, published_classes = read_state_dict(path), len(published.labels)
+    published_classes = len(published.labels)
+    network = _built(published, published_classes, size)
+    state = read_state_dict(path, most=most_bytes(network), digits=_digits(spec, path))
     if published.rename is not None:
-        state = published.rename(state)
-    network = published.build(published_classes, size)
-    heads: dict[str, set[int]] = {}
+        state = replace(state, tensors=published.rename(state.tensors))
+    heads: dict[str, set[int | None]] = {}
     for key, own in network.state_dict().items():
-        if key in state and own.ndim and len(own) == published_classes and own.ndim == state[key].ndim:
-            heads.setdefault(key.rpartition(".")[0], set()).add(len(state[key]))
-    counts = {count for sizes in heads.values() for count in sizes if sizes != {published_classes}}
-    return state, network, counts.pop() if len(counts) == 1 else published_classes
+        if own.ndim and len(own) == published_classes:
+            value = state.tensors.get(key)
+            # All that a layer has, or a few bytes could ask for a network of any size.
+            fits = value is not None and value.ndim == own.ndim and value.shape[1:] == own.shape[1:]
+            heads.setdefault(key.rpartition(".")[0], set()).add(len(value) if value is not None and fits else None)
+    counts = {next(iter(sizes)) for sizes in heads.values() if len(sizes) == 1} - {None, published_classes}
+    return state, network, counts.pop() or published_classes if len(counts) == 1 else published_classes
 
 
 def _labels(published: Published, spec: ModelSpec, classes: int | None = None) -> Labels:
@@ -179,14 +233,14 @@ def _labels(published: Published, spec: ModelSpec, classes: int | None = None) -
     own = published.labels
     if classes is None:
         size = _preprocessing(published, spec).crop
-        classes = len(own) if spec.weights is None else _read(published, spec.weights, size)[2]
+        classes = len(own) if spec.weights is None else _read(published, spec, spec.weights, size)[2]
     return own if len(own) == classes else Labels(f"class {index}" for index in range(classes))
 
 
 def _preprocessing(published: Published, spec: ModelSpec) -> Preprocessing:
     """Return the published preprocessing with what the spec changes; an input size alone keeps the crop's share."""
     own, crop, resize = published.preprocessing, spec.input_size, spec.resize
-    if resize is None and crop is not None:
+    if resize is None and type(crop) is int and abs(crop) <= MAX_PIXELS:  # else the crop is refused anyway
         resize = round(own.resize * crop / own.crop)
     changes: dict[str, Any] = {
         "crop": crop,

@@ -22,6 +22,10 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+# The resize of a square photo of that side has as many pixels as a photo may have.
+_LONGEST = math.isqrt(MAX_PIXELS)
+# Beyond them it is no mean or std of a channel on the scale 0..1, and 32 bits may not tell it from zero or infinity.
+_LEAST, _MOST = 1e-6, 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +51,22 @@ class Preprocessing:
     squash: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("resize", "crop"):
+            value = getattr(self, name)
+            if type(value) is not int or abs(value) > _LONGEST:
+                raise ClassifierError(f"the {name} must be a whole number of pixels, at most {_LONGEST}")
         if not 1 <= self.crop <= self.resize:
             raise ClassifierError(f"the crop ({self.crop}) must lie between 1 and the resize ({self.resize})")
         if self.interpolation not in _FILTERS:
             raise ClassifierError(f"unknown interpolation {self.interpolation!r}; use one of {', '.join(_FILTERS)}")
-        values = (*self.mean, *self.std)
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, values)) or min(self.std) <= 0:
-            raise ClassifierError("mean and std need three values each, and every std must be above 0")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ClassifierError("mean and std need three values each")
+        means, stds = all(_within(-_MOST, each) for each in self.mean), all(_within(_LEAST, each) for each in self.std)
+        if not (means and stds):
+            raise ClassifierError(
+                f"mean and std are numbers on the scale 0..1: every mean must lie between -{_MOST} and {_MOST}, every "
+                f"std must be above 0, between {_LEAST} and {_MOST}"
+            )
 
     @classmethod
     def from_preset(cls, preset: Any) -> Self:
@@ -125,6 +138,11 @@ class Preprocessing:
     def _corner(self, width: int, height: int) -> tuple[int, int]:
         """Return left and top of the crop, rounded as in torchvision: halves to even."""
         return round((width - self.crop) / 2), round((height - self.crop) / 2)
+
+
+def _within(least: float, value: object) -> bool:
+    """Tell whether a value is a number from ``least`` to the most that a mean or std may be; NaN is not."""
+    return isinstance(value, int | float | np.floating) and bool(least <= value <= _MOST)
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,5 +103,5 @@ def _value(values: Mapping[str, Any], key: str, path: Path) -> Any:
     if key in ("input_size", "resize") and type(value) is int:
         return value
     if key in ("mean", "std") and isinstance(value, Sequence) and all(type(each) in (int, float) for each in value):
-        return tuple(map(float, value))
+        return tuple(value)  # as they are: a whole number may be too large for a float
     raise UsageError(f"{path}: {key} cannot be {value!r}")

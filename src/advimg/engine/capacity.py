@@ -38,14 +38,6 @@ class Capacity:
         return cls(size, memory // 4 // _BYTES_A_PIXEL)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that memory ran out: numpy's, a GPU's, or that of torch's allocator for CPUs."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-
-
 def free_cached(device: torch.device) -> None:
     """Give back to the device what torch keeps for later, so that a smaller pass finds room."""
     if device.type == "cuda":

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from advimg.attacks.base import Evaluation
 from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.device import differentiable, repeatable
+from advimg.classifiers.device import differentiable, is_out_of_memory, repeatable
 from advimg.classifiers.ensemble import Ensemble
 from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.classifiers.gradient.precision import chosen
 from advimg.engine.attack_state import AttackState
-from advimg.engine.capacity import BatchSize, Capacity, free_cached, is_out_of_memory
+from advimg.engine.capacity import BatchSize, Capacity, free_cached
 from advimg.engine.forward import ForwardPass, Score, forward, least
 from advimg.engine.job import Attempt, Failed, Job, Result
 from advimg.engine.queue import JobQueue, JobSource
@@ -52,7 +52,7 @@ class Engine:
         # For how many photos a pass the precision has been chosen; it is not the same for one and for several.
         measured = precision == "auto" and self._ensemble.device.type == "cpu"
         self._chosen_for = 0 if measured else math.inf
-        self.choices: tuple[str, ...] = ()
+        self.choices = tuple(network.reason for network in self._networks if network.reason)
         self._in_company = False
 
     @property

@@ -1,57 +1,68 @@
 """A copy of a network that computes the same logits and their gradient faster.
 
-Batch norms are folded into the convolutions before them, padding into depthwise convolutions, ReLUs work in place, and
-memory is laid out for convolutions. The output is compared with that of the network itself.
+Batch norms are folded into the convolutions before them, padding into depthwise convolutions, and ReLUs work in place.
+Whether it does give the same is for :mod:`advimg.classifiers.gradient.trial` to tell.
 """
 
 import copy
+import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 
-from advimg.classifiers.device import repeatable
 
+def copies(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield a fused copy of a network in eval mode, if it can be traced, then a plain one.
 
-def fused_copy(network: nn.Module, crop: int, device: torch.device) -> tuple[nn.Module, torch.memory_format]:
-    """Return a copy of a network in the fastest form that gives the same logits, and its memory layout.
-
-    It is a plain copy where no form agrees: the network is random, or does not return logits.
-
-    Args:
-        network: in eval mode, 32-bit.
-        crop: width and height of its input.
-        device: where it is.
-    """
-    picture = torch.rand(1, 3, crop, crop, generator=torch.Generator().manual_seed(0)).to(device)
-    with repeatable(device, exact=True):  # TF32 would make them differ
-        expected = _output(network, picture)
-        for candidate in _copies(network):
-            # Not all take memory that is laid out for convolutions: ``x.view(x.size(0), -1)`` does not.
-            for layout in (torch.channels_last, torch.contiguous_format):
-                candidate = candidate.to(memory_format=layout)
-                if _agree(expected, _output(candidate, picture.clone(memory_format=layout))):
-                    return candidate, layout
-    return candidate, layout
-
-
-def _copies(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield a fused copy, if the network can be traced, then a plain one.
-
-    The output of the first has to be compared: tracing drops hooks, and records one path where the input decides.
+    The first has to be tried against the network itself: tracing drops hooks and the backward passes of
+    ``autograd.Function``, and records one path where the input decides.
     """
     with suppress(Exception):  # a network that cannot be traced raises nearly anything
-        fused = fuse(network)
+        fused = fuse(_traced(copy.deepcopy(network)), inplace=True, no_trace=True)
         assert isinstance(fused, fx.GraphModule)
         _fold_padding(fused)
         _rectify_in_place(fused)
         fused.recompile()
         yield fused
     yield copy.deepcopy(network)
+
+
+class _OneThread(fx.Tracer):
+    """Traces what its own thread calls.
+
+    While fx traces it replaces ``nn.Module.__call__`` for all threads; what others call has to run as ever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+# Two traces at a time would restore each other's replacements.
+_TRACING = threading.Lock()
+
+
+def _traced(network: nn.Module) -> fx.GraphModule:
+    with _TRACING:
+        tracer = _OneThread()
+        return fx.GraphModule(network, tracer.trace(network))
 
 
 def _calls(network: fx.GraphModule, *kinds: type[nn.Module]) -> dict[nn.Module, list[fx.Node]]:
@@ -100,20 +111,3 @@ def _rectify_in_place(network: fx.GraphModule) -> None:
         assert isinstance(relu, nn.ReLU | nn.ReLU6)
         if all(type(_before(network, node)[1]) is nn.Conv2d for node in nodes):
             relu.inplace = True
-
-
-def _output(network: nn.Module, picture: Tensor) -> object:
-    """Return a network's output for a picture; None if it raises an error."""
-    try:
-        with torch.no_grad():  # and not in inference mode, whose tensors could not be differentiated later
-            output: object = network(picture)
-    except Exception:  # the code of other people
-        return None
-    return output
-
-
-def _agree(expected: object, got: object) -> bool:
-    """Tell whether two outputs are the same logits, up to the rounding of 32-bit arithmetic."""
-    if not isinstance(expected, Tensor) or not isinstance(got, Tensor) or expected.shape != got.shape:
-        return False
-    return bool((expected - got).abs().max() <= 1e-3 * expected.abs().max())

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from advimg.classifiers.gradient.network import GradientNetwork
+from advimg.errors import ClassifierError
 
 # The gain has to exceed the noise of a measurement, so that the next run makes the same choice.
 _WORTH = 0.8
@@ -43,12 +44,12 @@ def chosen(network: GradientNetwork, seen: Tensor) -> Choice:
         return Choice(network, "fp32: the network is small")
     if not has_bf16_units():
         return Choice(network, "fp32: bf16 is slower on this processor")
-    low = network.in_bf16()
     try:
+        low = network.in_bf16()
         other = _seconds(lambda: _gradient(low, seen), count=1)
         if other < _HOPELESS * usual:  # the first takes longer than those that follow
             other = min(other, _seconds(lambda: _gradient(low, seen), count=1))
-    except RuntimeError:  # an operation that torch does not have in bfloat16
+    except ClassifierError:  # an operation that torch does not have in bfloat16
         return Choice(network, "fp32: bf16 is not possible with this network")
     better = other < _WORTH * usual
     reason = f"a pass takes {usual * 1e3:.0f} ms in fp32, {other * 1e3:.0f} ms in bf16"

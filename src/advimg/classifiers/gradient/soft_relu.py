@@ -14,8 +14,9 @@ large, it costs most and does not help against the network itself, but it helps 
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -32,22 +33,50 @@ _NARROWEST = 1e-9
 _GRID = 16
 
 
-@dataclass(eq=False, slots=True)
+Values = Sequence[tuple[float, float]]
+"""For each picture of a pass, the softness of the layers deep in the network and of those before; 0 is the true
+derivative."""
+
+
 class Softness:
     """How soft the derivatives of one network are.
 
-    Attributes:
+    Threads that share the network have values of their own.
+
+    Args:
         deep_map: the largest width and height of a layer's input that counts as deep in the network.
-        values: for each picture of the next pass, of the layers deep in the network and of those before; 0 is the true
-            derivative.
     """
 
-    deep_map: int
-    values: Sequence[tuple[float, float]] = ()
+    def __init__(self, deep_map: int) -> None:
+        self._deep_map = deep_map
+        self._values: dict[int, tuple[Values, bool]] = {}
 
-    def of_maps(self, width: int) -> tuple[float, ...]:
-        """Return the softness for each picture in layers whose maps have this width."""
-        return tuple(deep if width <= self.deep_map else early for deep, early in self.values)
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Softness":
+        # Without the values of the passes that other threads have under way.
+        return Softness(self._deep_map)
+
+    @contextmanager
+    def during(self, values: Values, *, always: bool = False) -> Iterator[None]:
+        """Give the passes of this thread their values while the context lasts.
+
+        Args:
+            values: for each picture.
+            always: whether units take the soft form also where all values are 0.
+        """
+        thread = threading.get_ident()
+        self._values[thread] = values, always
+        try:
+            yield
+        finally:
+            del self._values[thread]
+
+    def of_maps(self, width: int, count: int) -> tuple[float, ...] | None:
+        """Return the softness of each of so many pictures in layers whose maps have this width; None for none."""
+        values, always = self._values.get(threading.get_ident(), ((), False))
+        if len(values) != count:
+            return None
+        chosen = tuple(deep if width <= self._deep_map else early for deep, early in values)
+        return chosen if always or any(chosen) else None
 
 
 class SoftReLU(nn.Module):
@@ -66,8 +95,8 @@ class SoftReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return max(x, 0), of a ReLU6 at most 6, whatever the softness."""
-        values = self.softness.of_maps(max(x.shape[2:]) if x.dim() == 4 else 1)
-        if not any(values) or len(values) != len(x):
+        values = self.softness.of_maps(max(x.shape[2:]) if x.dim() == 4 else 1, len(x))
+        if values is None:
             rectified: Tensor = self.exact(x)
             return rectified
         soft: Tensor = _Soft.apply(x, self._most, values)

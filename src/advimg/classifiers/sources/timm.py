@@ -125,6 +125,7 @@ def _load(name: str, path: Path, size: int) -> nn.Module:
     try:
         return _created(name, size, pretrained=True, pretrained_cfg_overlay={"file": str(path)})
     except Exception as error:  # a damaged file makes timm and the readers below it raise nearly anything
+        _created(name, size, pretrained=False)  # unless it cannot be built for this size at all
         raise ClassifierError(f"the weights {path} of {PREFIX}{name} are damaged; delete that file") from error
 
 
