@@ -18,6 +18,7 @@ from advimg.images.encode import encode_png
 from advimg.images.files import write_whole
 from advimg.images.perturbation import amplified, measure_change
 from advimg.images.photo import Levels, Photo
+from advimg.images.visibility import measure_visibility
 from advimg.outputs import png_path
 from advimg.record import NOT_JUDGED, NetworkRecord, Record, Target
 from advimg.settings import Settings
@@ -164,6 +165,7 @@ def outcome_of(result: Result, *, checked: Sequence[Judgement] = (), choices: tu
 
 def known_before(
     settings: Settings,
+        visibility=measure_visibility(photo.levels, result.levels),
     classifiers: Sequence[Identity],
     device: str,
     precision: str,
