@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def test_attack_writes_its_files_and_says_so(cli: Cli, photo: Path, tmp_path: Pa
         "cat_pelican_figure.png",
     }
     assert "→ pelican" in ran.err
-    for name in ("cat_pelican.png", "cat_pelican_x10.png", "cat_pelican_figure.png"):
+    assert re.search(r"  a person will .+: ΔE [\d.]+, SSIM (> )?[01]\.\d{3}\n", ran.err)
+    for name in ("cat_pelican.png", "cat_pelican_perturbation.png", "cat_pelican_figure.png"):
         assert name in ran.err
 
 

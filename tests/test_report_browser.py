@@ -72,13 +72,14 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     attack_all([*photos, broken], folder / "out", quick_classifier())
     records = {Path(record["source"]).name: record for record in read_records(folder / "out")}
     changes: dict[str, dict[str, Any]] = {
-        "a.jpg": {"confidence": 0.5, "steps": 9, "eps": 4},
-        "b.jpg": {"confidence": 0.9, "steps": 3, "eps": 10, "fooled": False},
+        "a.jpg": {"confidence": 0.5, "steps": 9, "eps": 4, "visibility": visible(0.75)},
+        "b.jpg": {"confidence": 0.9, "steps": 3, "eps": 10, "fooled": False, "visibility": visible(0.25)},
         HOSTILE: {
             "confidence": 0.7,
             "steps": 5,
             "eps": 2,
             "before": [prediction(4, "<b>cup</b>", 0.75), prediction(1, "one", 0.25)],
+            "visibility": visible(2),
         },
     }
     changed = [record | {"fooled": record["error"] is None} | changes.get(name, {}) for name, record in records.items()]
@@ -86,6 +87,10 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prediction(index: int, name: str, confidence: float) -> dict[str, Any]:
+def visible(delta_e: float) -> dict[str, float]:
+    return {"delta_e_mean": delta_e, "delta_e_p95": 2 * delta_e, "ssim": 0.99}
+
+
     return {"index": index, "name": name, "confidence": confidence}
 
 
@@ -220,6 +225,7 @@ def test_filters_by_status_and_class(tab: Tab) -> None:
         ("steps, most first", ["a.jpg", HOSTILE, "b.jpg"]),
         ("ε, smallest first", [HOSTILE, "a.jpg", "b.jpg"]),
     ],
+        ("visibility, lowest first", ["b.jpg", "a.jpg", HOSTILE]),
 )
 def test_sorts(tab: Tab, order: str, names: list[str]) -> None:
     first = tab.cards()
