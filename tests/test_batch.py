@@ -44,7 +44,7 @@ def test_a_folder_becomes_a_folder_of_results(cli: Cli, photos: list[Path], out:
     assert_kept(out, quick)
     assert set(contents(out)) == {
         *(f"p0{number}_class_3.png" for number in range(4)),
-        *(f"p0{number}_class_3_x10.png" for number in range(4)),
+        *(f"p0{number}_class_3_perturbation.png" for number in range(4)),
         "results.jsonl",
         "summary.json",
     }
@@ -58,7 +58,7 @@ def test_a_folder_becomes_a_folder_of_results(cli: Cli, photos: list[Path], out:
         assert record["confidence"] >= 0.9
         assert record["outputs"] == {
             "adversarial": str(out / f"p0{number}_class_3.png"),
-            "perturbation": str(out / f"p0{number}_class_3_x10.png"),
+            "perturbation": str(out / f"p0{number}_class_3_perturbation.png"),
         }
         with Image.open(record["outputs"]["adversarial"]) as image:
             chunk = json.loads(image.info["advimg"])
@@ -72,7 +72,7 @@ def test_a_folder_becomes_a_folder_of_results(cli: Cli, photos: list[Path], out:
 def test_the_perturbation_s_picture_is_mid_grey_plus_the_multiple(cli: Cli, photos: list[Path], out: Path) -> None:
     assert cli(*COMMAND, "--amplify", "4").code == 0
     before, after = read_photo(photos[0]).levels.astype(int), read_photo(out / "p00_class_3.png").levels
-    shown = read_photo(out / "p00_class_3_x4.png").levels
+    shown = read_photo(out / "p00_class_3_perturbation.png").levels
     assert np.array_equal(shown, np.clip(128 + 4 * (after - before), 0, 255))
 
 
@@ -146,7 +146,7 @@ def test_a_figure_and_no_metadata_on_request(cli: Cli, tmp_path: Path, out: Path
     save_photos(tmp_path / "photos", 1)
     assert cli(*COMMAND, "--figure", "--no-metadata").code == 0
     assert_kept(out, quick)
-    assert set(pictures(out)) == {"p00_class_3.png", "p00_class_3_x10.png", "p00_class_3_figure.png"}
+    assert set(pictures(out)) == {"p00_class_3.png", "p00_class_3_perturbation.png", "p00_class_3_figure.png"}
     with Image.open(out / "p00_class_3.png") as image:
         assert "advimg" not in image.info
 
@@ -197,7 +197,7 @@ def test_each_photo_towards_each_target(
     assert ran.code == 0
     assert_kept(out, quick)
     assert len(records_of(out)) == 12
-    assert {name for name in pictures(out) if name.startswith("p01") and "x10" not in name} == {
+    assert {name for name in pictures(out) if name.startswith("p01") and "perturbation" not in name} == {
         "p01_class_0.png",
         "p01_class_4.png",
         "p01_least_likely.png",

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.spec import ModelSpec
 from advimg.cli.app import app
 from advimg.cli.command import Option
+from advimg.images.perturbation import shown_in
 from advimg.settings import Group
 from tests.conftest import Cli, random_photo
 
@@ -54,11 +56,12 @@ def test_attack_writes_its_files_and_says_so(cli: Cli, photo: Path, tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir()} == {
         "cat.png",
         "cat_pelican.png",
-        "cat_pelican_x10.png",
+        "cat_pelican_perturbation.png",
         "cat_pelican_figure.png",
     }
     assert "→ pelican" in ran.err
-    for name in ("cat_pelican.png", "cat_pelican_x10.png", "cat_pelican_figure.png"):
+    assert re.search(r"  a person will .+: ΔE [\d.]+, SSIM (> )?[01]\.\d{3}\n", ran.err)
+    for name in ("cat_pelican.png", "cat_pelican_perturbation.png", "cat_pelican_figure.png"):
         assert name in ran.err
 
 
@@ -70,7 +73,7 @@ def test_json_goes_to_stdout_and_holds_the_record(cli: Cli, photo: Path, tmp_pat
     assert record["target"] == {"index": 144, "name": "pelican"}
     assert record["eps"] == 8
     assert record["fooled"] is True
-    assert record["outputs"] == {"adversarial": "cat_pelican.png", "perturbation": "cat_pelican_x10.png"}
+    assert record["outputs"] == {"adversarial": "cat_pelican.png", "perturbation": "cat_pelican_perturbation.png"}
     with Image.open(tmp_path / "cat_pelican.png") as image:
         chunk = json.loads(image.info["advimg"])
     assert chunk == {key: value for key, value in record.items() if key not in ("outputs", "seconds", "checked")} | {
@@ -78,20 +81,25 @@ def test_json_goes_to_stdout_and_holds_the_record(cli: Cli, photo: Path, tmp_pat
     }
 
 
-def test_out_dir_output_and_amplify_name_the_files(cli: Cli, photo: Path, tmp_path: Path) -> None:
+def test_out_dir_and_output_name_the_files_and_a_chunk_tells_the_factor(cli: Cli, photo: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     folder.mkdir()
     cli("attack", photo, "-t", "german_shepherd", *LITE0, "-O", folder, "--amplify", "2.5", "--no-figure")
-    assert {path.name for path in folder.iterdir()} == {"cat_german_shepherd.png", "cat_german_shepherd_x2.5.png"}
+    perturbation = folder / "cat_german_shepherd_perturbation.png"
+    assert set(folder.iterdir()) == {folder / "cat_german_shepherd.png", perturbation}
+    assert shown_in(perturbation) == (2.5, 2.5)
     cli("attack", photo, "-t", "235", *LITE0, "-o", folder / "mine.PNG", "--no-figure")
     assert (folder / "mine.PNG").exists()
-    assert (folder / "mine_x10.png").exists()
+    with Image.open(folder / "mine.PNG") as image:
+        linf = json.loads(image.info["advimg"])["linf"]
+    assert shown_in(folder / "mine_perturbation.png") == ("auto", max(10, 127 // linf))
 
 
 def test_no_metadata_leaves_the_chunk_out(cli: Cli, photo: Path, tmp_path: Path) -> None:
     cli("attack", photo, "-t", "pelican", *LITE0, "--no-metadata", "--no-figure")
-    with Image.open(tmp_path / "cat_pelican.png") as image:
-        assert "advimg" not in image.info
+    for name in ("cat_pelican.png", "cat_pelican_perturbation.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.info == {}
     ran = cli("verify", "cat_pelican.png", "--original", photo, *LITE0)
     assert ran.code == 2
     assert "give --target and --eps" in ran.err
@@ -238,7 +246,7 @@ def test_demo_writes_the_pictures_and_names_what_to_try(cli: Cli, tmp_path: Path
         assert {path.name for path in (tmp_path / "advimg-demo").iterdir()} == {
             "coffee.png",
             "coffee_pelican.png",
-            "coffee_pelican_x10.png",
+            "coffee_pelican_perturbation.png",
             "coffee_pelican_figure.png",
         }
     assert "espresso" in ran.err

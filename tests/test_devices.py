@@ -497,4 +497,4 @@ def test_photos_named_twice_are_not_mixed_up(cli: Cli, tmp_path: Path, out: Path
         save_photo(tmp_path / "photos" / name, number)
     assert cli(*COMMAND, "-r", *TWO).code in (0, 3)
     assert len(comparable(out)) == 2
-    assert set(pictures(out)) == {f"{folder}/dog_pelican{x}.png" for folder in "ab" for x in ("", "_x10")}
+    assert set(pictures(out)) == {f"{folder}/dog_pelican{x}.png" for folder in "ab" for x in ("", "_perturbation")}

@@ -13,7 +13,7 @@ from advimg.errors import OutputError, PhotoError
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.encode import encode_png
 from advimg.images.files import check_output, made_folder, make_folder, write_whole
-from advimg.images.perturbation import amplified, measure_change
+from advimg.images.perturbation import Amplify, amplified, factor_for, measure_change
 from tests.conftest import random_photo
 
 _RGB = Image.fromarray(random_photo(23, 17).levels)
@@ -186,6 +186,18 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 def test_arrays_of_another_shape_are_refused(array: np.ndarray) -> None:
     with pytest.raises(PhotoError, match="uint8"):
         photo_from_pixels(array)
+
+
+@pytest.mark.parametrize(
+    ("amplify", "linf", "factor"),
+    [("auto", 0, 10), ("auto", 1, 127), ("auto", 3, 42), ("auto", 12, 10), ("auto", 16, 10), (2.5, 3, 2.5)],
+)
+def test_the_largest_change_spans_the_range(amplify: Amplify, linf: int, factor: float) -> None:
+    assert factor_for(amplify, linf) == factor
+    if amplify == "auto" and 0 < linf <= 12:
+        before, after = np.full((2, 1, 1, 3), 100, dtype=np.uint8)
+        after[0, 0] += np.array([linf, 0, 0], dtype=np.uint8)
+        assert amplified(before, after, factor)[0, 0, 0] > 128 + 127 - linf
 
 
 def test_amplified_is_mid_grey_plus_the_multiple() -> None:

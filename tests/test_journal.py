@@ -45,7 +45,7 @@ def opened(out: Path) -> dict[Key, Entry]:
 
 
 def test_what_is_appended_is_read_back(out: Path) -> None:
-    files = [out / "a_x.png", out / "a_x_x10.png"]
+    files = [out / "a_x.png", out / "a_x_perturbation.png"]
     done, failed = record("/a.jpg", outputs=files), record("/ф\n.jpg", target=None, target_rule="random", eps=3)
     with Journal.opened(out) as journal:
         assert journal.entries == {}
@@ -157,7 +157,7 @@ def test_dropped_records_go_at_once_and_their_files_at_the_end(out: Path) -> Non
 
 
 def test_a_dropped_attack_that_is_made_anew_keeps_its_files(out: Path) -> None:
-    old, beside = write(out / "a_x.png"), write(out / "a_x_x10.png")
+    old, beside = write(out / "a_x.png"), write(out / "a_x_perturbation.png")
     write(out / "results.jsonl", line(outputs=[old, beside]))
     with Journal.opened(out) as journal:
         journal.remove([key()])

@@ -8,6 +8,7 @@ import pytest
 from advimg.batches.photos import Found, common_root, find_photos, is_output, read_list
 from advimg.errors import PhotoError, UsageError
 from advimg.images.encode import encode_png
+from advimg.images.perturbation import PERTURBATION_KEY, Shown
 from tests.batches import write
 from tests.conftest import random_photo
 
@@ -110,12 +111,16 @@ def test_photos_inside_the_output_folder_are_not_said_to_be_advimg_s(tmp_path: P
 
 def test_what_advimg_wrote_is_never_taken(tmp_path: Path) -> None:
     write_adversarial(tmp_path / "dog_pelican.png")
-    for name in ("dog_pelican_x10.png", "dog_pelican_x2.5.png", "dog_pelican_x1e-05.png", "dog_pelican_figure.png"):
-        write(tmp_path / name)
+    for name in ("perturbation", "figure", "x10", "x2.5", "x1e-05"):  # the last three are of 0.1
+        write(tmp_path / f"dog_pelican_{name}.png")
+    (tmp_path / "renamed.png").write_bytes(
+        encode_png(random_photo(3, 3).levels, chunk=Shown("auto", 42).to_chunk(), key=PERTURBATION_KEY)
+    )
     mine = [write(tmp_path / name) for name in ("cat_figure.png", "cat_x10.png", "dog.png", "dog_pelican_x10.jpg")]
+    mine.append(write(tmp_path / "cat_perturbation.png"))
     found = find(tmp_path)
     assert set(found.photos) == set(mine)
-    assert found.own == 5
+    assert found.own == 7
     assert find(tmp_path / "dog_pelican.png", mine[0]).photos == (mine[0],)
 
 

@@ -28,7 +28,7 @@ def test_files_are_named_after_photo_and_target() -> None:
     (item,) = plan_items(keys_of("dog.jpg"), FILES, LABELS, recorded={})
     assert [(kind, path.name) for kind, path in item.outputs] == [
         ("adversarial", "dog_pelican.png"),
-        ("perturbation", "dog_pelican_x10.png"),
+        ("perturbation", "dog_pelican_perturbation.png"),
         ("figure", "dog_pelican_figure.png"),
     ]
     assert names(keys_of("a.b.jpg", target=1)) == ["a.b_german_shepherd.png"]
@@ -76,7 +76,7 @@ def test_recorded_attacks_keep_their_names() -> None:
 
 
 def test_a_class_may_be_called_like_the_files_beside_a_picture() -> None:
-    labels = Labels(["pelican", "x10", "figure"])
+    labels = Labels(["pelican", "perturbation", "figure"])
     items = plan_items(
         each_target([ROOT / "dog.jpg", ROOT / "dog_pelican.jpg"], [0, 1, 2], 10), FILES, labels, recorded={}
     )

@@ -25,6 +25,7 @@ KEYS = [
         "confidence",
         "linf",
         "psnr",
+        "visibility",
         "steps",
         "gradients",
         "seconds",
@@ -60,6 +61,14 @@ def test_a_record_of_before_there_were_other_attacks_is_one_of_pgd() -> None:
     del values["seed"]
     with pytest.raises(KeyError):
         Record.from_dict(values)
+
+
+def test_a_record_of_before_visibility_was_measured_has_none() -> None:
+    values = record().to_dict()
+    measured = values.pop("visibility")
+    assert list(measured) == ["delta_e_mean", "delta_e_p95", "ssim"]
+    assert Record.from_dict(values).visibility is None
+    assert Record.from_dict(values | {"visibility": measured}).visibility == record().visibility
 
 
 def test_the_line_is_ascii_and_one_line() -> None:

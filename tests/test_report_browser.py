@@ -15,6 +15,7 @@ import pytest
 
 from advimg.batches.journal import read_records
 from advimg.report.gallery import write_gallery
+from advimg.report.quiz import write_quiz
 from tests.batches import attack_all, quick_classifier, save_photo
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -72,17 +73,22 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     attack_all([*photos, broken], folder / "out", quick_classifier())
     records = {Path(record["source"]).name: record for record in read_records(folder / "out")}
     changes: dict[str, dict[str, Any]] = {
-        "a.jpg": {"confidence": 0.5, "steps": 9, "eps": 4},
-        "b.jpg": {"confidence": 0.9, "steps": 3, "eps": 10, "fooled": False},
+        "a.jpg": {"confidence": 0.5, "steps": 9, "eps": 4, "visibility": visible(0.75)},
+        "b.jpg": {"confidence": 0.9, "steps": 3, "eps": 10, "fooled": False, "visibility": visible(0.25)},
         HOSTILE: {
             "confidence": 0.7,
             "steps": 5,
             "eps": 2,
+            "visibility": visible(2),
             "before": [prediction(4, "<b>cup</b>", 0.75), prediction(1, "one", 0.25)],
         },
     }
     changed = [record | {"fooled": record["error"] is None} | changes.get(name, {}) for name, record in records.items()]
     return write_gallery(changed, folder / "out", force=False).page
+
+
+def visible(delta_e: float) -> dict[str, float]:
+    return {"delta_e_mean": delta_e, "delta_e_p95": 2 * delta_e, "ssim": 0.99}
 
 
 def prediction(index: int, name: str, confidence: float) -> dict[str, Any]:
@@ -219,6 +225,7 @@ def test_filters_by_status_and_class(tab: Tab) -> None:
         ("confidence, lowest first", ["a.jpg", HOSTILE, "b.jpg"]),
         ("steps, most first", ["a.jpg", HOSTILE, "b.jpg"]),
         ("ε, smallest first", [HOSTILE, "a.jpg", "b.jpg"]),
+        ("visibility, lowest first", ["b.jpg", "a.jpg", HOSTILE]),
     ],
 )
 def test_sorts(tab: Tab, order: str, names: list[str]) -> None:
@@ -306,3 +313,100 @@ def seconds_until_sorted(browser: Any, page: Path) -> float:
     assert tab.complaints == []
     tab.page.context.close()
     return took
+
+
+# The blind test.
+
+
+@pytest.fixture(scope="module")
+def quiz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pairs, of photos that are larger than a pane in a small window."""
+    folder = tmp_path_factory.mktemp("quiz")
+    photos = [save_photo(folder / "photos" / f"{seed}.jpg", seed, size=(900, 700)) for seed in range(6)]
+    attack_all(photos, folder / "out", quick_classifier())
+    return write_quiz(read_records(folder / "out"), folder / "out", force=False)
+
+
+@pytest.fixture
+def asked(browser: Any, quiz: Path) -> Iterator[Tab]:
+    tab = opened(browser, quiz, viewport={"width": 1280, "height": 800})
+    ready(tab)
+    yield tab
+    assert tab.complaints == []
+    assert all(url.startswith("file://") for url in tab.requests)
+    tab.page.context.close()
+
+
+def ready(tab: Tab) -> None:
+    """Wait until the pair can be answered."""
+    tab.page.locator("[data-answer='1']:enabled").wait_for()
+
+
+def file_of(tab: Tab) -> int:
+    """Which of the two is the file, as the page's own list has it."""
+    place: int = tab.page.evaluate("""() => {
+        const files = [...document.querySelectorAll("#pairs li")].map((item) => item.dataset.file);
+        const shown = [...document.querySelectorAll(".pane img")].map((image) => image.getAttribute("src"));
+        return shown.findIndex((name) => files.includes(name));
+    }""")
+    return place
+
+
+@pytest.mark.parametrize(("right", "chance"), [(6, "1.6 %"), (5, "10.9 %"), (0, "100.0 %")])
+def test_the_score_says_what_guessing_would_have_done(asked: Tab, right: int, chance: str) -> None:
+    page = asked.page
+    for number in range(6):
+        assert page.locator("#progress").inner_text() == f"Pair {number + 1} of 6"
+        place = file_of(asked)
+        page.keyboard.press("12"[place if number < right else 1 - place])
+        if number < 5:
+            ready(asked)
+    assert page.locator("#score").inner_text() == f"{right} of 6 right"
+    assert f"with a chance of {chance}." in page.locator("#chance").inner_text()
+    assert ("hardly guessing" in page.locator("#chance").inner_text()) == (right == 6)
+    assert page.locator("#answers .right").count() == right
+    assert page.locator("#answers li").count() == 6
+    page.get_by_role("button", name="Again").click()
+    assert page.locator("#progress").inner_text() == "Pair 1 of 6"
+    ready(asked)
+
+
+def test_the_file_is_now_a_and_now_b(browser: Any, quiz: Path) -> None:
+    seen = set()
+    for _ in range(12):
+        tab = opened(browser, quiz)
+        ready(tab)
+        seen.add((file_of(tab), tab.page.locator(".pane img").nth(0).get_attribute("src")))
+        tab.page.context.close()
+    assert {place for place, _ in seen} == {0, 1}
+    assert len(seen) > 2
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 1.5])
+def test_a_pixel_is_a_pixel_of_the_screen(browser: Any, quiz: Path, ratio: float) -> None:
+    tab = opened(browser, quiz, device_scale_factor=ratio)
+    ready(tab)
+    for number in range(2):
+        box = tab.page.locator(".pane img").nth(number).bounding_box()
+        assert (box["width"] * ratio, box["height"] * ratio) == pytest.approx((900, 700), abs=0.5)
+    tab.page.context.close()
+
+
+def test_a_key_lays_both_on_one_spot_and_shows_the_other(asked: Tab) -> None:
+    first, second = (asked.page.locator("figure").nth(number) for number in range(2))
+    assert first.bounding_box() != second.bounding_box()
+    asked.page.keyboard.press("f")
+    assert first.bounding_box() == second.bounding_box()
+    assert (first.is_visible(), second.is_visible()) == (True, False)
+    asked.page.keyboard.press("f")
+    assert (first.is_visible(), second.is_visible()) == (False, True)
+    asked.page.keyboard.press("s")
+    assert (first.is_visible(), second.is_visible()) == (True, True)
+
+
+def test_both_panes_scroll_together(asked: Tab) -> None:
+    panes = asked.page.locator(".pane")
+    panes.nth(1).evaluate("(pane) => pane.scrollTo(120, 30)")
+    # At the next frame; the page's policy lets no expression be waited for.
+    asked.page.wait_for_timeout(200)
+    assert panes.nth(0).evaluate("(pane) => [pane.scrollLeft, pane.scrollTop]") == [120, 30]

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from advimg.batches.journal import Journal
 from advimg.classifiers.classifier import Classifier
 from advimg.images.decode import read_photo
+from advimg.images.perturbation import shown_in
 from tests.batches import (
     COMMAND,
     assert_kept,
@@ -88,7 +90,7 @@ def _alter(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("harm", "name"),
-    [(_delete, "p01_class_3.png"), (_alter, "p01_class_3.png"), (_delete, "p01_class_3_x10.png")],
+    [(_delete, "p01_class_3.png"), (_alter, "p01_class_3.png"), (_delete, "p01_class_3_perturbation.png")],
 )
 def test_a_picture_that_is_gone_or_altered_is_made_anew(
     cli: Cli, photos: list[Path], out: Path, quick: Classifier, harm: Callable[[Path], None], name: str
@@ -118,16 +120,34 @@ def test_a_picture_that_was_not_wanted_before_is_made(
     assert with_both.items() - contents(out).items() == {("summary.json", with_both["summary.json"])}
     assert cli(*COMMAND, "--amplify", "5").code == 0
     assert_kept(out, quick)
-    assert set(pictures(out)) == {f"p0{number}_class_3{end}.png" for number in range(4) for end in ("", "_x5")}
+    assert set(pictures(out)) == set(before) | {f"p0{number}_class_3_perturbation.png" for number in range(4)}
+    assert [shown_in(out / f"p0{number}_class_3_perturbation.png") for number in range(4)] == [(5, 5)] * 4
+    again = contents(out)
+    assert cli(*COMMAND, "--amplify", "5").code == 0
+    assert pictures(out).items() <= again.items()
+
+
+def test_a_folder_of_0_1_whose_names_hold_the_factor_is_still_finished(cli: Cli, photos: list[Path], out: Path) -> None:
+    assert cli(*COMMAND).code == 0
+    lines = (out / "results.jsonl").read_text()
+    (out / "results.jsonl").write_text(lines.replace("_perturbation.png", "_x10.png"))
+    for path in out.glob("*_perturbation.png"):
+        with Image.open(path) as image:
+            image.copy().save(path.with_name(path.name.replace("_perturbation", "_x10")))
+        path.unlink()
+    ran = cli(*COMMAND)
+    assert ran.code == 0
+    assert "4 of 4 were done by an earlier run" in ran.err
+    assert not list(out.glob("*_perturbation.png"))
 
 
 def test_another_s_picture_does_not_stand_for_one_that_is_wanted(cli: Cli, photos: list[Path], out: Path) -> None:
     assert cli(*COMMAND, "--no-perturbation").code == 0
     for number in range(4):
-        (out / f"p0{number}_class_3_x10.png").write_text("mine")
-    assert_one_line(cli(*COMMAND), 1, "p00_class_3_x10.png", "--force")
+        (out / f"p0{number}_class_3_perturbation.png").write_text("mine")
+    assert_one_line(cli(*COMMAND), 1, "p00_class_3_perturbation.png", "--force")
     assert cli(*COMMAND, "--no-perturbation").code == 0
-    assert (out / "p00_class_3_x10.png").read_text() == "mine"
+    assert (out / "p00_class_3_perturbation.png").read_text() == "mine"
 
 
 def test_failures_are_tried_again_on_request_or_once_the_photo_has_changed(
@@ -213,7 +233,7 @@ def test_device_precision_and_batch_size_may_change(cli: Cli, photos: list[Path]
     assert (out / "results.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["p02_class_3.png", "p02_class_3_x10.png"])
+@pytest.mark.parametrize("name", ["p02_class_3.png", "p02_class_3_perturbation.png"])
 def test_a_file_in_the_way_is_refused(cli: Cli, photos: list[Path], out: Path, quick: Classifier, name: str) -> None:
     out.mkdir()
     (out / name).write_text("mine")

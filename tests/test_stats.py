@@ -10,7 +10,7 @@ from advimg.batches.plan import Key
 from advimg.batches.stats import BatchStats
 
 
-def _entry(source: str, *, fooled: bool, error: str | None, gradients: int) -> Entry:
+def _entry(source: str, *, fooled: bool, error: str | None, gradients: int, delta_e: float | None = None) -> Entry:
     """Return the entry of an attack; its files are of no interest here."""
     return Entry(
         key=Key(Path(source), 0, 10),
@@ -22,13 +22,14 @@ def _entry(source: str, *, fooled: bool, error: str | None, gradients: int) -> E
         fooled=fooled,
         gradients=gradients,
         checked={},
+        delta_e=delta_e,
     )
 
 
 def _some_stats() -> BatchStats:
     stats = BatchStats(6)
-    stats.add(_entry("a", fooled=True, error=None, gradients=4), earlier=True)
-    stats.add(_entry("b", fooled=True, error=None, gradients=6))
+    stats.add(_entry("a", fooled=True, error=None, gradients=4, delta_e=0.25), earlier=True)
+    stats.add(_entry("b", fooled=True, error=None, gradients=6, delta_e=0.5))
     stats.add(_entry("c", fooled=False, error=None, gradients=101))
     stats.add(_entry("d", fooled=False, error="broken", gradients=0))
     return stats
@@ -39,6 +40,7 @@ def test_a_tally_counts() -> None:
     assert (stats.done, stats.verified, stats.not_reached, stats.earlier, stats.gradients) == (4, 2, 1, 1, 111)
     assert stats.failures == [("d", "broken")]
     assert stats.gradients_each == 37
+    assert stats.delta_e_mean == 0.375
 
 
 def test_the_pace_is_that_of_this_run_s_results() -> None:
@@ -57,6 +59,7 @@ def test_the_pace_is_that_of_this_run_s_results() -> None:
 def test_nothing_tells_the_pace_before_the_first() -> None:
     stats = BatchStats(2)
     assert (stats.rate, stats.seconds_left, stats.gradients_each, stats.exit_code) == (None, None, None, 0)
+    assert stats.delta_e_mean is None
     stats.add(_entry("a", fooled=True, error=None, gradients=4), earlier=True)
     assert stats.rate is None
 
@@ -76,9 +79,10 @@ def test_the_summary_holds_what_was_asked_and_what_came_of_it() -> None:
     summary = _some_stats().summary({"eps": 10, "model": "m"})
     assert list(summary) == [
         *("eps", "model", "total", "verified", "not_reached", "failed", "checked_fooled"),
-        *("unfinished", "earlier", "seconds", "per_second", "gradients_each", "failures"),
+        *("unfinished", "earlier", "seconds", "per_second", "gradients_each", "delta_e_mean", "failures"),
     ]
     counts = [summary[name] for name in ("total", "verified", "not_reached", "failed", "unfinished", "earlier")]
     assert counts == [6, 2, 1, 1, 2, 1]
+    assert summary["delta_e_mean"] == 0.375
     assert summary["failures"] == [{"source": "d", "error": "broken"}]
     assert json.loads(json.dumps(summary)) == summary

@@ -131,9 +131,11 @@ def test_points_are_the_engine_s_reports_and_frames_the_pictures() -> None:
         assert frame.probabilities[0][1] == pytest.approx(report.confidence, abs=1e-5)
     last = done.unfolding.frames[-1]
     assert last.probabilities[0][1] == pytest.approx(done.record.confidence, abs=1e-5)
-    assert (done.unfolding.frames[0].perturbation == 128).all()
-    colours = {tuple(colour) for colour in last.perturbation.reshape(-1, 3)}
-    assert colours <= {tuple(each) for each in amplified(photo.levels, done.result.levels, 10).reshape(-1, 3)}
+    assert (done.unfolding.perturbation(done.unfolding.frames[0]) == 128).all()
+    assert done.unfolding.factor == max(10, 127 // done.record.linf)
+    colours = {tuple(colour) for colour in done.unfolding.perturbation(last).reshape(-1, 3)}
+    whole = amplified(photo.levels, done.result.levels, done.unfolding.factor)
+    assert colours <= {tuple(each) for each in whole.reshape(-1, 3)}
 
 
 @pytest.mark.parametrize("steps", [1, 24, 59, 60, 100, 1000])
@@ -155,7 +157,7 @@ def test_early_steps_all_have_frames_and_there_are_never_too_many(steps: int) ->
 def test_frames_of_a_large_photo_are_small() -> None:
     done = traced(random_photo(1200, 900), settings=Settings(eps=1, steps=2, confidence=NEVER))
     assert all(max(frame.picture.shape) <= 448 for frame in done.unfolding.frames)
-    assert all(frame.picture.shape == frame.perturbation.shape for frame in done.unfolding.frames)
+    assert all(frame.picture.shape == done.unfolding.perturbation(frame).shape for frame in done.unfolding.frames)
 
 
 # What is drawn.
@@ -287,7 +289,7 @@ def test_the_trace_is_written_named_and_changes_nothing_else(cli: Cli, photo: Pa
         record = run(cli, photo, "--no-figure", *more)
         files.append({path.name: path.read_bytes() for path in tmp_path.iterdir()})
         (tmp_path / "cat_pelican.png").unlink()
-        (tmp_path / "cat_pelican_x10.png").unlink()
+        (tmp_path / "cat_pelican_perturbation.png").unlink()
         outputs = record["outputs"]
         assert isinstance(outputs, dict)
         assert outputs.get("trace") == ("steps.webp" if more else None)

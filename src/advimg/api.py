@@ -24,7 +24,7 @@ from advimg.engine.step_report import Watcher
 from advimg.errors import UsageError
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.mask import Mask, mask_for
-from advimg.images.perturbation import measure_change
+from advimg.images.perturbation import Amplify, measure_change
 from advimg.images.photo import Photo
 from advimg.models import Model, Models
 from advimg.outcome import Outcome, judge_result, outcome_of
@@ -100,7 +100,7 @@ def batch(
     device: str | Sequence[str] = "auto",
     perturbation: bool = True,
     figure: bool = False,
-    amplify: float = 10,
+    amplify: Amplify = "auto",
     metadata: bool = True,
     recursive: bool = False,
     force: bool = False,
@@ -125,7 +125,7 @@ def batch(
             ``if __name__ == "__main__":``.
         perturbation: whether a picture of each perturbation is written.
         figure: whether a figure of each attack is drawn.
-        amplify: the factor of the perturbation's picture.
+        amplify: the factor of the perturbation's picture; "auto" lets the largest change span the range.
         metadata: whether PNGs hold their record.
         recursive: whether to look into the folders of folders.
         force: whether to overwrite files that are there, and results of other settings.

@@ -16,8 +16,9 @@ from advimg.engine.job import Result
 from advimg.images.decode import decode_photo
 from advimg.images.encode import encode_png
 from advimg.images.files import write_whole
-from advimg.images.perturbation import amplified, measure_change
+from advimg.images.perturbation import PERTURBATION_KEY, Amplify, Shown, amplified, factor_for, measure_change
 from advimg.images.photo import Levels, Photo
+from advimg.images.visibility import measure_visibility
 from advimg.outputs import png_path
 from advimg.record import NOT_JUDGED, NetworkRecord, Record, Target
 from advimg.settings import Settings
@@ -60,9 +61,19 @@ class Outcome:
             picture.putalpha(Image.fromarray(self.photo.alpha))
         return picture
 
-    def perturbation(self, amplify: float = 10) -> Levels:
-        """Return the perturbation made visible, mid-grey + amplify·δ, [height, width, 3], uint8."""
-        return amplified(self.photo.levels, self.levels, amplify)
+    def perturbation(self, amplify: Amplify = "auto") -> Levels:
+        """Return the perturbation made visible, mid-grey + factor·δ, [height, width, 3], uint8.
+
+        The factor "auto" lets the largest change span the range; it is never less than 10.
+        """
+        return amplified(self.photo.levels, self.levels, factor_for(amplify, self.record.linf))
+
+    def perturbation_png(self, amplify: Amplify = "auto", *, metadata: bool = True) -> bytes:
+        """Encode the perturbation's picture, with its factor in a text chunk if ``metadata``."""
+        shown = Shown(amplify, factor_for(amplify, self.record.linf))
+        return encode_png(
+            self.perturbation(amplify), chunk=shown.to_chunk() if metadata else None, key=PERTURBATION_KEY
+        )
 
     def png(self, *, metadata: bool = True) -> bytes:
         """Encode the adversarial picture, with the record in its text chunk if ``metadata``."""
@@ -154,6 +165,7 @@ def outcome_of(result: Result, *, checked: Sequence[Judgement] = (), choices: tu
         linf=change.linf,
         l2=round(change.l2, 6),
         psnr=change.psnr,
+        visibility=measure_visibility(photo.levels, result.levels),
         steps=result.steps,
         gradients=result.gradients,
         seconds=round(result.seconds, 3),

@@ -40,23 +40,19 @@ class Outputs:
                 raise OutputError(f"{path} is the photo itself; give the output another name")
 
 
-def plan_outputs(
-    adversarial: Path, *, amplify: float, figure: bool, perturbation: bool = True, trace: Path | None = None
-) -> Outputs:
-    """Name the files that go with an adversarial PNG: ``dog_pelican.png`` has ``dog_pelican_x10.png`` beside it.
+def plan_outputs(adversarial: Path, *, figure: bool, perturbation: bool = True, trace: Path | None = None) -> Outputs:
+    """Name the files that go with an adversarial PNG: ``dog_pelican.png`` has ``dog_pelican_figure.png`` beside it.
 
     The trace has a name of its own.
 
     Raises:
-        UsageError: a name does not end as it must, or the factor is out of range.
+        UsageError: a name does not end as it must.
     """
     adversarial = png_path(adversarial)
-    if not 0 < amplify <= 255:  # not a number, too: 255 makes a change of one level black or white
-        raise UsageError(f"amplify {amplify:g}: give a factor above 0 and at most 255, like 10")
     stem = adversarial.with_suffix("")
     return Outputs(
         adversarial,
-        stem.with_name(f"{stem.name}_x{amplify:g}.png") if perturbation else None,
+        stem.with_name(f"{stem.name}_perturbation.png") if perturbation else None,
         stem.with_name(f"{stem.name}_figure.png") if figure else None,
         None if trace is None else trace_path(trace),
     )

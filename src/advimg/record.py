@@ -58,6 +58,54 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Visibility:
+    """How visible the change is, over the smallest box that holds every changed pixel.
+
+    Attributes:
+        delta_e_mean: the mean colour difference CIEDE2000; about 1 can just be noticed.
+        delta_e_p95: its 95th percentile.
+        ssim: the structural similarity of luma; 1 is the same.
+    """
+
+    delta_e_mean: float
+    delta_e_p95: float
+    ssim: float
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read its JSON values.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are no such measures.
+        """
+        return cls(**{field.name: float(values[field.name]) for field in fields(cls)})
+
+    @property
+    def in_words(self) -> str:
+        """Whether a person sees the change, by the first of :data:`GRADES` that it keeps to."""
+        kept = (words for mean, p95, words in GRADES if self.delta_e_mean < mean and self.delta_e_p95 < p95)
+        return next(kept, "a person will see it")
+
+    @property
+    def measures(self) -> str:
+        """The measures, for people."""
+        ssim = "> 0.999" if 0.9995 <= self.ssim < 1 else f"{self.ssim:.3f}"
+        return f"ΔE {self.delta_e_mean:.2g}, SSIM {ssim}"
+
+
+GRADES = (
+    (0.5, 1.0, "a person will not see it"),
+    (1.0, 2.5, "a person will hardly see it"),
+    (2.5, 6.0, "a person will see it on a close look"),
+)
+"""Below which mean and which 95th percentile of ΔE a change deserves which words.
+
+About 1 can just be noticed between two patches side by side. So up to the first grade hardly any pixel can be told from
+the photo's; up to the second most cannot; up to the third it takes a comparison or a close look.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkRecord:
     """What a network besides the first sees; the fields are as in :class:`Record`, the target as this one counts."""
 
@@ -104,7 +152,8 @@ class Record:
     attributes, too, such as ``record.eps``. ``confidence`` is the target's in the file, ``min_confidence`` the one
     asked for; ``target_rule`` is the rule that chose the target, if one did; ``steps`` were taken from the start that
     gave the file, ``gradients`` counts every pass through the network, of all starts; ``psnr`` is in decibels, None
-    where nothing changed; ``view`` is the classifier's preprocessing.
+    where nothing changed, as is ``visibility``, which older records lack; ``view`` is the classifier's
+    preprocessing.
 
     ``linf`` is the largest change of any channel, in levels, and ``l2`` the length of the whole change, where 255
     levels are 1; ``eps`` bounds that which ``norm`` names.
@@ -144,6 +193,7 @@ class Record:
     confidence: float
     linf: int
     psnr: float | None
+    visibility: Visibility | None = None
     steps: int
     gradients: int
     seconds: float
@@ -162,7 +212,8 @@ class Record:
             KeyError, TypeError, ValueError: it is none.
         """
         settings = {each.recorded: each.read(values) for each in described(kind)}
-        own = {field.name: values[field.name] for field in fields(cls) if field.name != "settings"}
+        own = {field.name: values[field.name] for field in fields(cls) if field.name not in ("settings", "visibility")}
+        visibility = values.get("visibility")
         first = NetworkRecord.from_dict(values)
         width, height = own["size"]
         return cls(
@@ -170,6 +221,7 @@ class Record:
             **own
             | {"size": (int(width), int(height)), "target": first.target, "before": first.before, "after": first.after}
             | {name: tuple(map(NetworkRecord.from_dict, own[name])) for name in ("ensemble", "checked")}
+            | {"visibility": None if visibility is None else Visibility.from_dict(visibility)}
             | {"eps_tried": tuple(Trial(**trial) for trial in own["eps_tried"])}
             | {name: int(own[name]) for name in ("linf", "steps", "gradients")}
             | {name: float(own[name]) for name in ("confidence", "l2")},

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from advimg.classifiers.classifier import Classifier
 from advimg.engine.job import Result
 from advimg.engine.step_report import StepReport, Watcher
+from advimg.images.perturbation import Amplify
 from advimg.images.photo import Photo
 from advimg.report.trace_data import Point, TraceData
 
@@ -15,10 +16,10 @@ class Tracer:
     Args:
         photo: that is attacked.
         classifiers: that are attacked.
-        amplify: how many times larger than it is the perturbation is shown.
+        amplify: how many times larger than it is the perturbation is shown, or "auto".
     """
 
-    def __init__(self, photo: Photo, classifiers: Sequence[Classifier], *, amplify: float = 10) -> None:
+    def __init__(self, photo: Photo, classifiers: Sequence[Classifier], *, amplify: Amplify = "auto") -> None:
         names = [classifier.labels.names for classifier in classifiers]
         self.unfolding = TraceData(photo.levels, names, amplify=amplify)
 

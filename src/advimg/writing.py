@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from advimg.images.encode import encode_png
 from advimg.images.files import write_whole
+from advimg.images.perturbation import Amplify, factor_for
 from advimg.outcome import Outcome
 from advimg.outputs import Outputs
 from advimg.record import Record
@@ -26,7 +26,7 @@ def write_outputs(
     outcome: Outcome,
     outputs: Outputs,
     *,
-    amplify: float,
+    amplify: Amplify,
     metadata: bool,
     overwrite: bool,
     unfolding: "TraceData | None" = None,
@@ -38,7 +38,7 @@ def write_outputs(
     Args:
         outcome: of the attack.
         outputs: the files to write.
-        amplify: the factor of the perturbation's picture.
+        amplify: the factor of the perturbation's picture, or "auto".
         metadata: whether the PNG holds its record.
         overwrite: whether files that are there may be replaced.
         unfolding: the steps of the attack, for the trace, which is not written without them.
@@ -51,7 +51,8 @@ def write_outputs(
     try:
         written.append(outcome.save(outputs.adversarial, metadata=metadata, overwrite=overwrite))
         if outputs.perturbation is not None:
-            write_whole(outputs.perturbation, encode_png(outcome.perturbation(amplify)), overwrite=overwrite)
+            picture = outcome.perturbation_png(amplify, metadata=metadata)
+            write_whole(outputs.perturbation, picture, overwrite=overwrite)
             written.append(outputs.perturbation)
         if outputs.figure is not None:
             write_whole(outputs.figure, _figure(outcome, amplify), overwrite=overwrite)
@@ -65,11 +66,12 @@ def write_outputs(
     return replace(outcome.record, outputs={key: str(path) for key, path in outputs})
 
 
-def _figure(outcome: Outcome, amplify: float) -> bytes:
+def _figure(outcome: Outcome, amplify: Amplify) -> bytes:
     with _quiet_drawing():
         from advimg.report.figure import draw_figure  # matplotlib takes a while to import
 
-        return draw_figure(outcome.record, outcome.photo.levels, outcome.levels, amplify=amplify)
+        factor = factor_for(amplify, outcome.record.linf)
+        return draw_figure(outcome.record, outcome.photo.levels, outcome.levels, amplify=factor)
 
 
 def _trace(outcome: Outcome, unfolding: "TraceData", path: "Path") -> bytes:

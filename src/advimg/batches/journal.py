@@ -40,6 +40,7 @@ class Entry:
         fooled: whether the file shows the target.
         gradients: passes through the network.
         checked: whether the file fools each network that took no part, by its name.
+        delta_e: the mean colour difference CIEDE2000 of what changed; None where nothing did or it was not measured.
     """
 
     key: Key
@@ -51,6 +52,7 @@ class Entry:
     fooled: bool
     gradients: int
     checked: dict[str, bool]
+    delta_e: float | None = None
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
@@ -70,6 +72,7 @@ class Entry:
             fooled=record["fooled"],
             gradients=record["gradients"] or 0,
             checked=checked_in(record),
+            delta_e=(record.get("visibility") or {}).get("delta_e_mean"),
         )
 
 

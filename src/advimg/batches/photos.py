@@ -9,10 +9,14 @@ from pathlib import Path
 
 from advimg.errors import PhotoError, UsageError
 from advimg.images.decode import SUFFIXES, is_adversarial
+from advimg.images.perturbation import shown_in
 from advimg.outputs import is_report
 
-_BESIDE = re.compile(r"(.+)_(?:x[\d.e+-]+|figure)")
-"""The names of the pictures beside an adversarial PNG (``outputs.plan_outputs``)."""
+_BESIDE = re.compile(r"(.+)_(?:perturbation|figure|x[\d.e+-]+)")
+"""The names of the pictures beside an adversarial PNG (``outputs.plan_outputs``).
+
+The last form is that of perturbations in 0.1, whose names held the factor.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,9 @@ def _is_own(photo: Path) -> bool:
     if photo.suffix.lower() != ".png":
         return False
     beside = _BESIDE.fullmatch(photo.stem)
-    return is_adversarial(photo) or (beside is not None and is_adversarial(photo.with_name(f"{beside[1]}.png")))
+    if is_adversarial(photo) or shown_in(photo) is not None:
+        return True
+    return beside is not None and is_adversarial(photo.with_name(f"{beside[1]}.png"))
 
 
 def _nothing(paths: Sequence[str | Path], *, own: int, recursive: bool) -> str:

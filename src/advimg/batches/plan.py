@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from advimg.batches.pairs import Pair
+from advimg.images.perturbation import Amplify, check_amplify
 from advimg.labels import Labels
 from advimg.outputs import Outputs, plan_outputs
 from advimg.settings import Eps, TargetRule
@@ -43,20 +44,26 @@ class Files:
     Attributes:
         folder: the output folder, an absolute path.
         root: the folder whose tree the output folder mirrors.
-        amplify: the factor of the perturbation's picture.
+        amplify: the factor of the perturbation's picture, or "auto".
         perturbation: whether to write that picture.
         figure: whether to write a figure.
+
+    Raises:
+        UsageError: the factor is out of range.
     """
 
     folder: Path
     root: Path
-    amplify: float = 10
+    amplify: Amplify = "auto"
     perturbation: bool = True
     figure: bool = False
 
+    def __post_init__(self) -> None:
+        check_amplify(self.amplify)
+
     def outputs_for(self, adversarial: Path) -> Outputs:
         """Return the files that go with an adversarial PNG."""
-        return plan_outputs(adversarial, amplify=self.amplify, figure=self.figure, perturbation=self.perturbation)
+        return plan_outputs(adversarial, figure=self.figure, perturbation=self.perturbation)
 
     def folder_for(self, source: Path) -> Path:
         """Return the folder for a photo's files."""
@@ -109,7 +116,7 @@ def _names(keys: Iterable[Key], files: Files, labels: Labels, *, taken: Iterable
     unnamed = {key: _stems(key, target_slug(key.target, labels)) for key in keys}
     for form in range(4):
         proposed = {key: files.folder_for(key.source) / f"{stems[form]}.png" for key, stems in unnamed.items()}
-        # With the pictures beside it: a class may be called x10.
+        # With the pictures beside it: a class may be called figure.
         claimed = {key: _claimed(path, files) for key, path in proposed.items()}
         wanted = Counter(name for names in claimed.values() for name in names)
         for key, path in proposed.items():

@@ -9,6 +9,7 @@ from advimg.batches.journal import Entry, Journal, differences
 from advimg.batches.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
 from advimg.images.files import file_sha256
+from advimg.images.perturbation import Amplify, shown_in
 from advimg.labels import Labels
 from advimg.settings import Eps
 
@@ -111,11 +112,20 @@ def _is_finished(entry: Entry, files: Files, *, retry_failed: bool) -> bool:
         return False
     adversarial = entry.outputs["adversarial"]
     wanted = dict(files.outputs_for(adversarial))
+    # As recorded: perturbations of 0.1 had other names.
+    written = [entry.outputs[kind] for kind in wanted if kind in entry.outputs]
     return (
         sha256_or_none(adversarial) == entry.adversarial_sha256
-        and wanted.items() <= entry.outputs.items()
-        and all(map(os.path.isfile, wanted.values()))
+        and len(written) == len(wanted)
+        and all(map(os.path.isfile, written))
+        and ("perturbation" not in wanted or _is_shown(entry.outputs["perturbation"], files.amplify))
     )
+
+
+def _is_shown(perturbation: Path, amplify: Amplify) -> bool:
+    """Tell whether a perturbation's picture was asked for with a factor; one that does not say so is taken as it is."""
+    shown = shown_in(perturbation)
+    return shown is None or shown.asked == amplify
 
 
 def _check_absent(pending: Sequence[Item], repeated: Container[Path], journal: Journal) -> None:

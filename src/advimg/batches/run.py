@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from advimg.batches.executor import Executor, InProcess
@@ -51,11 +50,10 @@ def opened(
         warn: called with a line for a person, if a device is lost and the others go on.
 
     Raises:
-        UsageError: no such device, a factor is out of range, or several devices and a model that is loaded already.
+        UsageError: no such device, or several devices and a model that is loaded already.
         OutputError: another process writes to the folder, it was begun with other settings, or a file is in the way.
         ClassifierError: a model cannot be loaded.
     """
-    files.outputs_for(Path("any.png"))  # is the factor in range?
     with Journal.opened(files.folder) as journal:
         executor: Executor
         if len(devices) > 1:

@@ -23,6 +23,7 @@ class BatchStats:
         earlier: those of an earlier run.
         fresh: those of this run, without those that failed.
         gradients: passes through the network, all together.
+        delta_es: the mean ΔE of each file of which it was measured.
         checked: the number of files that fool each network that was not attacked, by its name.
     """
 
@@ -33,6 +34,7 @@ class BatchStats:
     earlier: int = 0
     fresh: int = 0
     gradients: int = 0
+    delta_es: list[float] = field(default_factory=list, repr=False)
     checked: Counter[str] = field(default_factory=Counter)
     _began: float = field(default_factory=time.perf_counter, repr=False)
     _ended: float | None = field(default=None, repr=False)
@@ -45,6 +47,8 @@ class BatchStats:
             self.earlier += earlier
             self.fresh += not earlier and entry.error is None
             self.gradients += entry.gradients
+            if entry.delta_e is not None:
+                self.delta_es.append(entry.delta_e)
             if entry.error is not None:
                 self.failures.append((str(entry.key.source), entry.error))
             elif entry.fooled:
@@ -87,6 +91,11 @@ class BatchStats:
         return self.gradients / ended if ended else None
 
     @property
+    def delta_e_mean(self) -> float | None:
+        """The mean ΔE of the files, on average; None where none was measured."""
+        return sum(self.delta_es) / len(self.delta_es) if self.delta_es else None
+
+    @property
     def exit_code(self) -> ExitCode:
         """OK if all are verified, else FAILED (some failed) or NOT_REACHED (some were not reached)."""
         if self.failures:
@@ -107,5 +116,6 @@ class BatchStats:
             "seconds": round(self.seconds, 3),
             "per_second": None if self.rate is None else round(self.rate, 3),
             "gradients_each": None if self.gradients_each is None else round(self.gradients_each, 2),
+            "delta_e_mean": None if self.delta_e_mean is None else round(self.delta_e_mean, 3),
             "failures": [{"source": source, "error": error} for source, error in self.failures],
         }

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> None:
     """Make a photo look like another class to a classifier.
 
-    Writes IMAGE_TARGET.png, IMAGE_TARGET_x10.png (the perturbation, amplified) and IMAGE_TARGET_figure.png.
+    Writes IMAGE_TARGET.png, IMAGE_TARGET_perturbation.png (amplified) and IMAGE_TARGET_figure.png.
     IMAGE is a JPEG, PNG, WebP, BMP, TIFF or GIF file; - reads it from stdin.
 
     \b
@@ -108,7 +108,6 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
         slug = target_slug(criterion, models.labels[0])
         outputs = plan_outputs(
             Path(given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, slug)),
-            amplify=given["amplify"],
             figure=given["figure"],
             perturbation=given["perturbation"],
             trace=trace,

@@ -63,7 +63,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     """Attack many photos on one loaded network, several at a time, on one device or on several.
 
     PATH is a photo or a folder of photos. The outputs mirror the tree below the folder that holds all PATHs:
-    OUT/sub/dog_pelican.png and OUT/sub/dog_pelican_x10.png for sub/dog.jpg. A photo that fails does not stop the rest.
+    OUT/sub/dog_pelican.png and OUT/sub/dog_pelican_perturbation.png for sub/dog.jpg. A photo that fails does not stop
+    the rest.
 
     OUT/results.jsonl is the journal, one record a line, and OUT/summary.json the sum. The same command, started again,
     goes on where the last run was stopped or killed: what is recorded, and whose photo and PNG are still the same, is

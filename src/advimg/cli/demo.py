@@ -52,9 +52,7 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
 
     classifier = load_classifier(_MODEL)
     target = classifier.labels.find(_TARGET)
-    outputs = plan_outputs(
-        out_dir / default_name(photo.source, classifier.labels.slug(target)), amplify=10, figure=True
-    )
+    outputs = plan_outputs(out_dir / default_name(photo.source, classifier.labels.slug(target)), figure=True)
     make_folder(out_dir)
     # Where the photo is there already, this is an earlier demo's folder; anything else in it is somebody's own.
     again = source.exists() and source.read_bytes() == data
@@ -62,7 +60,7 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     outputs.check(overwrite=again, photo=source)
     write_whole(source, data, overwrite=again)
     outcome = attack_shown(console, photo, target, [classifier], settings=Settings())
-    record = write_outputs(outcome, outputs, amplify=10, metadata=True, overwrite=again)
+    record = write_outputs(outcome, outputs, amplify="auto", metadata=True, overwrite=again)
     console.say()
     console.predictions([("the photo", record.before), ("the file", record.after)], target=target)
     console.say()

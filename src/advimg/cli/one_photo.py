@@ -81,6 +81,8 @@ def describe(record: Record, console: Console) -> None:
         f"  ε = {record.eps:g}: {record.largest_change}; {_count(record.steps, 'step')}, "
         f"{_count(record.gradients, 'gradient')}, {record.seconds:.1f} s"
     )
+    if record.visibility is not None:
+        console.say(f"  {record.visibility.in_words}: {record.visibility.measures}")
     if record.eps_tried:
         tried = (f"{trial.eps} {'enough' if trial.reached else 'too little'}" for trial in record.eps_tried)
         console.say(f"  tried ε = {', '.join(tried)}")

@@ -12,7 +12,7 @@ import click
 
 from advimg.cli.command import Decorator, option, options, use_config
 from advimg.cli.completion import complete_model, complete_target
-from advimg.cli.param_types import BatchSizeType, ChannelsType, DevicesType, DeviceType
+from advimg.cli.param_types import AmplifyType, BatchSizeType, ChannelsType, DevicesType, DeviceType
 from advimg.errors import UsageError
 from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Precision, Setting, Settings, described
 
@@ -208,7 +208,12 @@ def picture_options(*, figure: bool) -> Decorator[Any]:
     """Add the options for the pictures written: ``--perturbation``, ``--amplify``, ``--figure``, ``--metadata``."""
     return options(
         _files("--perturbation/--no-perturbation", default=True, help="Write the perturbation's picture, amplified."),
-        _files("--amplify", type=float, default=10, help="Its factor, above 0 and at most 255."),
+        _files(
+            "--amplify",
+            type=AmplifyType(),
+            default="auto",
+            help="Its factor, above 0 and at most 255; auto lets the largest change span the range.",
+        ),
         _files("--figure/--no-figure", default=figure, help="Draw photo, perturbation and result side by side."),
         _files("--metadata/--no-metadata", default=True, help="Store the record in the PNG's text chunk."),
     )

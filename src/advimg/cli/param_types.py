@@ -7,12 +7,26 @@ import click
 from advimg.errors import UsageError
 
 if TYPE_CHECKING:
+    _Amplify = click.ParamType[float | Literal["auto"]]
     _Size = click.ParamType[int | Literal["auto"]]
     _Channels = click.ParamType[tuple[float, float, float]]
     _Device = click.ParamType[str]
     _Devices = click.ParamType[tuple[str, ...]]
 else:
-    _Size = _Channels = _Device = _Devices = click.ParamType  # cannot be subscripted before click 8.4
+    _Amplify = _Size = _Channels = _Device = _Devices = click.ParamType  # cannot be subscripted before click 8.4
+
+
+class AmplifyType(_Amplify):
+    """By how much a perturbation is shown: ``auto``, or a factor."""
+
+    name = "factor"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | Literal["auto"]:
+        """Return ``auto`` or the factor."""
+        from advimg.images.perturbation import check_amplify
+
+        factor = value if value == "auto" else click.FLOAT.convert(value, param, ctx)
+        return check_amplify(factor)
 
 
 class BatchSizeType(_Size):

@@ -97,6 +97,8 @@ def print_summary(stats: BatchStats, folder: Path, console: Console) -> None:
     for name, count in rows:
         share = f"{count / stats.done:8.1%}".replace("%", " %") if stats.done else ""
         console.say(f"  {name:<{wide}}{count:>7}{share}")
+    if stats.delta_e_mean is not None:
+        console.say(f"  mean ΔE {stats.delta_e_mean:.2g} (about 1 can just be noticed)")
     reasons = list(dict.fromkeys(error for _, error in stats.failures))  # once for a photo with several targets
     for reason in reasons[:_REASONS]:
         console.say(f"  failed: {reason}", "red")

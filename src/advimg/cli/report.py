@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command, no_args_is_help=True, short_help="Show a folder of results in the browser.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@option("-f", "--force", is_flag=True, group="Files", help="Overwrite DIR/report/index.html if it is not of advimg.")
+@option("-f", "--force", is_flag=True, group="Files", help="Overwrite pages in DIR/report that are not of advimg.")
+@option("--quiz", is_flag=True, group="Files", help="Write a blind test, too: DIR/report/quiz.html.")
 @stream_options
 def command(folder: Path, **given: Any) -> None:
     """Make a gallery of what advimg batch wrote to DIR: each photo and its adversarial picture in the same place.
@@ -25,10 +26,14 @@ def command(folder: Path, **given: Any) -> None:
     open it from the disk, or pass DIR on as a whole. Called again, it is written anew, and only pictures that are not
     there yet are made. The journal is only read, so a batch may be running.
 
+    With --quiz, DIR/report/quiz.html asks of up to 20 pairs which one is the file, and says at the end what guessing
+    would have done. DIR/report/quiz holds copies of both pictures, of full size.
+
     \b
     Examples:
       advimg batch photos/ -t pelican -O illusions
       advimg report illusions
+      advimg report illusions --quiz
 
     \b
     Exit code: 0 the page was written; 1 DIR has no journal, or the page cannot be written; 2 wrong usage.
@@ -38,9 +43,11 @@ def command(folder: Path, **given: Any) -> None:
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     written = write_report(absolute(folder), console, force=given["force"])
+    quiz = _write_quiz(absolute(folder), console, force=given["force"]) if given["quiz"] else None
     if given["as_json"]:
         counts = {"verified": written.verified, "not_reached": written.not_reached, "failed": written.failed}
-        click.echo(json.dumps({"report": str(written.page), "total": sum(counts.values()), **counts}))
+        pages = {"report": str(written.page)} | ({"quiz": str(quiz)} if quiz else {})
+        click.echo(json.dumps(pages | {"total": sum(counts.values()), **counts}))
 
 
 def write_report(folder: Path, console: "Console", *, force: bool) -> "Gallery":
@@ -60,3 +67,18 @@ def write_report(folder: Path, console: "Console", *, force: bool) -> "Gallery":
         )
     console.say(f"written: {shown_path(written.page)}", style="bold")
     return written
+
+
+def _write_quiz(folder: Path, console: "Console", *, force: bool) -> Path:
+    """Write the blind test of a folder, and say where it is.
+
+    Raises:
+        OutputError: there is nothing to ask, or it cannot be written.
+    """
+    from advimg.batches.journal import read_records
+    from advimg.cli.console import shown_path
+    from advimg.report.quiz import write_quiz
+
+    page = write_quiz(read_records(folder), folder, force=force)
+    console.say(f"written: {shown_path(page)}", style="bold")
+    return page

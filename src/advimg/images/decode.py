@@ -116,11 +116,17 @@ def photo_from_pixels(picture: Image.Image | Levels, *, source: str = "picture")
 
 def is_adversarial(path: Path) -> bool:
     """Tell whether a file is a PNG that holds the record of an attack; its pixels are not decoded."""
+    return text_chunk(path, CHUNK_KEY) is not None
+
+
+def text_chunk(path: Path, key: str) -> str | None:
+    """Return a text chunk of a PNG; None if there is none. The pixels are not decoded."""
     try:
         with Image.open(path, formats=("PNG",)) as image:
-            return CHUNK_KEY in image.info
+            text = image.info.get(key)
     except Exception:  # as _broken_is_one_error says
-        return False
+        return None
+    return text if isinstance(text, str) else None
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -1,13 +1,27 @@
 """The difference between a photo and its adversarial picture: its size, and a picture of it."""
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from advimg.errors import UsageError
+from advimg.images.decode import text_chunk
 from advimg.images.photo import Levels
 from advimg.settings import Norm
+
+Amplify = float | Literal["auto"]
+"""The factor by which a perturbation is shown, or "auto", which lets its largest change span the range."""
+
+PERTURBATION_KEY = "advimg-perturbation"
+"""The key of the text chunk by which the picture of a perturbation is known."""
+
+_LEAST = 10
+_SPAN = 127
 
 # Rows at a time: the temporaries of a whole 12-megapixel photo would need more memory than anything else.
 _ROWS = 128
@@ -42,6 +56,45 @@ def measure_change(before: Levels, after: Levels) -> Change:
     mean_square = squares / int(counts.sum())
     psnr = round(10 * math.log10(255**2 / mean_square), 2) if mean_square > 0 else None
     return Change(linf=int(sizes[counts > 0].max()), l2=math.sqrt(squares) / 255, psnr=psnr)
+
+
+class Shown(NamedTuple):
+    """How much a perturbation was amplified in its picture: what was asked for, and the factor."""
+
+    asked: Amplify
+    factor: float
+
+    def to_chunk(self) -> str:
+        """Return the text chunk of the picture."""
+        return json.dumps({"amplify": self.factor, "asked": self.asked})
+
+
+def check_amplify(amplify: Amplify) -> Amplify:
+    """Return ``amplify`` if it is "auto" or a factor that shows something.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    # Not a number is out of range, too. 255 makes a change of one level black or white.
+    if amplify != "auto" and not 0 < amplify <= 255:
+        raise UsageError(f"amplify {amplify:g}: give auto, or a factor above 0 and at most 255, like 10")
+    return amplify
+
+
+def factor_for(amplify: Amplify, linf: int) -> float:
+    """Return the factor for a perturbation whose largest change has so many levels: "auto" is never less than 10."""
+    if amplify != "auto":
+        return amplify
+    return max(_LEAST, _SPAN // linf) if linf else _LEAST
+
+
+def shown_in(path: Path) -> Shown | None:
+    """Return how much a perturbation was amplified in a picture; None if its file does not say."""
+    try:
+        values = json.loads(text_chunk(path, PERTURBATION_KEY) or "")
+        return Shown(values["asked"], float(values["amplify"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def amplified(before: Levels, after: Levels, factor: float) -> Levels:

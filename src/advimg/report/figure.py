@@ -119,6 +119,12 @@ def _verdict(record: Record) -> list[tuple[float, str, layout.Type]]:
     if not record.fooled:
         names.append(wrapped(f"seen instead: {seen.after[0].name}", layout.NAME, _COLUMN))
     steps = "1 step" if record.steps == 1 else f"{record.steps} steps"
+    facts = [f"ε = {record.budget} · {steps}"]
+    if record.visibility is not None:
+        facts.append(record.visibility.measures)
+    facts.append(fitted(record.least_fooled_model, layout.FACT, _COLUMN, middle=True))
+    if _is_cropped(record):
+        facts += wrapped("The network sees only the square (the crop); the rest is unchanged.", layout.FACT, _COLUMN)
     return [
         (layout.LINE, "✓ target reached" if record.fooled else "✗ target not reached", layout.HEADING),
         *(
@@ -126,9 +132,15 @@ def _verdict(record: Record) -> list[tuple[float, str, layout.Type]]:
             for lines in names
             for number, line in enumerate(lines)
         ),
-        (1.5 * layout.LINE, f"ε = {record.budget} · {steps}", layout.FACT),
-        (layout.LINE, fitted(record.least_fooled_model, layout.FACT, _COLUMN, middle=True), layout.FACT),
+        *((layout.LINE if number else 1.5 * layout.LINE, line, layout.FACT) for number, line in enumerate(facts)),
     ]
+
+
+def _is_cropped(record: Record) -> bool:
+    """Tell whether the photo is larger than what the network sees of it."""
+    (width, height), view = record.size, record.least_fooled.view
+    as_long_as_wide = view["squash"] or width == height
+    return not as_long_as_wide or view["crop"] < view["resize"]
 
 
 def _draw_verdict(axes: Any, lines: Sequence[tuple[float, str, layout.Type]]) -> None:

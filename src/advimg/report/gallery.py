@@ -1,24 +1,17 @@
 """The gallery of a folder of results: one page for the browser, opened from the disk, with small pictures beside it."""
 
-import base64
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from advimg import __version__
 from advimg.errors import OutputError
 from advimg.images.files import made_folder, write_whole
-from advimg.outputs import REPORT_MARK, is_report
-from advimg.record import Prediction, Record, Target, percent, printable
+from advimg.record import Prediction, Record, Target
 from advimg.report.cards import FAILED, NOT_REACHED, VERIFIED, Card, Failed, card_of, failed_of, root_of
 from advimg.report.histogram import Histogram, of_confidences, of_numbers
-from advimg.report.layout import PAGE_COLOURS
+from advimg.report.page import check_page, rendered
 from advimg.report.thumbnails import Pictures, make_thumbnails, remove_others
 
 FOLDER = "report"
@@ -41,10 +34,7 @@ def check_gallery(folder: Path, *, force: bool) -> Path:
     Raises:
         OutputError: there is a page of others, and not ``force``.
     """
-    page = folder / FOLDER / "index.html"
-    if page.exists() and not force and not is_report(page.parent):
-        raise OutputError(f"{page} exists and is not of advimg; move it away, or use --force to overwrite it")
-    return page
+    return check_page(folder / FOLDER / "index.html", force=force)
 
 
 def write_gallery(
@@ -69,7 +59,7 @@ def write_gallery(
             text = _rendered(folder.name, cards, failures)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise OutputError(f"the journal of {folder} holds what advimg did not write there: {error!r}") from error
-        write_whole(page, text.encode(), overwrite=True)
+        write_whole(page, text, overwrite=True)
         remove_others(thumbnails, pictures)
     counts = _counts(cards, failures)
     return Gallery(page, counts[VERIFIED], counts[NOT_REACHED], counts[FAILED])
@@ -110,26 +100,9 @@ def _classes(classes: Iterable[Target | Prediction | None]) -> list[tuple[tuple[
     return sorted(counted.items(), key=lambda each: each[0][1])
 
 
-def _rendered(name: str, cards: Sequence[Card], failures: Sequence[Failed]) -> str:
-    # What the page is made of is advimg's own (Markup); everything else is escaped, and holds no control characters.
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-    )
-    environment.filters["percent"] = percent
-    script, style = _own("gallery.js"), _own("gallery.css")
-    return environment.from_string(_own("gallery.html")).render(
-        mark=Markup(REPORT_MARK),
-        script=Markup(script),
-        style=Markup(style),
-        # The browser runs this script and no other, whatever a file may be called.
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        colours=PAGE_COLOURS,
-        version=__version__,
+def _rendered(name: str, cards: Sequence[Card], failures: Sequence[Failed]) -> bytes:
+    return rendered(
+        "gallery",
         thumbnails=_THUMBNAILS,
         name=name,
         counts=_counts(cards, failures),
@@ -141,8 +114,3 @@ def _rendered(name: str, cards: Sequence[Card], failures: Sequence[Failed]) -> s
         cards=cards,
         failures=failures,
     )
-
-
-def _own(name: str) -> str:
-    """Read a part of the page, which is installed beside this file."""
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Small pictures of attacks: the photo, the adversarial picture, and the perturbation amplified ten times.
+"""Small pictures of attacks: the photo, the adversarial picture, and the perturbation amplified.
 
 A picture is named after the hashes of the files it was made of, so one that is there need not be made again, and a
 photo that is gone is still shown as it was.
@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,19 @@ from PIL import Image
 from advimg.errors import PhotoError
 from advimg.images.decode import decode_photo
 from advimg.images.files import write_whole
-from advimg.images.perturbation import amplified
-from advimg.images.photo import Levels, Photo
+from advimg.images.perturbation import amplified, factor_for, shown_in
+from advimg.images.photo import Levels
 from advimg.images.scaling import fit, pick_pixels, resample
+from advimg.report.hashed_file import HashedFile
 
 _LONGEST = 448
 _LONGEST_PERTURBATION = 320
-_FACTOR = 10
 _QUALITY = 85
-_FORM = "1"
+_FORM = "2"
 """Goes into each name; another, once thumbnails are made in another way."""
 _OWN = re.compile(r"[0-9a-f]{32}\.jpg")
 _FACTOR_IN_NAME = re.compile(r"_x([\d.e+-]+)$")
+"""As perturbations of 0.1 say it."""
 _THREADS = 4
 
 
@@ -75,7 +75,7 @@ def make_thumbnails(
 
     def of_one_photo(places: Sequence[int]) -> dict[int, Pictures]:
         # The photo is read at most once.
-        photo = _File(records[places[0]]["source"], records[places[0]]["source_sha256"], "photo")
+        photo = HashedFile(records[places[0]]["source"], records[places[0]]["source_sha256"], "photo")
         return {place: _of_one_attack(records[place], photo, folder) for place in places}
 
     found: dict[int, Pictures] = {}
@@ -97,51 +97,16 @@ def remove_others(folder: Path, kept: Iterable[Pictures]) -> None:
             path.unlink(missing_ok=True)
 
 
-class _File:
-    """A picture's file, decoded once, when that is needed, and only if its bytes are those of the record."""
-
-    def __init__(self, path: str, sha256: str, called: str) -> None:
-        self._path = Path(path)
-        self._called = called
-        self.sha256 = sha256
-
-    @property
-    def is_there(self) -> bool:
-        return os.path.isfile(self._path)  # noqa: PTH113 - Path.is_file() raises on impossible names
-
-    @cached_property
-    def photo(self) -> Photo:
-        """What it shows.
-
-        Raises:
-            PhotoError: it is gone, another, or broken.
-        """
-        try:
-            data = self._path.read_bytes()
-        except (OSError, ValueError):  # ValueError: a NUL in the name
-            raise PhotoError(self.gone) from None
-        if hashlib.sha256(data).hexdigest() != self.sha256:
-            raise PhotoError(f"The {self._called} has been changed since, so it is not shown.")
-        try:
-            return decode_photo(data, source=f"the {self._called}")
-        except PhotoError as error:
-            raise PhotoError(f"The {self._called} cannot be shown: {error}.") from error
-
-    @property
-    def gone(self) -> str:
-        return f"The {self._called} is no longer where it was."
-
-
-def _of_one_attack(record: Mapping[str, Any], photo: _File, folder: Path) -> Pictures:
+def _of_one_attack(record: Mapping[str, Any], photo: HashedFile, folder: Path) -> Pictures:
     width, height = record["size"]
-    adversarial = _File(record["outputs"]["adversarial"], record["adversarial_sha256"], "adversarial PNG")
+    adversarial = HashedFile(record["outputs"]["adversarial"], record["adversarial_sha256"], "adversarial PNG")
     notes: list[str] = []
     before, after = _shown(photo, folder, notes), _shown(adversarial, folder, notes)
     perturbation, factor = _perturbation(record, photo, adversarial, folder)
     return Pictures(before, after, perturbation, _small((width, height), _LONGEST), factor, tuple(notes))
 
 
-def _shown(file: _File, folder: Path, notes: list[str]) -> str | None:
+def _shown(file: HashedFile, folder: Path, notes: list[str]) -> str | None:
     """Return the name of a picture's thumbnail."""
     name = _name("picture", file.sha256)
     if (folder / name).exists():
@@ -157,35 +122,39 @@ def _shown(file: _File, folder: Path, notes: list[str]) -> str | None:
     return name
 
 
-def _perturbation(record: Mapping[str, Any], photo: _File, adversarial: _File, folder: Path) -> tuple[str | None, str]:
+def _perturbation(
+    record: Mapping[str, Any], photo: HashedFile, adversarial: HashedFile, folder: Path
+) -> tuple[str | None, str]:
     """Return the name of the perturbation's thumbnail and its factor.
 
     It is made of the two pictures; where one is not to be had, of the perturbation's own file.
     """
-    name = _name("perturbation", photo.sha256, adversarial.sha256)
+    factor = factor_for("auto", record["linf"])
+    name = _name("perturbation", f"{factor:g}", photo.sha256, adversarial.sha256)
     if (folder / name).exists():
-        return name, f"{_FACTOR}"
+        return name, f"{factor:g}"
     try:
         before, after = photo.photo, adversarial.photo
         if before.size == after.size:
             size = _small(before.size, _LONGEST_PERTURBATION)
             old, new = (pick_pixels(each.levels, size) for each in (before, after))
-            _save(folder / name, amplified(old, new, _FACTOR))
-            return name, f"{_FACTOR}"
+            _save(folder / name, amplified(old, new, factor))
+            return name, f"{factor:g}"
     except PhotoError:
         pass
     file = Path(record["outputs"].get("perturbation", ""))
-    factor = _FACTOR_IN_NAME.search(file.stem)
-    if factor is None:
+    shown, in_name = shown_in(file), _FACTOR_IN_NAME.search(file.stem)
+    if shown is None and in_name is None:
         return None, ""
-    name = _name("perturbation", factor[1], photo.sha256, adversarial.sha256)
+    written = f"{shown.factor:g}" if shown is not None else in_name[1] if in_name is not None else ""
+    name = _name("perturbation's file", written, photo.sha256, adversarial.sha256)
     if not (folder / name).exists():
         try:
             own = decode_photo(file.read_bytes(), source=file.name)
         except (OSError, ValueError, PhotoError):
             return None, ""
         _save(folder / name, pick_pixels(own.levels, _small(own.size, _LONGEST_PERTURBATION)))
-    return name, factor[1]
+    return name, written
 
 
 def _small(size: tuple[int, int], longest: int) -> tuple[int, int]:

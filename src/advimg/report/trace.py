@@ -109,7 +109,7 @@ def _encoded(record: Record, unfolding: TraceData, frames: Sequence[Frame], kind
     common: dict[str, Any] = {"save_all": True, "append_images": pictures, "duration": durations, "loop": 0}
     if kind == "gif":
         # One palette, or colours would flicker; and no dithering, so that what stays the same is stored once.
-        palette = _palette(frames)
+        palette = _palette(frames[0].picture, unfolding.perturbation(frames[-1]))
         common["append_images"] = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
         next(common["append_images"]).save(buffer, "GIF", optimize=True, **common)
     else:
@@ -117,11 +117,11 @@ def _encoded(record: Record, unfolding: TraceData, frames: Sequence[Frame], kind
     return buffer.getvalue()
 
 
-def _palette(frames: Sequence[Frame]) -> Image.Image:
+def _palette(photo: Levels, perturbation: Levels) -> Image.Image:
     """Return a picture whose palette has the colours of the page, of the photo, and of the perturbation."""
     greys = [channel for grey in (0, 64, 128, 160, 200, 230, 255) for channel in (grey, grey, grey)]
     page = [channel for colour in _PAGE_COLOURS for channel in ImageColor.getrgb(colour)]
-    pictures = (frames[0].picture, _PHOTO_COLOURS), (frames[-1].perturbation, _PERTURBATION_COLOURS)
+    pictures = (photo, _PHOTO_COLOURS), (perturbation, _PERTURBATION_COLOURS)
     values = [*greys, *page, *(channel for levels, count in pictures for channel in _colours(levels, count))]
     palette = Image.new("P", (1, 1))
     palette.putpalette(values)
@@ -211,9 +211,9 @@ class _Drawing:
     def levels(self, frame: Frame) -> Levels:
         """Draw a frame."""
         is_last = frame is self._unfolding.frames[-1]
-        grey = f"×{self._unfolding.amplify:g}; grey is unchanged"
+        grey = f"×{self._unfolding.factor:g}; grey is unchanged"
         self._sheet.picture("P", frame.picture, *self._state(frame, is_last))
-        self._sheet.picture("N", frame.perturbation, "Perturbation", grey)
+        self._sheet.picture("N", self._unfolding.perturbation(frame), "Perturbation", grey)
         self._show_bars([float(frame.probabilities[self._number][index]) for index in self.rows])
         for show in self._show_curves:
             show(frame.number, is_last)

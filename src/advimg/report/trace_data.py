@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from advimg.images.perturbation import amplified
+from advimg.images.perturbation import Amplify, amplified, factor_for, measure_change
 from advimg.images.photo import Levels
 from advimg.images.scaling import fit, pick_pixels, resample
 from advimg.report.layout import is_panorama
@@ -57,7 +57,7 @@ class Frame:
         number: of its point.
         step, eps: as of a point.
         picture: at the size it is shown at.
-        perturbation: amplified, of the same size.
+        coarse: the picture at half that size, its pixels picked, for the perturbation.
         probabilities: what each network sees.
     """
 
@@ -65,7 +65,7 @@ class Frame:
     step: int
     eps: float
     picture: Levels
-    perturbation: Levels
+    coarse: Levels
     probabilities: tuple[npt.NDArray[np.float32], ...]
 
 
@@ -75,19 +75,21 @@ class TraceData:
     Args:
         photo: [height, width, 3].
         names: of each network's classes.
-        amplify: how many times larger than it is the perturbation is shown.
+        amplify: how many times larger than it is the perturbation is shown, or "auto": by the change of the file.
 
     Attributes:
         arrangement: of the pictures, by the photo's shape.
         size: width and height at which pictures are shown, in pixels.
         points: one for each step, of all starts and eps, in order.
+        factor: by which perturbations are shown; "auto" is known once the attack has ended.
         frames: rising; the file itself is the last, once the attack has ended.
     """
 
-    def __init__(self, photo: Levels, names: Sequence[Sequence[str]], *, amplify: float = 10) -> None:
+    def __init__(self, photo: Levels, names: Sequence[Sequence[str]], *, amplify: Amplify = "auto") -> None:
         self._photo = photo
         self.names = names
-        self.amplify = amplify
+        self._amplify = amplify
+        self.factor = factor_for(amplify, 0)
         height, width, _ = photo.shape
         upright: Arrangement = "beside" if width <= _UPRIGHT_TO * height else "above"
         self.arrangement: Arrangement = "stacked" if is_panorama(width, height) else upright
@@ -113,19 +115,24 @@ class TraceData:
 
     def end(self, levels: Levels, probabilities: Probabilities, *, step: int, eps: float) -> None:
         """Add the file: its picture, what is seen in it, how many steps led to it, and its eps."""
+        self.factor = factor_for(self._amplify, measure_change(self._photo, levels).linf)
         # Of several starts, the last that came so far: rarely another than the one that gave the file.
         number = max(number for number, point in enumerate(self.points) if (point.step, point.eps) == (step, eps))
         if self.frames[-1].number == number:  # the same picture
             self.frames.pop()
         self.frames.append(self._frame(number, step, eps, levels, probabilities))
 
+    def perturbation(self, frame: Frame) -> Levels:
+        """Return a frame's perturbation, amplified, at the size of its picture."""
+        before = pick_pixels(self._photo, self._coarse)
+        return amplified(before, frame.coarse, self.factor).repeat(2, axis=0).repeat(2, axis=1)
+
     def _frame(self, number: int, step: int, eps: float, levels: Levels, probabilities: Probabilities) -> Frame:
-        before, after = (pick_pixels(picture, self._coarse) for picture in (self._photo, levels))
         return Frame(
             number=number,
             step=step,
             eps=eps,
             picture=resample(levels, self.size),
-            perturbation=amplified(before, after, self.amplify).repeat(2, axis=0).repeat(2, axis=1),
+            coarse=pick_pixels(levels, self._coarse),
             probabilities=tuple(each.astype(np.float32) for each in probabilities),
         )
