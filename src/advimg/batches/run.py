@@ -56,7 +56,7 @@ def opened(
         ClassifierError: a model cannot be loaded.
     """
     files.outputs_for(Path("any.png"))  # is the factor in range?
-    with Journal.opened(files.folder) as journal:
+    with Journal.opened(files.folder, warn=warn) as journal:
         executor: Executor
         if len(devices) > 1:
             attacked, check_on = (

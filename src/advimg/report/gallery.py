@@ -12,10 +12,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from advimg import __version__
-from advimg.errors import OutputError
+from advimg.errors import OutputError, RecordError
+from advimg.formatting import percent, printable
 from advimg.images.files import made_folder, write_whole
 from advimg.outputs import REPORT_MARK, is_report
-from advimg.record import Prediction, Record, Target, percent, printable
+from advimg.record import Prediction, Target
+from advimg.record_schema import check_record, record_of
 from advimg.report.cards import FAILED, NOT_REACHED, VERIFIED, Card, Failed, card_of, failed_of, root_of
 from advimg.report.histogram import Histogram, of_confidences, of_numbers
 from advimg.report.layout import PAGE_COLOURS
@@ -23,6 +25,8 @@ from advimg.report.thumbnails import Pictures, make_thumbnails, remove_others
 
 FOLDER = "report"
 _THUMBNAILS = "thumbnails"
+_LONGEST = 100_000
+"""The most characters of a text on the page: a link may be as long as a path is, three times for each byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,8 @@ def write_gallery(
         try:
             cards, failures, pictures = _read(records, page.parent, thumbnails, made)
             text = _rendered(folder.name, cards, failures)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise OutputError(f"the journal of {folder} holds what advimg did not write there: {error!r}") from error
+        except RecordError as error:
+            raise OutputError(f"the journal of {folder} holds what advimg did not write there: {error}") from error
         write_whole(page, text.encode(), overwrite=True)
         remove_others(thumbnails, pictures)
     counts = _counts(cards, failures)
@@ -78,8 +82,10 @@ def write_gallery(
 def _read(
     records: Sequence[Mapping[str, Any]], report: Path, thumbnails: Path, made: Callable[[int], None]
 ) -> tuple[list[Card], list[Failed], list[Pictures]]:
+    for record in records:
+        check_record(record)
     ended = [record for record in records if record["error"] is None]
-    read = [Record.from_dict(record) for record in ended]
+    read = [record_of(record) for record in ended]
     root = root_of(record["source"] for record in records)
     pictures = make_thumbnails(ended, thumbnails, made)
     cards = [card_of(record, each, root=root, report=report) for record, each in zip(read, pictures, strict=True)]
@@ -118,7 +124,7 @@ def _rendered(name: str, cards: Sequence[Card], failures: Sequence[Failed]) -> s
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
-        finalize=lambda value: printable(value) if type(value) is str else value,
+        finalize=lambda value: printable(value, _LONGEST) if type(value) is str else value,
     )
     environment.filters["percent"] = percent
     script, style = _own("gallery.js"), _own("gallery.css")
