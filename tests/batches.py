@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,14 @@ def journal_lines(folder: Path) -> list[bytes]:
     path = folder / "results.jsonl"
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     return [line for line in lines if line.endswith(b"\n")]
+
+
+def code_of(records: Iterable[Mapping[str, Any]]) -> int:
+    """Return the exit code of a batch with these records."""
+    ended = list(records)
+    if any(record["error"] for record in ended):
+        return 1
+    return 0 if all(record["fooled"] for record in ended) else 3
 
 
 def by_source(folder: Path) -> dict[str, dict[str, Any]]:

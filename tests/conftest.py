@@ -1,15 +1,19 @@
 """Photos, classifiers and a command line for all tests."""
 
 import importlib.util
+import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported, here and in processes that tests start: work this small gains little from threads, and on a
 # busy machine threads that wait for each other make it ten times as slow.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -25,6 +29,7 @@ from advimg.engine.job import Job, Result
 from advimg.engine.step_report import Watcher
 from advimg.images.decode import photo_from_pixels
 from advimg.images.photo import Photo
+from advimg.record import Failure, Record
 
 # No deadline: a slow machine is not a failure. No database: the same examples for everyone.
 settings.register_profile("advimg", deadline=None, database=None, derandomize=True)
@@ -37,6 +42,29 @@ def sample(name: str) -> Path:
     assert spec is not None
     assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0]) / "data" / name
+
+
+@pytest.fixture(autouse=True)
+def every_record_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold every record that a test produces in this process against the published schema."""
+
+    def checking(to_dict: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+        def checked(record: Any) -> dict[str, Any]:
+            values = to_dict(record)
+            best = jsonschema.exceptions.best_match(_schema().iter_errors(json.loads(json.dumps(values))))
+            assert best is None, best
+            return values
+
+        return checked
+
+    for kind in (Record, Failure):
+        monkeypatch.setattr(kind, "to_dict", checking(kind.to_dict))
+
+
+@cache
+def _schema() -> jsonschema.Draft202012Validator:
+    path = Path(advimg.__file__).with_name("record.schema.json")
+    return jsonschema.Draft202012Validator(json.loads(path.read_bytes()))
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from advimg.batches.journal import Entry, Journal, differences, folder_settings
+import advimg
+from advimg.batches.journal import Entry, Journal, differences, folder_settings, read_records
 from advimg.batches.journal_files import LineFile
 from advimg.batches.plan import Key
 from advimg.errors import DiskError, OutputError
@@ -17,7 +18,11 @@ from advimg.images.encode import encode_png
 from advimg.record import Failure
 from advimg.settings import TargetRule
 from tests.batches import records_of, write
-from tests.conftest import random_photo
+from tests.conftest import linear_classifier, random_photo
+
+_SEEN = [{"index": 1, "name": "x", "confidence": 0.5}]
+_WRITTEN = json.loads(advimg.attack(random_photo(9, 7), 1, model=linear_classifier(), steps=1).record.to_json())
+"""A record of an attack that wrote a file, for what those of the tests have in common."""
 
 
 def record(source: str = "/a.jpg", *, outputs: Iterable[Path] = (), **changes: Any) -> dict[str, Any]:
@@ -27,7 +32,8 @@ def record(source: str = "/a.jpg", *, outputs: Iterable[Path] = (), **changes: A
     known = asked | {"loss": "ce", "restarts": 0, "seed": 0, "target": {"index": 1, "name": "x"}, "source_sha256": "0"}
     plain = Failure(source, "broken", known).to_dict()
     if written:
-        plain |= {"error": None, "fooled": True, "gradients": 3, "outputs": written}
+        plain = _WRITTEN | {key: value for key, value in plain.items() if value} | {"error": None, "outputs": written}
+        plain |= {"before": _SEEN, "after": _SEEN, "fooled": True, "gradients": 3, "confidence": 0.5}
     return plain | {"adversarial_sha256": "1" if written else None} | changes
 
 
@@ -94,11 +100,42 @@ def test_a_journal_of_nothing_but_a_torn_line_begins_anew(out: Path) -> None:
     assert records_of(out) == [record()]
 
 
-@pytest.mark.parametrize("junk", [b"\0\0\0\0\n", b"{\n", b"\xff\xfe\n", b"\n"])
-def test_an_unreadable_line_in_the_middle_is_dropped(out: Path, junk: bytes) -> None:
-    write(out / "results.jsonl", line("/a.jpg") + junk + line("/b.jpg"))
+_NO_RECORDS = {
+    "half an object": b"{\n",
+    "no text": b"\xff\xfe\n",
+    "another's": b'{"name": "dog"}\n',
+    "too deep": b"[" * 100_000 + b"\n",
+    "gradients": line("/c.jpg", gradients="3"),
+    "error": line("/c.jpg", error=3),
+    "outputs": line("/c.jpg", outputs=["a.png"]),
+    "output": line("/c.jpg", outputs={"adversarial": 3}),
+    "no target": line("/c.jpg", target=None),
+    "no PNG": line("/c.jpg", outputs=[Path("/a.png")], adversarial_sha256=None),
+    "nan": line("/c.jpg", confidence=float("nan")),
+}
+
+
+@pytest.mark.parametrize("lost", [b"\0\0\0\0\n", b"\n"])
+def test_a_line_whose_content_a_crash_has_lost_is_dropped(out: Path, lost: bytes) -> None:
+    write(out / "results.jsonl", line("/a.jpg") + lost + line("/b.jpg"))
     assert list(opened(out)) == [key("/a.jpg"), key("/b.jpg")]
     assert (out / "results.jsonl").read_bytes() == line("/a.jpg") + line("/b.jpg")
+
+
+@pytest.mark.parametrize("kind", _NO_RECORDS)
+def test_a_line_that_is_no_record_is_named_and_left_alone(out: Path, kind: str) -> None:
+    junk = _NO_RECORDS[kind]
+    torn = line("/d.jpg")[:-20]
+    write(out / "results.jsonl", line("/a.jpg") + junk + line("/b.jpg") + torn)  # the torn line has it written anew
+    told: list[str] = []
+    with Journal.opened(out, warn=told.append) as journal:
+        assert list(journal.entries) == [key("/a.jpg"), key("/b.jpg")]
+    assert (out / "results.jsonl").read_bytes() == line("/a.jpg") + junk + line("/b.jpg")
+    (message,) = told
+    assert message.startswith(f"{out / 'results.jsonl'}: line 2 is no record (")
+    assert len(message) < len(str(out)) + 300
+    assert len(read_records(out, warn=told.append)) == 2
+    assert told == [message, message]
 
 
 def test_of_two_records_of_one_attack_the_last_stays(out: Path) -> None:
@@ -113,7 +150,6 @@ def test_of_two_records_of_one_attack_the_last_stays(out: Path) -> None:
 
 _FOREIGN = {
     "another's lines": b'{"name": "dog", "score": 1}\n{"name": "cat", "score": 2}\n',
-    "a line of ours, then another's": line() + b'{"name": "dog"}\n',
     "a list": b"[1, 2]\n",
     "a number": b"3\n",
     "a word": b'"x"\n',

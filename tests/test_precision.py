@@ -78,9 +78,13 @@ def test_without_bf16_units_bf16_is_not_tried(monkeypatch: pytest.MonkeyPatch) -
     assert engine.choices == ("fp32: bf16 is slower on this processor",)
 
 
-def test_the_units_are_found_or_not() -> None:
+@pytest.mark.parametrize(("usual", "low", "found"), [(2.0, 1.0, True), (1.0, 2.0, False)])
+def test_the_units_are_found_or_not(monkeypatch: pytest.MonkeyPatch, usual: float, low: float, found: bool) -> None:
+    measured = iter([usual, low])
+    monkeypatch.setattr(precision, "_seconds", lambda *_, **__: next(measured))
     precision.has_bf16_units.cache_clear()
-    assert precision.has_bf16_units() in (True, False)
+    assert precision.has_bf16_units() is found
+    precision.has_bf16_units.cache_clear()
 
 
 @pytest.mark.parametrize("given", ["fp32", "bf16"])

@@ -143,20 +143,39 @@ def test_what_is_no_journal_is_one_line(cli: Cli, tmp_path: Path, content: bytes
 
 
 @pytest.mark.parametrize(
-    "fields", [{"before": [{"index": "x"}]}, {"size": [0, 0]}, {"confidence": None}, {"after": []}]
+    "fields",
+    [
+        {"before": [{"index": "x"}]},
+        {"size": [0, 0]},
+        {"confidence": None},
+        {"confidence": 1e308},
+        {"after": []},
+        {"eps": []},
+        {"eps": {}},
+        {"eps": float("inf")},
+        {"steps": 10**24},
+        {"target": {"index": [], "name": "x"}},
+    ],
 )
 def test_a_record_that_was_tampered_with_is_one_line(cli: Cli, folder: Path, fields: dict[str, Any]) -> None:
-    change(folder, **fields)
+    one, *others = records_of(folder)
+    lines = [json.dumps(record) + "\n" for record in (one | {"error": None} | fields, *others)]
+    (folder / "results.jsonl").write_text("".join(lines), encoding="ascii")
+    ran = cli("report", folder, "--json")
+    assert ran.code == 0
+    assert "line 1 is no record (" in ran.err
+    assert json.loads(ran.out)["total"] == 3
+    change(folder, **fields | {"error": None})
     ran = cli("report", folder)
     assert ran.code == 1
     (line,) = ran.err.splitlines()
-    assert "what advimg did not write" in line
+    assert "is no journal of advimg batch" in line
 
 
 def test_a_page_that_cannot_be_made_leaves_no_empty_folder(folder: Path) -> None:
-    change(folder, before=[{"index": "x"}])
+    records = [record | {"before": [{"index": "x"}]} for record in read_records(folder)]
     with pytest.raises(OutputError, match="what advimg did not write"):
-        write(folder)
+        write_gallery(records, folder, force=False)
     assert not (folder / "report").exists()
 
 

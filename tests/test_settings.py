@@ -17,7 +17,7 @@ from advimg.batches.journal import differences, folder_settings
 from advimg.cli.command import Command
 from advimg.cli.options import settings_of, settings_options, stream_options
 from advimg.errors import UsageError
-from advimg.record import Record
+from advimg.record_schema import record_of
 from advimg.settings import Settings, described, parse_eps, setting
 from tests.conftest import linear_classifier, random_photo
 
@@ -163,7 +163,7 @@ def test_a_new_setting_is_in_the_record_the_journal_and_python() -> None:
     assert [record.calm for record in records] == [0.5, 0.25]
     values = [record.to_dict() for record in records]
     assert list(values[0])[list(values[0]).index("transfer") + 1] == "calm"
-    assert Record.from_dict(values[1], More).to_dict() == values[1]
+    assert record_of(values[1], More).to_dict() == values[1]
     there, here = (folder_settings(value, More) for value in values)
     assert differences(there, here, kind=More) == ["calm 0.5 there, 0.25 here"]
     with pytest.raises(UsageError, match=r"calm 2\.0: give a value at least 0 and at most 1"):

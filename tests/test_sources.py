@@ -310,7 +310,7 @@ def test_options_win_over_the_toml_file(cli: Cli, toml: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["mine.toml", "MINE.TOML"])
-def test_what_was_attacked_through_a_toml_file_is_verified_without_naming_it(
+def test_what_was_attacked_through_a_toml_file_is_verified_with_that_file_only(
     cli: Cli, toml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     toml.rename(toml.with_name(name))
@@ -321,7 +321,11 @@ def test_what_was_attacked_through_a_toml_file_is_verified_without_naming_it(
     record = json.loads(attacked.out)
     assert (record["model"], record["weights"]) == (name, "five.pt")
     assert record["target"]["name"] in FLOWERS
-    verified = cli("verify", record["outputs"]["adversarial"], "--original", "photo.png")
+    check = ("verify", record["outputs"]["adversarial"], "--original", "photo.png")
+    unnamed = cli(*check)
+    assert unnamed.code == 2
+    assert f"was made with {name}; give it with -m" in unnamed.err
+    verified = cli(*check, "-m", name)
     assert verified.code == 0, verified.err
 
 

@@ -2,10 +2,11 @@
 
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
@@ -21,7 +22,7 @@ from advimg.engine.capacity import BatchSize
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
 from advimg.engine.step_report import Watcher
-from advimg.errors import UsageError
+from advimg.errors import RecordError, UsageError
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.mask import Mask, mask_for
 from advimg.images.perturbation import Amplify, measure_change
@@ -29,6 +30,7 @@ from advimg.images.photo import Photo
 from advimg.models import Model, Models
 from advimg.outcome import Outcome, judge_result, outcome_of
 from advimg.record import Target
+from advimg.record_schema import read_chunk
 from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Norm, Precision, Settings, parse_eps
 from advimg.tracing import Tracer
 from advimg.verification import Verification
@@ -70,7 +72,8 @@ def attack(
         The outcome; ``outcome.record.fooled`` tells whether the target was reached, ``outcome.save()`` writes the PNG.
 
     Raises:
-        AdvimgError: the photo cannot be read, the target is unknown, the model cannot be loaded.
+        AdvimgError: the photo cannot be read, the target is unknown, the model cannot be loaded, or the mask leaves
+            nothing of what a model sees.
     """
     settings = (settings or Settings()).changed(**changes)
     models = Models.of(model, check_on)
@@ -78,6 +81,10 @@ def attack(
     photo = open_photo(photo)
     free = _mask(mask, photo)
     attacked, checking = models.load(device)
+    for classifier in attacked if free is not None else ():
+        rows, columns = classifier.preprocessing.resize_crop(*photo.size).window
+        if free is not None and not free.free[rows, columns].any():
+            raise UsageError(f"the mask is white only where {classifier.name} does not look: outside of its crop")
     engine = Engine(*attacked, precision=precision)
     job = Job(photo=photo, target=criterion, settings=settings, mask=free)
     result = engine.attack(job, watch=tracer.beside(watch) if tracer else watch)
@@ -191,6 +198,9 @@ def verify(
 ) -> Verification:
     """Check the promise on a file, whoever made it: same size, within ε levels, taken for the target.
 
+    The judge is ``model`` with its own preprocessing, whatever the file's record says; a record that names the model
+    with another one does not hold, and neither does a file with another transparency or colour profile.
+
     Args:
         adversarial: the file to check.
         original: the photo it was made from.
@@ -213,6 +223,11 @@ def verify(
     change = measure_change(photo.levels, picture.levels) if same_size else None
     within = change is not None and change.within(eps, norm)
     kept = free.kept(photo.levels, picture.levels) if free is not None and same_size else None
+    bare = isinstance(adversarial, np.ndarray)
+    alpha = None if bare else same_size and np.array_equal(_opacity(photo), _opacity(picture))
+    profile = None if bare else photo.icc_profile == picture.icc_profile
+    view = classifier.preprocessing.to_dict()
+    differs = _record_differs(picture, classifier.name, view)
     return Verification(
         adversarial=picture.source,
         original=photo.source,
@@ -225,9 +240,13 @@ def verify(
         l2=None if change is None else round(change.l2, 6),
         within_eps=within,
         mask_kept=kept,
+        alpha_kept=alpha,
+        profile_kept=profile,
+        view=view,
+        record_differs=differs,
         top5=verdict.top(5),
         confidence=round(verdict.confidence(index), 6),
-        holds=verdict.top1 == index and within and kept is not False,
+        holds=verdict.top1 == index and within and False not in (kept, alpha, profile) and not differs,
     )
 
 
@@ -244,6 +263,25 @@ def open_photo(photo: Picture) -> Photo:
     if isinstance(photo, str | Path):
         return read_photo(photo)
     return photo_from_pixels(photo)
+
+
+def _opacity(photo: Photo) -> npt.NDArray[np.uint8]:
+    """Return the alpha of a photo, [height, width]; one without is opaque."""
+    return np.broadcast_to(np.uint8(255), photo.levels.shape[:2]) if photo.alpha is None else photo.alpha
+
+
+def _record_differs(picture: Photo, model: str, view: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say in what the preprocessing of a model in a picture's own record differs from that of the judge."""
+    try:
+        record = read_chunk(picture.chunk)
+    except RecordError:
+        record = None
+    own = [network.view for network in record.attacked if network.model == model] if record else []
+    recorded = [{"squash": False, **each} for each in own]
+    if not recorded or view in recorded:
+        return ()
+    first = recorded[0]
+    return tuple(f"{name} {first[name]} in the record, {view[name]} here" for name in view if first[name] != view[name])
 
 
 def _mask(mask: Picture | Mask | None, photo: Photo) -> Mask | None:

@@ -29,6 +29,10 @@ class UsageError(AdvimgError, ValueError):
     exit_code = ExitCode.USAGE
 
 
+class RecordError(AdvimgError, ValueError):
+    """What is to be read as a record is none."""
+
+
 class PhotoError(AdvimgError):
     """The photo cannot be read, or is of a kind or size that cannot be attacked."""
 

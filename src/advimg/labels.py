@@ -9,20 +9,28 @@ from functools import cache
 from pathlib import Path
 
 from advimg.errors import UsageError
+from advimg.formatting import bounded, shortened
 
 _IMAGENET = Path(__file__).with_name("imagenet_classes.txt")
+_LONGEST, _SHOWN = 1000, 100
+"""The most characters of a name, and of one in a message or a file's name."""
 
 
 class Labels:
     """The names of a classifier's outputs, in the order of its logits.
 
     Names need not be unique: ImageNet has two cranes. Such a class is asked for by its index.
+
+    Raises:
+        UsageError: a name is longer than a record takes.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(names)
         self._by_key: dict[str, list[int]] = {}
         for index, name in enumerate(self.names):
+            if len(name) > _LONGEST:
+                raise UsageError(f"class {index} has a name of {len(name):,} characters; the most is {_LONGEST:,}")
             self._by_key.setdefault(_key(name), []).append(index)
 
     def __len__(self) -> int:
@@ -53,10 +61,10 @@ class Labels:
             return matches[0]
         if matches:
             choices = " or ".join(f"{index} ({self.names[index]})" for index in matches)
-            raise UsageError(f"class {text!r} is ambiguous; give its index: {choices}")
+            raise UsageError(f"class {shortened(text, _SHOWN)!r} is ambiguous; give its index: {choices}")
         nearest = self.nearest(text)
         hint = f"did you mean {', '.join(nearest)}?" if nearest else "`advimg labels QUERY` searches the names"
-        raise UsageError(f"unknown class {text!r}; {hint}")
+        raise UsageError(f"unknown class {shortened(text, _SHOWN)!r}; {hint}")
 
     def counterpart(self, index: int, name: str) -> int:
         """Return the index of a class that other labels have at ``index`` under ``name``.
@@ -77,13 +85,13 @@ class Labels:
         """Return a short name for files and shells (``german_shepherd``), with the index where two classes share it."""
         key = _key(self.names[index])
         slug = key.replace(" ", "_") or "class"
-        return slug if len(self._by_key[key]) == 1 and key else f"{slug}_{index}"
+        return bounded(slug if len(self._by_key[key]) == 1 and key else f"{slug}_{index}", _SHOWN)
 
     def nearest(self, text: str, count: int = 5) -> list[str]:
         """Return up to ``count`` names that are spelt like ``text`` or contain it."""
         from difflib import get_close_matches  # needed only on the way to an error
 
-        key = _key(text)
+        key = _key(text[:_LONGEST])  # comparing takes time that grows with the square of the length
         similar = get_close_matches(key, self._by_key, n=count, cutoff=0.6)
         containing = [other for other in self._by_key if key and key in other]
         keys = list(dict.fromkeys(similar + containing))[:count]

@@ -13,6 +13,7 @@ from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.spec import ModelSpec
 from advimg.errors import UsageError
 from advimg.labels import Labels
+from advimg.record import MOST_NETWORKS
 from advimg.settings import TargetRule
 from advimg.target_names import read_target
 
@@ -45,6 +46,8 @@ class Models:
         attacked, watching = (tuple(map(_known, _several(group))) for group in (model, check_on))
         if not attacked:
             raise UsageError("there is no classifier; give at least one")
+        if max(len(attacked) - 1, len(watching)) > MOST_NETWORKS:
+            raise UsageError(f"a record holds at most {MOST_NETWORKS} classifiers; give fewer")
         for each in watching:
             if each in attacked:
                 raise UsageError(f"{_name(each)} is both attacked and checked on; leave out one of the two")

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
+import torch
 from PIL import Image
 
 from advimg import __version__
@@ -20,7 +22,7 @@ from advimg.images.perturbation import PERTURBATION_KEY, Amplify, Shown, amplifi
 from advimg.images.photo import Levels, Photo
 from advimg.images.visibility import measure_visibility
 from advimg.outputs import png_path
-from advimg.record import NOT_JUDGED, NetworkRecord, Record, Target
+from advimg.record import NOT_JUDGED, SCHEMA, Environment, NetworkRecord, Record, Target
 from advimg.settings import Settings
 
 
@@ -152,6 +154,7 @@ def outcome_of(result: Result, *, checked: Sequence[Judgement] = (), choices: tu
         eps_tried=result.tried,
         device=first.classifier.device.type,
         precision=result.precision,
+        environment=_environment(first.classifier.device),
         source=photo.source,
         source_sha256=photo.sha256,
         size=photo.size,
@@ -194,6 +197,7 @@ def known_before(
     first, *others = classifiers
     return {
         "advimg": __version__,
+        "schema": SCHEMA,
         **_network(first),
         "ensemble": [_network(classifier) | NOT_JUDGED for classifier in others],
         "checked": [_network(classifier) | NOT_JUDGED for classifier in check_on],
@@ -201,6 +205,7 @@ def known_before(
         "eps_tried": [],
         "device": device,
         "precision": precision,
+        "environment": None,
     }
 
 
@@ -210,6 +215,18 @@ def _network(classifier: Identity) -> dict[str, Any]:
         "weights": classifier.weights,
         "weights_sha256": classifier.weights_sha256,
         "view": classifier.preprocessing.to_dict(),
+    }
+
+
+def _environment(device: torch.device) -> Environment:
+    """Return what decides about the bytes of a file on this machine, besides the photo and the settings."""
+    return {
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
     }
 
 

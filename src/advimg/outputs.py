@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advimg.errors import OutputError, UsageError
+from advimg.formatting import bounded
 from advimg.images.files import check_output
 
 REPORT_MARK = '<meta name="generator" content="advimg '
 """What the ``index.html`` of a report has near its beginning, so that it is known as one."""
+
+LONGEST_STEM = 200
+"""The most bytes of a photo's and a target's part of a file's name, which has at most 255 with what follows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ def plan_outputs(adversarial: Path, *, figure: bool, perturbation: bool = True, 
 
 def default_name(source: str, target_slug: str) -> str:
     """Return the file name for a photo and a target: ``photos/dog.jpg``, ``pelican`` -> ``dog_pelican.png``."""
-    return f"{Path(source).stem}_{target_slug}.png"
+    return f"{bounded(f'{Path(source).stem}_{target_slug}', LONGEST_STEM)}.png"
 
 
 def png_path(path: str | Path) -> Path:
@@ -79,7 +83,7 @@ def is_summary(path: Path) -> bool:
     """Tell whether a file is the JSON summary of a batch or a sweep."""
     try:
         return "advimg" in json.loads(path.read_bytes())
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 

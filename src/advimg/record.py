@@ -1,60 +1,104 @@
-"""The record of one attack: one JSON shape for ``--json``, the batch journal and the PNG's own text chunk."""
+"""The record of one attack: one JSON shape for ``--json``, the batch journal and the PNG's own text chunk.
+
+The types of the fields say what a record may hold. :mod:`.record_schema` reads JSON by them, and ``record.schema.json``
+in the package is the JSON Schema made of them.
+"""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
-from typing import Any, Self
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from advimg.settings import Settings, described
+from msgspec import Meta
+
+from advimg.formatting import percent, shortened
+from advimg.settings import described
 
 CHUNK_KEY = "advimg"
 """The key of the PNG text chunk that holds the record."""
+
+SCHEMA = 1
+"""The version of the record's shape; a record without one is of version 1."""
+
+MOST_NETWORKS = 32
+"""The most networks that one record may name, so that a record that was made up takes nobody's time."""
+
+MOST = 2**53 - 1
+"""The largest whole number that every reader of JSON keeps exactly."""
+
+_LONGEST_ERROR = 10_000
+
+Name = Annotated[str, Meta(max_length=1000)]
+"""Of a class, a model, a rule; :class:`advimg.labels.Labels` takes no longer ones."""
+PathName = Annotated[str, Meta(max_length=32_767)]
+"""As long as a path of any system may be."""
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{1,64}$")]
+Index = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Side = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Meta(ge=0, le=MOST)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Number = Annotated[float, Meta(ge=0, le=1e12)]
+Eps = Annotated[int, Meta(ge=1, le=255)] | Annotated[float, Meta(gt=0, le=1e6)]
+"""Whole levels, or a length in L2."""
+Channels = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_length=3, max_length=3)]
+
+
+class View(TypedDict):
+    """A classifier's preprocessing, as :class:`advimg.classifiers.preprocessing.Preprocessing` has it."""
+
+    resize: Side
+    crop: Side
+    interpolation: Name
+    mean: Channels
+    std: Channels
+    squash: NotRequired[bool]
+
+
+class Environment(TypedDict):
+    """What decides, besides the photo and the settings, which bytes an attack gives.
+
+    ``threads`` is how many PyTorch computes with, ``cpu`` the vector instructions that it uses, ``gpu`` the name of the
+    GPU if the attack ran on one; the others are versions.
+    """
+
+    threads: Count
+    cpu: Name
+    gpu: Name | None
+    torch: Name
+    numpy: Name
+    pillow: Name
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """The target class."""
 
-    index: int
-    name: str
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read its JSON values.
-
-        Raises:
-            KeyError, TypeError, ValueError: they are no class.
-        """
-        return cls(int(values["index"]), str(values["name"]))
+    index: Index
+    name: Name
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """One class a classifier sees in a picture, with its softmax confidence (0..1)."""
 
-    index: int
-    name: str
-    confidence: float
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read its JSON values.
-
-        Raises:
-            KeyError, TypeError, ValueError: they are no class with a confidence.
-        """
-        return cls(int(values["index"]), str(values["name"]), float(values["confidence"]))
+    index: Index
+    name: Name
+    confidence: Share
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """The outcome at one eps, where the least was looked for."""
 
-    eps: float
+    eps: Eps
     reached: bool
-    confidence: float
-    gradients: int
+    confidence: Share
+    gradients: Count
+
+
+Predictions = Annotated[tuple[Prediction, ...], Meta(min_length=1, max_length=1000)]
+"""The most probable classes, the most probable first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,18 +111,9 @@ class Visibility:
         ssim: the structural similarity of luma; 1 is the same.
     """
 
-    delta_e_mean: float
-    delta_e_p95: float
-    ssim: float
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read its JSON values.
-
-        Raises:
-            KeyError, TypeError, ValueError: they are no such measures.
-        """
-        return cls(**{field.name: float(values[field.name]) for field in fields(cls)})
+    delta_e_mean: Number
+    delta_e_p95: Number
+    ssim: Annotated[float, Meta(ge=-1, le=1)]
 
     @property
     def in_words(self) -> str:
@@ -109,29 +144,15 @@ the photo's; up to the second most cannot; up to the third it takes a comparison
 class NetworkRecord:
     """What a network besides the first sees; the fields are as in :class:`Record`, the target as this one counts."""
 
-    model: str
-    weights: str | None
-    weights_sha256: str | None
-    view: Mapping[str, Any]
+    model: Name
+    weights: Name | None
+    weights_sha256: Sha256 | None
+    view: View
     target: Target
-    before: tuple[Prediction, ...]
-    after: tuple[Prediction, ...]
+    before: Predictions
+    after: Predictions
     fooled: bool
-    confidence: float
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the JSON values of a network in a record that tells of no error; other keys are passed over.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is none.
-        """
-        own = {field.name: values[field.name] for field in fields(cls)}
-        return cls(
-            **own
-            | {"target": Target.from_dict(own["target"]), "confidence": float(own["confidence"])}
-            | {name: tuple(map(Prediction.from_dict, own[name])) for name in ("before", "after")}
-        )
+    confidence: Share
 
     @property
     def change(self) -> str:
@@ -142,6 +163,9 @@ class NetworkRecord:
 
 NOT_JUDGED: dict[str, Any] = {"target": None, "before": [], "after": [], "fooled": False, "confidence": None}
 """The part of a :class:`NetworkRecord`, as JSON values, that is missing where an attack came to nothing."""
+
+
+Networks = Annotated[tuple[NetworkRecord, ...], Meta(max_length=MOST_NETWORKS)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,67 +189,45 @@ class Record:
 
     A ``step_size`` of None means the usual steps, which go by eps and become shorter.
 
+    ``environment`` is None in records that are older than it. A PNG's chunk leaves out ``checked``, ``seconds`` and
+    ``outputs``.
+
     Where several networks are attacked, these fields are of the first and ``ensemble`` holds the others; only
     ``fooled`` means all of them. ``checked`` holds networks that took no part.
     """
 
-    advimg: str
-    source: str
-    source_sha256: str
-    size: tuple[int, int]
-    model: str
-    weights: str | None
-    weights_sha256: str | None
-    view: Mapping[str, Any]
+    advimg: Name
+    schema: Literal[1] = 1
+    source: PathName
+    source_sha256: Sha256
+    size: tuple[Side, Side]
+    model: Name
+    weights: Name | None
+    weights_sha256: Sha256 | None
+    view: View
     target: Target
-    target_rule: str | None
-    ensemble: tuple[NetworkRecord, ...] = ()
-    checked: tuple[NetworkRecord, ...] = ()
+    target_rule: Name | None
+    ensemble: Networks = ()
+    checked: Networks = ()
     settings: Mapping[str, Any]
-    eps_tried: tuple[Trial, ...] = ()
-    mask_sha256: str | None = None
-    device: str
-    precision: str
-    l2: float
-    before: tuple[Prediction, ...]
-    after: tuple[Prediction, ...]
+    eps_tried: Annotated[tuple[Trial, ...], Meta(max_length=1000)] = ()
+    mask_sha256: Sha256 | None = None
+    device: Name
+    precision: Name
+    environment: Environment | None = None
+    l2: Number
+    before: Predictions
+    after: Predictions
     fooled: bool
-    confidence: float
-    linf: int
-    psnr: float | None
+    confidence: Share
+    linf: Annotated[int, Meta(ge=0, le=255)]
+    psnr: Number | None
     visibility: Visibility | None = None
-    steps: int
-    gradients: int
-    seconds: float
-    outputs: Mapping[str, str]
-    error: str | None = None
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], kind: type[Settings] = Settings) -> Self:
-        """Read the JSON values of a record without an error; other keys are passed over.
-
-        Args:
-            values: under the keys of a record.
-            kind: the class of the settings.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is none.
-        """
-        settings = {each.recorded: each.read(values) for each in described(kind)}
-        own = {field.name: values[field.name] for field in fields(cls) if field.name not in ("settings", "visibility")}
-        visibility = values.get("visibility")
-        first = NetworkRecord.from_dict(values)
-        width, height = own["size"]
-        return cls(
-            settings=settings,
-            **own
-            | {"size": (int(width), int(height)), "target": first.target, "before": first.before, "after": first.after}
-            | {name: tuple(map(NetworkRecord.from_dict, own[name])) for name in ("ensemble", "checked")}
-            | {"visibility": None if visibility is None else Visibility.from_dict(visibility)}
-            | {"eps_tried": tuple(Trial(**trial) for trial in own["eps_tried"])}
-            | {name: int(own[name]) for name in ("linf", "steps", "gradients")}
-            | {name: float(own[name]) for name in ("confidence", "l2")},
-        )
+    steps: Count
+    gradients: Count
+    seconds: Number = 0.0
+    outputs: Mapping[Name, PathName] = field(default_factory=dict)
+    error: None = None
 
     def __getattr__(self, name: str) -> Any:
         if name == "settings" or name not in self.settings:  # a copy in the making has no settings yet
@@ -273,7 +275,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON values, in the order of the fields."""
-        return _flat(asdict(self) | {"size": list(self.size), "view": dict(self.view), "outputs": dict(self.outputs)})
+        return _flat(asdict(self) | {"size": list(self.size), "outputs": dict(self.outputs)})
 
     def to_json(self) -> str:
         """Return the record as one line of ASCII JSON."""
@@ -282,7 +284,7 @@ class Record:
     def to_chunk(self) -> str:
         """Return the JSON for the PNG's text chunk: without what differs between runs or tells of the disk's folders.
 
-        So the same photo, settings and machine give the same bytes, whatever is checked besides.
+        So the same photo, settings and environment give the same bytes, whatever is checked besides.
         """
         shown = self.to_dict() | {"source": PurePath(self.source).name}
         del shown["outputs"], shown["seconds"], shown["checked"]
@@ -305,10 +307,11 @@ class Failure:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values under the keys of a record, null where nothing is known."""
-        unknown: dict[str, Any] = {field.name: None for field in fields(Record)}
+        unknown: dict[str, Any] = {each.name: None for each in fields(Record)}
         unknown["settings"] = {each.recorded: None for each in described()}
         nothing = NOT_JUDGED | {"ensemble": [], "checked": [], "eps_tried": [], "outputs": {}}
-        return _flat(unknown) | nothing | dict(self.known) | {"source": self.source, "error": self.error}
+        told = {"schema": SCHEMA, "source": self.source, "error": shortened(self.error, _LONGEST_ERROR)}
+        return _flat(unknown) | nothing | dict(self.known) | told
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
@@ -323,26 +326,3 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
             if name == "max_eps":
                 flat["eps_tried"] = values["eps_tried"]
     return flat
-
-
-def read_chunk(chunk: str | None) -> dict[str, Any]:
-    """Return what a PNG's text chunk says, as plain JSON values; empty where there is none or it is not ours."""
-    try:
-        values = json.loads(chunk or "")
-    except (ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def percent(confidence: float) -> str:
-    """Write a confidence for people, so that only 0 and 1 themselves are called 0 % and 100 %."""
-    if 0 < confidence < 0.0005:
-        return "< 0.1 %"
-    if 0.9995 <= confidence < 1:
-        return "> 99.9 %"
-    return f"{confidence:.0%}".replace("%", " %") if confidence in (0, 1) else f"{confidence * 100:.1f} %"
-
-
-def printable(text: str) -> str:
-    """Replace control characters: file names and records of others may hold commands to a terminal."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

@@ -17,8 +17,11 @@ def read_target(text: str | int, labels: Labels, others: Mapping[str, Labels] | 
         others: of the other classifiers of the attack, by their names.
 
     Raises:
-        UsageError: one of them has no such class; or has other classes than the first, where a rule chooses the target.
+        UsageError: the text is empty; one of them has no such class, or has other classes than the first, where a rule
+            chooses the target.
     """
+    if not str(text).strip():
+        raise UsageError("the target is empty; give the name of a class (is a variable unset?)")
     word = str(text).strip().lower().replace("_", "-")
     target = next((rule for rule in (*TARGET_RULES, "untargeted") if rule == word), None) or labels.find(text)
     for name, names in (others or {}).items():

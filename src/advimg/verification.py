@@ -1,5 +1,6 @@
 """What was found when the promise was checked on a file."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +12,10 @@ class Verification:
     """The result of comparing a file with its original and showing it to a classifier.
 
     ``linf`` and ``l2`` are None where the sizes differ; ``mask_kept`` tells whether nothing is changed where a mask
-    forbids it, and is None without one. The field names are the keys of ``verify --json``.
+    forbids it, and is None without one. ``alpha_kept`` and ``profile_kept`` tell whether transparency and colour
+    profile are the original's: with others the same levels are another picture to a person. Both are None where there
+    are only levels. ``view`` is the preprocessing that judged, ``record_differs`` what the file's own record says
+    otherwise of it. The field names are the keys of ``verify --json``.
     """
 
     adversarial: str
@@ -25,6 +29,10 @@ class Verification:
     l2: float | None
     within_eps: bool
     mask_kept: bool | None
+    alpha_kept: bool | None
+    profile_kept: bool | None
+    view: Mapping[str, Any]
+    record_differs: tuple[str, ...]
     top5: tuple[Prediction, ...]
     confidence: float
     holds: bool

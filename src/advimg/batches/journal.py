@@ -10,21 +10,26 @@ run: a folder holds the files that its journal names.
 import contextlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from advimg.batches.journal_files import LineFile, UnfinishedFiles, locked
 from advimg.batches.plan import Key
-from advimg.errors import OutputError
+from advimg.errors import OutputError, RecordError
 from advimg.images.files import made_folder, sweep, write_whole
+from advimg.record_schema import check_record, parse_json
 from advimg.settings import Settings, described
 
 NAME = "results.jsonl"
 
 _HEAD = b'{"advimg": '
 """The beginning of every journal."""
+
+_NAMED = 10
+"""How many lines that are no records are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +61,7 @@ class Entry:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
-        """Read a record.
-
-        Raises:
-            KeyError, TypeError, AttributeError, ValueError: it is not a record.
-        """
+        """Read a record that is known to be one."""
         target = record["target_rule"] or record["target"]["index"]
         return cls(
             key=Key(Path(record["source"]), target, "auto" if record["max_eps"] is not None else record["eps"]),
@@ -122,47 +123,62 @@ def _in_words(value: object) -> str:
     return "unset" if value is None else str(value)
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
+def read_records(folder: Path, *, warn: Callable[[str], None] = warnings.warn) -> list[dict[str, Any]]:
     """Return the records of :func:`read_attacks`."""
-    return list(read_attacks(folder).values())
+    return list(read_attacks(folder, warn=warn).values())
 
 
-def read_attacks(folder: Path) -> dict[Key, dict[str, Any]]:
+def read_attacks(folder: Path, *, warn: Callable[[str], None] = warnings.warn) -> dict[Key, dict[str, Any]]:
     """Return the last record of each attack in a folder's journal, with the paths of today.
 
     Nothing is locked and nothing changed, so a batch may be writing there; an incomplete last line is left out.
 
     Args:
         folder: an absolute path.
+        warn: called with a line for a person, if lines of the journal are no records.
 
     Raises:
         OutputError: there is no journal, or it cannot be read.
     """
-    lines = _read_lines(folder / NAME, advice="give a folder that it wrote to")
+    attacks: dict[Key, dict[str, Any]] = {}
+    others: list[_Other] = []
     try:
-        return {line.entry.key: line.record for line in lines if line is not None}
+        for line in _read_lines(folder / NAME, advice="give a folder that it wrote to"):
+            if isinstance(line, _Line):
+                attacks[line.entry.key] = line.record
+            elif line is not None:
+                others.append(line)
     except FileNotFoundError:
         raise OutputError(f"{folder / NAME} does not exist; give a folder that advimg batch wrote to") from None
+    _tell_of_others(others, folder / NAME, warn)
+    return attacks
 
 
 class Journal:
     """The journal of a folder, locked against other processes; use :meth:`opened`.
+
+    A line that is no record is left in its place and does not count.
 
     Attributes:
         folder: the output folder.
         entries: the attacks it held when it was opened and still holds, by key.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, warn: Callable[[str], None] = warnings.warn) -> None:
         self.folder = folder
         self.entries: dict[Key, Entry] = {}
         self._path = folder / NAME
         repair = False
+        others: list[_Other] = []
         with contextlib.suppress(FileNotFoundError):
             for line in _read_lines(self._path):
+                if isinstance(line, _Other):
+                    others.append(line)
+                    continue
                 repair = repair or line is None or line.moved or line.entry.key in self.entries
                 if line is not None:
                     self.entries[line.entry.key] = line.entry
+        _tell_of_others(others, self._path, warn)
         sweep(folder)
         if repair:
             self._rewrite()
@@ -171,16 +187,20 @@ class Journal:
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, folder: Path) -> Iterator[Self]:
+    def opened(cls, folder: Path, *, warn: Callable[[str], None] = warnings.warn) -> Iterator[Self]:
         """Make the folder if it is not there, lock it, and repair what a killed process left.
 
         Folders that were made and are still empty at the end are removed.
+
+        Args:
+            folder: an absolute path.
+            warn: called with a line for a person, if lines of the journal are no records.
 
         Raises:
             OutputError: another process writes there, the folder cannot be written, or the file is not a journal.
         """
         with made_folder(folder), locked(folder):
-            journal = cls(folder)
+            journal = cls(folder, warn=warn)
             try:
                 yield journal
             finally:
@@ -230,12 +250,14 @@ class Journal:
         return {path for key in keys for path in self.entries[key].outputs.values()}
 
     def _rewrite(self) -> None:
-        """Write the journal anew with the last line of each entry and the paths of today."""
-        lines: dict[Key, str] = {}
+        """Write the journal anew with the last line of each entry, the paths of today, and what is no record."""
+        lines: dict[Key | int, bytes] = {}
         for line in _read_lines(self._path):
-            if line is not None and line.entry.key in self.entries:
-                lines[line.entry.key] = json.dumps(line.record) + "\n"
-        write_whole(self._path, "".join(lines.values()).encode("ascii"), overwrite=True)
+            if isinstance(line, _Line) and line.entry.key in self.entries:
+                lines[line.entry.key] = f"{json.dumps(line.record)}\n".encode("ascii")
+            elif isinstance(line, _Other):
+                lines[line.number] = line.content
+        write_whole(self._path, b"".join(lines.values()), overwrite=True)
 
     def _close(self) -> None:
         self._file.close()
@@ -259,50 +281,89 @@ class _Line(NamedTuple):
     moved: bool
 
 
-def _read_lines(path: Path, *, advice: str = "choose another -O") -> Iterator[_Line | None]:
-    """Yield the lines of a journal; None for one that a crash has made unreadable or left incomplete.
+class _Other(NamedTuple):
+    """A line of a journal that is no record: its number from 1, its bytes, and why it is none."""
+
+    number: int
+    content: bytes
+    reason: str
+
+
+def _tell_of_others(others: Sequence[_Other], path: Path, warn: Callable[[str], None]) -> None:
+    """Name the lines that are no records, in one line for a person."""
+    if others:
+        numbers = ", ".join(str(other.number) for other in others[:_NAMED]) + (", …" if len(others) > _NAMED else "")
+        which = f"line {numbers} is no record" if len(others) == 1 else f"lines {numbers} are no records"
+        warn(f"{path}: {which} ({others[0].reason}); left as it is, the others count")
+
+
+def _read_lines(path: Path, *, advice: str = "choose another -O") -> Iterator[_Line | _Other | None]:
+    """Yield the lines of a journal; None for one that a crash has left incomplete at the end, or without content.
 
     Raises:
         FileNotFoundError: there is no such file.
         OutputError: it is not a journal, or cannot be read.
     """
+    read = others = 0
     try:
         with path.open("rb") as file:
-            if not _HEAD.startswith(file.read(len(_HEAD))):
-                raise ValueError
+            foreign = not _HEAD.startswith(file.read(len(_HEAD)))
             file.seek(0)
-            for line in file:
+            for number, line in enumerate(() if foreign else file, 1):
                 if not line.endswith(b"\n"):
                     yield None
-                    return  # its end may be written while this loop runs
-                yield _parsed(line, path.parent)
+                    break  # its end may be written while this loop runs
+                if not line.strip(b"\0\r\n"):  # a block that never came to the disk reads as zeros
+                    yield None
+                    continue
+                try:
+                    yield _parsed(line, path.parent)
+                    read += 1
+                except RecordError as error:
+                    yield _Other(number, line, str(error))
+                    others += 1
     except FileNotFoundError:
         raise
     except OSError as error:
         raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise OutputError(f"{path} is no journal of advimg batch; {advice}") from None
+    if foreign or (others and not read):
+        raise OutputError(f"{path} is no journal of advimg batch; {advice}")
 
 
-def _parsed(line: bytes, folder: Path) -> _Line | None:
+def _parsed(line: bytes, folder: Path) -> _Line:
+    """Read a line.
+
+    Raises:
+        RecordError: it is no record of a journal.
+    """
+    record = parse_json(line)
+    check_record(record)
     try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    relocated = _relocated(record, folder)
-    return _Line(relocated, Entry.of(relocated), moved=relocated != record)
+        relocated = _relocated(record, folder)
+        return _Line(relocated, Entry.of(relocated), moved=relocated != record)
+    except KeyError as error:
+        raise RecordError(f"it has no key {error}") from None
+    except TypeError:  # a record of a failure may lack what tells it from others
+        raise RecordError("it names no target") from None
 
 
 def _relocated(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return a record whose outputs are where the folder is now.
 
     Raises:
-        ValueError: an output lies outside the folder; a journal that someone has edited must not remove it.
+        KeyError: it lacks what the journal needs.
+        RecordError: an output lies outside the folder; a journal that someone has edited must not remove it.
     """
-    before = Path(record.get("out_dir", folder))
-    outputs = {
-        key: os.path.normpath(folder / Path(path).relative_to(before)) for key, path in record["outputs"].items()
-    }
-    if not all(Path(path).is_relative_to(folder) for path in outputs.values()):
-        raise ValueError("a file of the journal lies outside its folder")
+    before = Path(record.get("out_dir") or folder)
+    if record["error"] is None and not (record["adversarial_sha256"] and record["outputs"]["adversarial"]):
+        raise RecordError("it names no adversarial PNG")
+    try:
+        outputs = {
+            key: os.path.normpath(folder / Path(path).relative_to(before)) for key, path in record["outputs"].items()
+        }
+        inside = all(Path(path).is_relative_to(folder) and "\0" not in path for path in outputs.values())
+    except ValueError:  # it lay outside of the earlier folder, too
+        inside = False
+    if not inside:
+        raise RecordError("a file of it lies outside the folder")
     return {**record, "outputs": outputs} | ({"out_dir": str(folder)} if before != folder else {})

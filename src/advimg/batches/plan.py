@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from advimg.batches.pairs import Pair
+from advimg.formatting import bounded
 from advimg.images.perturbation import Amplify, check_amplify
 from advimg.labels import Labels
-from advimg.outputs import Outputs, plan_outputs
+from advimg.outputs import LONGEST_STEM, Outputs, plan_outputs
 from advimg.settings import Eps, TargetRule
 from advimg.target_names import target_slug
 
@@ -133,7 +134,8 @@ def _names(keys: Iterable[Key], files: Files, labels: Labels, *, taken: Iterable
 
 def _stems(key: Key, slug: str) -> tuple[str, str, str, str]:
     """Return names for an attack, from the shortest to the longest, without a suffix."""
-    short, long = f"{key.source.stem}_{slug}", f"{key.source.name.replace('.', '_')}_{slug}"
+    names = f"{key.source.stem}_{slug}", f"{key.source.name.replace('.', '_')}_{slug}"
+    short, long = (bounded(name, LONGEST_STEM) for name in names)
     eps = "epsauto" if key.eps == "auto" else f"eps{key.eps:g}"
     return short, long, f"{short}_{eps}", f"{long}_{eps}"
 

@@ -54,7 +54,7 @@ def opened(
         OutputError: another process writes to the folder, it was begun with other settings, or a file is in the way.
         ClassifierError: a model cannot be loaded.
     """
-    with Journal.opened(files.folder) as journal:
+    with Journal.opened(files.folder, warn=warn) as journal:
         executor: Executor
         if len(devices) > 1:
             attacked, check_on = (

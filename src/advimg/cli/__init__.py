@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from advimg.errors import AdvimgError, ExitCode
-from advimg.record import printable
+from advimg.formatting import printable
 
 
 def main() -> NoReturn:

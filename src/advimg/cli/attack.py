@@ -8,6 +8,7 @@ import click
 
 from advimg.cli.command import Command, keep_nearest, option
 from advimg.cli.options import (
+    check_of_use,
     check_option,
     mask_option,
     model_options,
@@ -19,12 +20,14 @@ from advimg.cli.options import (
     settings_options,
     stream_options,
     target_option,
+    tell_of_confidence,
     untargeted_option,
 )
-from advimg.errors import ExitCode, UsageError
+from advimg.errors import ExitCode, OutputError, UsageError
 
 if TYPE_CHECKING:
     from advimg.outcome import Outcome
+    from advimg.outputs import Outputs
 
 
 @click.command(cls=Command, no_args_is_help=True, short_help="Make a photo look like another class to a classifier.")
@@ -94,6 +97,8 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
         raise UsageError("-o - writes no file besides; leave out --trace, or name the output")
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     settings = settings_of(given)
+    check_of_use(ctx, given, settings)
+    tell_of_confidence(given, console)
     photo = read_input(images[0], max_pixels=given["max_pixels"])
     mask = read_mask(given["mask"], photo, max_pixels=given["max_pixels"])
     # Only now the slow part: importing torch.
@@ -113,6 +118,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
             trace=trace,
         )
         outputs.check(overwrite=given["force"], photo=Path(images[0]))
+        _keep_mask(given["mask"], outputs)
     attacked, check_on = models.load(given["device"], progress=not given["quiet"])
     tracer = Tracer(photo, attacked, amplify=given["amplify"]) if trace is not None else None
     outcome = attack_shown(
@@ -143,6 +149,12 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
     if given["as_json"]:
         click.echo(record.to_json())
     ctx.exit(ExitCode.OK if record.fooled else ExitCode.NOT_REACHED)
+
+
+def _keep_mask(mask: Path | None, outputs: "Outputs") -> None:
+    for _, path in outputs:
+        if mask is not None and path.exists() and path.samefile(mask):
+            raise OutputError(f"{path} is the mask itself; give the output another name")
 
 
 def _wants_stdout(output: str | None, out_dir: Path | None, *, as_json: bool) -> bool:

@@ -10,6 +10,7 @@ import click
 from advimg.cli.command import Command, keep_nearest, option
 from advimg.cli.options import (
     batch_options,
+    check_of_use,
     check_option,
     model_options,
     models_of,
@@ -20,6 +21,7 @@ from advimg.cli.options import (
     settings_options,
     stream_options,
     targets_options,
+    tell_of_confidence,
 )
 from advimg.errors import ExitCode, PhotoError, UsageError
 from advimg.settings import Settings
@@ -85,6 +87,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     settings = settings_of(given)
+    check_of_use(ctx, given, settings)
+    tell_of_confidence(given, console)
     keep_nearest(ctx, given, "targets", "untargeted", "table")
     targets = given["targets"] + ("untargeted",) * given["untargeted"]
     if given["table"] and (paths or given["from_file"] or targets):

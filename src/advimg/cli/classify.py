@@ -9,12 +9,12 @@ import click
 from advimg.cli.command import Command
 from advimg.cli.options import model_options, photo_options, specs_of, stream_options
 from advimg.errors import ExitCode, PhotoError
-from advimg.record import Prediction
 
 if TYPE_CHECKING:
     from advimg.classifiers.classifier import Classifier
     from advimg.cli.console import Console
     from advimg.images.photo import Photo
+    from advimg.record import Prediction
 
 
 @click.command(cls=Command, no_args_is_help=True, short_help="Say what a classifier sees in pictures.")
@@ -73,7 +73,7 @@ def _load(given: dict[str, Any], console: "Console") -> "list[Classifier]":
     return classifiers
 
 
-def _line(image: str, photo: "Photo", classifier: "Classifier", top5: tuple[Prediction, ...]) -> dict[str, Any]:
+def _line(image: str, photo: "Photo", classifier: "Classifier", top5: "tuple[Prediction, ...]") -> dict[str, Any]:
     return {
         "source": image,
         "source_sha256": photo.sha256,

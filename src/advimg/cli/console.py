@@ -15,10 +15,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from advimg.record import Prediction, percent, printable
+from advimg.formatting import percent, printable
 
 if TYPE_CHECKING:
     from advimg.engine.step_report import StepReport, Watcher
+    from advimg.record import Prediction
+
+
+_LONGEST_NAME = 100
+"""The most characters of a name in a table, or on a line that moves."""
 
 
 class Console:
@@ -32,8 +37,7 @@ class Console:
     def say(self, text: str = "", style: str = "") -> None:
         """Print a line, unless quiet."""
         if not self._quiet:
-            lines = "\n".join(printable(line) for line in text.split("\n"))
-            self._rich.print(Text(lines, style=style))
+            self._rich.print(Text(printable(text), style=style))
 
     def detail(self, text: str) -> None:
         """Print a line if asked to say more."""
@@ -53,7 +57,7 @@ class Console:
         """Whether more was asked for."""
         return self._verbose
 
-    def predictions(self, columns: Sequence[tuple[str, Sequence[Prediction]]], *, target: int | None = None) -> None:
+    def predictions(self, columns: "Sequence[tuple[str, Sequence[Prediction]]]", *, target: int | None = None) -> None:
         """Print top-5 lists beside each other, the target marked."""
         if self._quiet:
             return
@@ -62,7 +66,7 @@ class Console:
             return
         table = _table(header=any(title for title, _ in columns))
         for title, _ in columns:
-            table.add_column(Text(title), no_wrap=True)
+            table.add_column(Text(printable(title, _LONGEST_NAME)), no_wrap=True)
         for row in zip_longest(
             *(predictions for _, predictions in columns)
         ):  # a classifier may have fewer than five classes
@@ -95,7 +99,7 @@ class Console:
             return
         left, right = "step {task.fields[step]}/{task.fields[steps]}", "{task.percentage:5.1f} % {task.fields[target]}"
         with self._bar(left, right) as progress:
-            task = progress.add_task("", total=1.0, step=0, steps=steps, target=target)
+            task = progress.add_task("", total=1.0, step=0, steps=steps, target=printable(target, _LONGEST_NAME))
 
             def watch(report: "StepReport") -> None:
                 progress.update(task, completed=report.confidence, step=report.step)
@@ -108,7 +112,8 @@ class Console:
 
     def _bar(self, left: str, right: str) -> Progress:
         """Return a bar between two texts, which goes away at the end."""
-        columns = (TextColumn(left), BarColumn(bar_width=30), TextColumn(right))
+        # Without rich's markup: a class may be called "cat [/indoor]".
+        columns = (TextColumn(left, markup=False), BarColumn(bar_width=30), TextColumn(right, markup=False))
         return Progress(*columns, console=self._rich, transient=True)
 
 
@@ -124,25 +129,25 @@ def _table(*, header: bool) -> Table:
     )
 
 
-def _rows(lists: Sequence[tuple[str, Sequence[Prediction]]], target: int | None) -> Table:
+def _rows(lists: "Sequence[tuple[str, Sequence[Prediction]]]", target: int | None) -> Table:
     """Lay lists of predictions out as one row each, the first three."""
     table = _table(header=False)
-    table.add_column(no_wrap=True, min_width=max(len(title) for title, _ in lists))
+    table.add_column(no_wrap=True, min_width=max(len(title[:_LONGEST_NAME]) for title, _ in lists))
     for title, predictions in lists:
         cells = (
             _prediction(prediction, marked=prediction.index == target, bar=False) for prediction in predictions[:3]
         )
-        table.add_row(Text(title, "bold"), *cells)
+        table.add_row(Text(printable(title, _LONGEST_NAME), "bold"), *cells)
     return table
 
 
-def _prediction(prediction: Prediction, *, marked: bool, bar: bool = True) -> Text:
+def _prediction(prediction: "Prediction", *, marked: bool, bar: bool = True) -> Text:
     if bar:
         blocks = "█" * round(prediction.confidence * 8)
         text = Text.assemble(f"{percent(prediction.confidence):>8} ", (f"{blocks:<8}", "cyan"), " ")
     else:
         text = Text(f"{percent(prediction.confidence)} ")
-    text.append(printable(prediction.name))
+    text.append(printable(prediction.name, _LONGEST_NAME))
     if marked:
         text.stylize("bold")
         text.append(" ←")

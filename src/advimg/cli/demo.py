@@ -65,7 +65,8 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     console.predictions([("the photo", record.before), ("the file", record.after)], target=target)
     console.say()
     describe(record, console)
-    console.say("\nLook at the figure, then try:")
+    console.say()
+    console.say("Look at the figure, then try:")
     advimg = _called_as()
     photo_path, png_path = shlex.quote(str(source)), shlex.quote(str(outputs.adversarial))
     for line in (

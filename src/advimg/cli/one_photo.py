@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from advimg.cli.console import Console
 from advimg.errors import PhotoError
-from advimg.record import Record, percent
+from advimg.formatting import percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from advimg.images.mask import Mask
     from advimg.images.photo import Photo
     from advimg.outcome import Outcome
+    from advimg.record import NetworkRecord, Record
     from advimg.settings import Settings, TargetRule
 
 
@@ -71,7 +72,7 @@ def attack_shown(
     return outcome
 
 
-def describe(record: Record, console: Console) -> None:
+def describe(record: "Record", console: Console) -> None:
     """Say what an attack has reached, and what it wrote."""
     first, *others = attacked = record.attacked
     console.say(f"{record.source}: {first.change}{f', by {first.model}' if others else ''}", style="bold")
@@ -104,11 +105,23 @@ def describe(record: Record, console: Console) -> None:
             f"{missed} ({least.target.name} is at {percent(least.confidence)}{by}); this is the best attempt. "
             f"Try a larger {'--eps' if record.max_eps is None else '--max-eps'}, more --steps, or --restarts"
         )
+    elif not untargeted and all(seen.before[0].index == seen.target.index for seen in attacked):
+        console.warn(f"the photo shows {first.target.name} already: no attack was needed")
+    elif untargeted and (left := max(map(_left, attacked))) > 1 - record.min_confidence:
+        console.warn(
+            f"the class that the photo shows keeps {percent(left)}, more than the {percent(1 - record.min_confidence)} "
+            "asked for"
+        )
     elif least.confidence < record.min_confidence and not untargeted:
         console.warn(
             f"{least.target.name} is top-1 at {percent(least.confidence)}{by}, short of the "
             f"{percent(record.min_confidence)} asked for"
         )
+
+
+def _left(seen: "NetworkRecord") -> float:
+    """Return the confidence that is left, in the file, to the class that the photo shows; 0 if it is not among five."""
+    return next((each.confidence for each in seen.after if each.index == seen.before[0].index), 0.0)
 
 
 def _count(number: int, what: str) -> str:

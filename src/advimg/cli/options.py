@@ -9,15 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from click.core import ParameterSource
 
 from advimg.cli.command import Decorator, option, options, use_config
 from advimg.cli.completion import complete_model, complete_target
-from advimg.cli.param_types import AmplifyType, BatchSizeType, ChannelsType, DevicesType, DeviceType
+from advimg.cli.param_types import (
+    AmplifyType,
+    BatchSizeType,
+    ChannelsType,
+    DevicesType,
+    DeviceType,
+    WholeTextType,
+)
 from advimg.errors import UsageError
+from advimg.formatting import percent
 from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Precision, Setting, Settings, described
 
 if TYPE_CHECKING:
     from advimg.classifiers.spec import ModelSpec
+    from advimg.cli.console import Console
     from advimg.models import Models
 
 _reach: Callable[..., Decorator[Any]] = partial(option, group="What to reach")
@@ -28,6 +38,22 @@ _said: Callable[..., Decorator[Any]] = partial(option, group="What is said")
 _PATH: Any = click.Path(path_type=Path)
 _RECORDED = "By default what the PNG's record says."
 
+
+def _several_targets(ctx: click.Context, param: click.Parameter, targets: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(target.strip() for target in targets):
+        raise UsageError("-t is empty; give the name of a class (is a variable unset?)")
+    return targets
+
+
+def _one_target(ctx: click.Context, param: click.Parameter, targets: tuple[str, ...]) -> str | None:
+    if len(targets) > 1:
+        raise UsageError(
+            f"{ctx.info_name} takes one target and {len(targets)} were given: {', '.join(targets)}; `advimg batch` "
+            "takes several"
+        )
+    return next(iter(_several_targets(ctx, param, targets)), None)
+
+
 untargeted_option = _reach("--untargeted", is_flag=True, help="Leave the class that is seen, for any other.")
 targets_options = options(
     _reach(
@@ -36,6 +62,7 @@ targets_options = options(
         "targets",
         metavar="NAME",
         multiple=True,
+        callback=_several_targets,
         shell_complete=complete_target,
         help="The target class: a name or an index; or random, least-likely, runner-up, all. "
         "Given several times: each photo is attacked for each.",
@@ -76,6 +103,9 @@ def target_option(*, recorded: bool = False) -> Decorator[Any]:
         "-t",
         "--target",
         metavar="NAME",
+        multiple=True,  # so that a second one is seen
+        type=WholeTextType(),
+        callback=_one_target,
         shell_complete=complete_target,
         help="The target class: a name or an index"
         + (f". {_RECORDED}" if recorded else "; or random, least-likely, runner-up."),
@@ -125,6 +155,33 @@ def settings_of(given: Mapping[str, Any], kind: type[Settings] = Settings) -> Se
         UsageError: one is out of range.
     """
     return kind(**{each.name: given[each.name] for each in described(kind) if each.name in given})
+
+
+def check_of_use(ctx: click.Context, given: Mapping[str, Any], settings: Settings) -> None:
+    """Refuse what the command line asks for and what would change nothing.
+
+    Raises:
+        UsageError: there is such an option.
+    """
+
+    def is_here(name: str) -> bool:
+        return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+    if is_here("max_eps") and settings.eps != "auto" and not given.get("table"):
+        raise UsageError("--max-eps bounds --eps auto; give that, or leave out --max-eps")
+    pictures = given["perturbation"] or given["figure"] or given.get("trace")
+    if is_here("amplify") and (not pictures or given.get("output") == "-"):
+        raise UsageError("--amplify is the factor of pictures, and none is written; leave it out")
+
+
+def tell_of_confidence(given: Mapping[str, Any], console: "Console") -> None:
+    """Say what a confidence means to an attack without a target."""
+    if given["untargeted"] and given["confidence"] is not None:
+        left = percent(1 - given["confidence"])
+        console.warn(
+            f"--untargeted: with --confidence {given['confidence']:g} the class that the photo shows keeps at most "
+            f"{left}; the class that is reached may have any confidence"
+        )
 
 
 def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices: bool = False) -> Decorator[Any]:

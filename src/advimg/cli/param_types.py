@@ -65,6 +65,14 @@ class ChannelsType(_Channels):
         return red, green, blue
 
 
+class WholeTextType(click.types.StringParamType):
+    """Text that is one value in the environment, spaces and all, where the option may be given several times."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Return the one value."""
+        return [rv]
+
+
 class DeviceType(_Device):
     """One device: ``cuda:0``."""
 

@@ -24,6 +24,7 @@ from advimg.cli.console import Console, shown_path
 from advimg.engine.allocator import keep_freed_memory
 from advimg.errors import DeviceError, DiskError, ExitCode, OutputError
 from advimg.record import Record
+from advimg.record_schema import record_of
 from advimg.settings import Settings
 
 _PLAIN_EVERY = 10
@@ -62,10 +63,13 @@ def run_shown(batch: Batch, console: Console, *, as_json: bool) -> bool:
     stats = batch.stats
     if stats.earlier:
         console.say(f"{stats.earlier} of {stats.total} were done by an earlier run")
+    unchanged = 0
     with _stop_on_signals() as (stop, interrupted), _show_progress(stats, console, silent=as_json) as show:
 
         def ended(record: dict[str, Any]) -> None:
+            nonlocal unchanged
             show(record)
+            unchanged += _showed_target(record)
             if as_json:
                 _print_line(json.dumps(record))
 
@@ -80,6 +84,8 @@ def run_shown(batch: Batch, console: Console, *, as_json: bool) -> bool:
             raise DeviceError(
                 f"{error}; {stats.done} of {stats.total} are done; run the same command again to go on"
             ) from error
+    if unchanged:
+        console.warn(f"{unchanged} of the photos showed their target already: no attack was needed")
     return not interrupted.is_set() or stats.done == stats.total
 
 
@@ -125,6 +131,12 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def _showed_target(record: Mapping[str, Any]) -> bool:
+    """Tell whether each attacked network saw the target in the photo already."""
+    networks = (record, *record["ensemble"])
+    return record["error"] is None and all(seen["before"][0]["index"] == seen["target"]["index"] for seen in networks)
+
+
 def _changes(record: Record) -> str:
     networks = (*record.attacked, *record.checked)
     changes = [f"{seen.change}, by {seen.model}" if len(networks) > 1 else seen.change for seen in networks]
@@ -157,7 +169,7 @@ def _show_progress(stats: BatchStats, console: Console, *, silent: bool) -> Iter
             if record["error"]:
                 console.error(record["error"])
             elif console.verbose:
-                console.detail(_changes(Record.from_dict(record)))
+                console.detail(_changes(record_of(record)))
             if move is not None:
                 move(stats.done, _standing(stats))
             elif not silent and time.monotonic() - last >= _PLAIN_EVERY:

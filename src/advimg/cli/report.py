@@ -60,7 +60,7 @@ def write_report(folder: Path, console: "Console", *, force: bool) -> "Gallery":
     from advimg.cli.console import shown_path
     from advimg.report.gallery import write_gallery
 
-    records = read_records(folder)
+    records = read_records(folder, warn=console.warn)
     with console.moving_line(total=len(records), done=0, wanted=True) as move:
         written = write_gallery(
             records, folder, force=force, made=lambda done: move(done, "thumbnails") if move else None

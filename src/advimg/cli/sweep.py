@@ -22,9 +22,10 @@ from advimg.cli.options import (
     specs_of,
     stream_options,
     targets_options,
+    tell_of_confidence,
 )
 from advimg.errors import ExitCode, OutputError, UsageError
-from advimg.record import percent
+from advimg.formatting import percent
 from advimg.settings import Norm, parse_eps
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     budgets = _budgets(given["budgets"], given["norm"])
     settings = settings_of(given | {"eps": budgets[0]})
+    tell_of_confidence(given, console)
     keep_nearest(ctx, given, "targets", "untargeted")
     targets = given["targets"] + ("untargeted",) * given["untargeted"]
     if not targets:
@@ -106,7 +108,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
             for place in batch.places:
                 console.say(place, style="bold")
             ended = run_shown(batch, console, as_json=False)
-            attacks = read_attacks(files.folder)
+            attacks = read_attacks(files.folder, warn=lambda _: None)  # told of when it was opened
         records += [attacks[key] for key in keys if key in attacks]
         failed = failed or bool(batch.stats.failures)
         if not ended:

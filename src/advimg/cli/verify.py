@@ -16,15 +16,16 @@ from advimg.cli.options import (
     stream_options,
     target_option,
 )
-from advimg.errors import ExitCode, UsageError
+from advimg.errors import ExitCode, RecordError, UsageError
+from advimg.formatting import percent
 from advimg.labels import Labels
-from advimg.record import Target, percent, read_chunk
-from advimg.settings import DEFAULT_MODEL, Norm, parse_eps
+from advimg.settings import Norm, parse_eps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from advimg.cli.console import Console
+    from advimg.record import Record, Target
     from advimg.verification import Verification
 
 _RECORDED: dict[str, Any] = {"default": None, "show_default": "what the PNG's record says"}
@@ -51,8 +52,11 @@ _RECORDED: dict[str, Any] = {"default": None, "show_default": "what the PNG's re
 def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: Any) -> None:
     """Check the promise on a file, whoever made it.
 
-    ADV has the size of PHOTO, no colour channel of any pixel differs by more than eps levels, and reopened through the
-    classifier's official preprocessing it is the target. What the options leave out is read from the PNG's own record.
+    ADV has the size of PHOTO, with its transparency and colour profile, no colour channel of any pixel differs by more
+    than eps levels, and reopened through the classifier's official preprocessing it is the target. What the options
+    leave out is read from the PNG's own record, but for the preprocessing: that is the published one, or what the
+    options say, and a record that names another does not hold. A model that is not on disk, and one with weights or a
+    file of its own, has to be given with -m.
 
     \b
     Examples:
@@ -70,28 +74,30 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     picture = read_photo(adversarial, max_pixels=given["max_pixels"])
     photo = read_photo(original, max_pixels=given["max_pixels"])
     mask = read_mask(given["mask"], photo, max_pixels=given["max_pixels"])
-    recorded = read_chunk(picture.chunk)
-    norm: Norm = given["norm"] or ("l2" if recorded.get("norm") == "l2" and not given["eps"] else "linf")
-    claims, eps = _claims(adversarial, recorded, given, norm)
+    recorded, unreadable = _recorded(picture.chunk)
+    norm: Norm = given["norm"] or ("l2" if recorded and recorded.norm == "l2" and given["eps"] is None else "linf")
+    claims, eps = _claims(adversarial, recorded, given, norm, unreadable)
+    if unreadable:
+        console.warn(f"the PNG's record is not one that advimg wrote ({unreadable})")
+    for note in picture.notes:
+        console.warn(note)
 
     from advimg import api
     from advimg.models import Models
 
-    specs = [(Models.of(spec), each.target) for each in claims for spec in specs_of(each.models, given | each.view)]
+    specs = [(Models.of(spec), each.target) for each in claims for spec in specs_of(each.models, given)]
     claimed = [(models, _index(target, models.labels[0])) for models, target in specs]  # before a download
-    if recorded.get("source_sha256") not in (None, photo.sha256):
-        console.warn(f"{original} is not the file that the PNG's record names ({recorded.get('source')})")
-    if mask is None and recorded.get("mask_sha256"):
+    if recorded and recorded.source_sha256 != photo.sha256:
+        console.warn(f"{original} is not the file that the PNG's record names ({recorded.source})")
+    if recorded and mask is None and recorded.mask_sha256:
         console.warn("the PNG's record names a mask; give --mask to check that nothing else is changed")
-    elif mask is not None and recorded.get("mask_sha256") not in (None, mask.sha256):
+    elif recorded and mask is not None and recorded.mask_sha256 not in (None, mask.sha256):
         console.warn("this mask is not the one that the PNG's record names")
+    weights = {each.model: each.weights_sha256 for each in recorded.attacked} if recorded else {}
     found = []
     for models, target in claimed:
         (classifier,), _ = models.load(given["device"], progress=not given["quiet"])
-        if recorded.get("model") == classifier.name and recorded.get("weights_sha256") not in (
-            None,
-            classifier.weights_sha256,
-        ):
+        if weights.get(classifier.name) not in (None, classifier.weights_sha256):
             console.warn("these weights are not those that the PNG's record names")
         found.append(api.verify(picture, photo, target, eps=eps, norm=norm, model=classifier, mask=mask))
     _print(found, photo.size, picture.size, console)
@@ -102,72 +108,65 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
 
 
 class _Claim(NamedTuple):
-    """Models that are fooled, the options of their preprocessing if it is not the published one, and the target."""
+    """Models that are fooled, and the target."""
 
     models: tuple[str, ...]
-    view: dict[str, Any]
-    target: str | Target
+    target: "str | Target"
+
+
+def _recorded(chunk: str | None) -> "tuple[Record | None, str]":
+    """Return the PNG's record; without one, why what is in its place is none, or nothing."""
+    from advimg.record_schema import read_chunk
+
+    try:
+        return read_chunk(chunk), ""
+    except RecordError as error:
+        return None, str(error)
 
 
 def _claims(
-    adversarial: Path, recorded: dict[str, Any], given: dict[str, Any], norm: Norm
+    adversarial: Path, recorded: "Record | None", given: dict[str, Any], norm: Norm, unreadable: str
 ) -> tuple[list[_Claim], float]:
     """Return the models and eps: what the options say, else what the PNG's record says."""
-    eps = parse_eps(given["eps"], norm) if given["eps"] else _recorded_eps(recorded, norm)
-    target = given["target"] or _recorded_target(recorded)
-    if target is None or eps is None:
-        missing = [name for name, value in (("--target", target), ("--eps", eps)) if value is None]
-        raise UsageError(f"{adversarial} holds no record of how it was made; give {' and '.join(missing)}")
-    if given["models"]:
-        return [_Claim(given["models"], {}, target)], eps
-    claims = []
-    for network in _recorded_networks(recorded):
-        model = network.get("model")
-        model = model if isinstance(model, str) else DEFAULT_MODEL
-        its_target = given["target"] or _recorded_target(network) or target
-        claims.append(_Claim((model,), _recorded_view(network, given), its_target))
-    from_toml = claims[0].models[0].lower().endswith(".toml")  # which names its weights itself
-    if recorded.get("weights") and not given["weights"] and not from_toml:
-        raise UsageError(f"{adversarial} was made with the weights file {recorded['weights']}; give it with --weights")
-    return claims, eps
+    eps = given["eps"]
+    if eps is None and recorded and recorded.norm == norm:
+        eps = recorded.eps
+    target = given["target"] or (recorded.target if recorded else None)
+    known = {"--target": target, "--eps": eps, "--model": given["models"] or recorded}
+    missing = [name for name, value in known.items() if value is None or value == ()]
+    if target is None or missing:
+        what = f"a record that is not one ({unreadable})" if unreadable else "no record of how it was made"
+        raise UsageError(f"{adversarial} holds {what}; give {' and '.join(missing)}")
+    eps = parse_eps(eps, norm)
+    if given["models"] or recorded is None:
+        return [_Claim(given["models"], target)], eps
+    _check_named(adversarial, recorded, own_weights=given["weights"] is not None)
+    return [_Claim((each.model,), given["target"] or each.target) for each in recorded.attacked], eps
 
 
-def _recorded_eps(recorded: dict[str, Any], norm: Norm) -> float | None:
-    """Return the recorded eps, if it is of this norm."""
-    eps = recorded.get("eps")
-    if not isinstance(eps, int | float) or recorded.get("norm", "linf") != norm:
-        return None
-    return parse_eps(eps, norm)
+def _check_named(adversarial: Path, recorded: "Record", *, own_weights: bool) -> None:
+    """Refuse to load for a record, which anyone can write, more than published weights that are on disk.
+
+    Raises:
+        UsageError: it names something else.
+    """
+    from advimg.classifiers.load import listed
+
+    names = [each.model for each in recorded.attacked]
+    if len(set(names)) < len(names):
+        raise UsageError(f"{adversarial}: its record names a model twice; give each with -m")
+    for each in recorded.attacked:
+        if each.model.lower().endswith(".toml"):
+            raise UsageError(f"{adversarial} was made with {each.model}; give it with -m")
+        if each.weights and not own_weights:
+            raise UsageError(f"{adversarial} was made with the weights file {each.weights}; give it with --weights")
+        if not own_weights and not any(own.on_disk for own in listed(each.model) if own.name == each.model):
+            raise UsageError(
+                f"{adversarial} was made with {each.model}, whose weights are not on disk; give it with -m"
+            )
 
 
-def _recorded_networks(recorded: dict[str, Any]) -> list[dict[str, Any]]:
-    others = recorded.get("ensemble")
-    return [recorded, *(each for each in (others if isinstance(others, list) else []) if isinstance(each, dict))]
-
-
-def _recorded_target(network: dict[str, Any]) -> Target | None:
-    try:
-        return Target(int(network["target"]["index"]), str(network["target"].get("name", "")))
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-
-
-def _recorded_view(network: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return the options for the recorded preprocessing, where no options say otherwise."""
-    try:
-        view = {
-            "input_size": int(network["view"]["crop"]),
-            "resize": int(network["view"]["resize"]),
-            "interpolation": str(network["view"]["interpolation"]),
-            "mean": tuple(map(float, network["view"]["mean"])),
-            "std": tuple(map(float, network["view"]["std"])),
-        }
-    except (KeyError, TypeError, ValueError):
-        return {}
-    return {name: value for name, value in view.items() if given[name] is None}
-
-
-def _index(target: str | Target, labels: Labels) -> int:
+def _index(target: "str | Target", labels: Labels) -> int:
     """Return the index of a class; of a recorded one by its name, where a model has other classes."""
     if isinstance(target, str):
         return labels.find(target)
@@ -189,7 +188,12 @@ def _print(
     ]
     if first.mask_kept is not None:
         rows.append((first.mask_kept, "mask", "nothing else is changed" if first.mask_kept else "is crossed"))
+    for what, kept in (("transparency", first.alpha_kept), ("colour profile", first.profile_kept)):
+        if not kept:
+            rows.append((False, what, "is not the photo's"))
     for each in found:
+        if each.record_differs:
+            rows.append((False, "preprocessing", f"{each.model}: {'; '.join(each.record_differs)}"))
         seen = each.top5[0]
         by = f", by {each.model}" if len(found) > 1 else ""
         rows.append((seen.index == each.target.index, each.target.name, f"{seen.name} {percent(seen.confidence)}{by}"))

@@ -56,23 +56,15 @@ def card_of(record: Record, pictures: Pictures, *, root: Path | None, report: Pa
         pictures: its thumbnails.
         root: the folder that holds all photos, if there is one.
         report: the folder that the page will be in.
-
-    Raises:
-        TypeError, ValueError, IndexError: it holds what no record of an attack does.
     """
-    if not all(seen.before and seen.after for seen in (*record.attacked, *record.checked)):
-        raise ValueError("a network that sees nothing")
     links = tuple(_links(record.outputs, report))
     return Card(_shown_name(record.source, root), record, record.least_fooled, pictures, links)
 
 
 def failed_of(record: Mapping[str, Any], *, root: Path | None) -> Failed:
-    """Return what is shown of a record that tells of an error.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is no record.
-    """
-    target = Target.from_dict(record["target"]) if record["target"] else None
+    """Return what is shown of a record that tells of an error."""
+    named = record["target"]
+    target = Target(named["index"], named["name"]) if named else None
     name = _shown_name(record["source"], root)
     # Where the photo lies is nobody's business who is sent the page.
     reason = record["error"].replace(record["source"], name)

@@ -14,14 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager
 from PIL import Image, ImageColor
 
+from advimg.formatting import percent, printable, shortened
 from advimg.images.photo import Levels
-from advimg.record import Prediction, percent, printable
+from advimg.record import Prediction
 from advimg.report import layout
 from advimg.report.layout import Type
 
 _POINTS = 72
 """An inch has so many."""
 _MEASURE_DPI = 256
+_LONGEST = 400
+"""More characters than any line has room for: a longer text is cut before it is measured, which takes long."""
 
 
 @contextmanager
@@ -178,7 +181,7 @@ def fitted(text: str, type_: Type, room: float, *, middle: bool = False) -> str:
 
     Or for its middle: names of files and models end in what tells.
     """
-    text = printable(" ".join(text.split()))
+    text = printable(" ".join(shortened(text, _LONGEST).split()))
     if text_width(text, type_) <= room:
         return text
 
@@ -190,7 +193,7 @@ def fitted(text: str, type_: Type, room: float, *, middle: bool = False) -> str:
 
 def wrapped(text: str, type_: Type, room: float, lines: int = layout.NAME_LINES) -> list[str]:
     """Return the text on at most so many lines, none wider than ``room`` points, the last shortened if need be."""
-    words = text.split()
+    words = shortened(text, _LONGEST).split()
     fitting = _most(len(words) + 1, lambda count: text_width(" ".join(words[:count]), type_) <= room)
     if lines == 1 or not 0 < fitting < len(words):
         return [fitted(text, type_, room)]

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advimg.errors import OutputError
+from advimg.errors import OutputError, RecordError
 from advimg.images.files import made_folder, write_whole
-from advimg.record import Prediction, Record, Target
+from advimg.record import Prediction, Target
+from advimg.record_schema import check_record, record_of
 from advimg.report.cards import FAILED, NOT_REACHED, VERIFIED, Card, Failed, card_of, failed_of, root_of
 from advimg.report.histogram import Histogram, of_confidences, of_numbers
 from advimg.report.page import check_page, rendered
@@ -57,8 +58,8 @@ def write_gallery(
         try:
             cards, failures, pictures = _read(records, page.parent, thumbnails, made)
             text = _rendered(folder.name, cards, failures)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-            raise OutputError(f"the journal of {folder} holds what advimg did not write there: {error!r}") from error
+        except RecordError as error:
+            raise OutputError(f"the journal of {folder} holds what advimg did not write there: {error}") from error
         write_whole(page, text, overwrite=True)
         remove_others(thumbnails, pictures)
     counts = _counts(cards, failures)
@@ -68,8 +69,10 @@ def write_gallery(
 def _read(
     records: Sequence[Mapping[str, Any]], report: Path, thumbnails: Path, made: Callable[[int], None]
 ) -> tuple[list[Card], list[Failed], list[Pictures]]:
+    for record in records:
+        check_record(record)
     ended = [record for record in records if record["error"] is None]
-    read = [Record.from_dict(record) for record in ended]
+    read = [record_of(record) for record in ended]
     root = root_of(record["source"] for record in records)
     pictures = make_thumbnails(ended, thumbnails, made)
     cards = [card_of(record, each, root=root, report=report) for record, each in zip(read, pictures, strict=True)]

@@ -10,9 +10,12 @@ from markupsafe import Markup
 
 from advimg import __version__
 from advimg.errors import OutputError
+from advimg.formatting import percent, printable
 from advimg.outputs import REPORT_MARK
-from advimg.record import percent, printable
 from advimg.report.layout import PAGE_COLOURS
+
+_LONGEST = 100_000
+"""The most characters of a text on the page: a link may be as long as a path is, three times for each byte."""
 
 
 def check_page(page: Path, *, force: bool) -> Path:
@@ -40,7 +43,7 @@ def rendered(template: str, /, **values: Any) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,
-        finalize=lambda value: printable(value) if type(value) is str else value,
+        finalize=lambda value: printable(value, _LONGEST) if type(value) is str else value,
     )
     environment.filters["percent"] = percent
     script, style = _part(f"{template}.js"), _part(f"{template}.css")

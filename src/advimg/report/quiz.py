@@ -15,7 +15,7 @@ from advimg.errors import OutputError, PhotoError
 from advimg.images.encode import encode_png
 from advimg.images.files import made_folder, write_whole
 from advimg.images.photo import Photo
-from advimg.record import Record
+from advimg.record_schema import record_of
 from advimg.report.gallery import FOLDER
 from advimg.report.hashed_file import HashedFile
 from advimg.report.page import check_page, rendered
@@ -95,7 +95,7 @@ def _pairs(records: Sequence[Mapping[str, Any]], folder: Path) -> Iterator[Pair]
             before, after = photo.photo, adversarial.photo
         except PhotoError:
             continue
-        visibility = Record.from_dict(record).visibility
+        visibility = record_of(record).visibility
         yield Pair(
             name=PurePath(record["source"]).name,
             photo=_copied(before, folder),
