@@ -21,7 +21,18 @@ from tests.conftest import linear_classifier, random_photo
 KEYS = [
     *("advimg", "schema", "source", "source_sha256", "size", "model", "weights", "weights_sha256", "view", "target"),
     *("target_rule", "ensemble", "checked", "norm", "eps", "max_eps", "eps_tried", "seed", "min_confidence"),
-    *("max_steps", "step_size", "momentum", "attack", "loss", "restarts", "transform", "transfer", "mask_sha256"),
+    *(
+        "max_steps",
+        "step_size",
+        "momentum",
+        "attack",
+        "loss",
+        "restarts",
+        "refine_steps",
+        "transform",
+        "transfer",
+        "mask_sha256",
+    ),
     *(
         "device",
         "precision",
