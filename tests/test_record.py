@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 import advimg
 from advimg.errors import RecordError
+from advimg.outputs import is_summary
 from advimg.record import Failure, Record
 from advimg.record_schema import check_record, parse_json, read_chunk, record_of
 from tests import record_schema
@@ -213,3 +215,10 @@ def test_neither_the_help_nor_the_package_imports_the_library_that_reads_records
         "assert 'msgspec' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "3", "null", "x", "[1]"])
+def test_what_is_no_summary_is_not_taken_for_one(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "summary.json"
+    path.write_text(text, encoding="ascii")
+    assert not is_summary(path)
