@@ -1,5 +1,6 @@
 """Photos read ahead, attacked together, and their files and records written in the background."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -14,10 +15,11 @@ from advimg.batches.resume import sha256_or_none
 from advimg.batches.writer import Writer
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.ensemble import Ensemble
+from advimg.engine.capacity import free_cached, is_out_of_memory
 from advimg.engine.criterion import Judgement
 from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Result
-from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError, PhotoError
+from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
 from advimg.images.files import make_folder
 from advimg.outcome import judge_result, known_before, outcome_of
 from advimg.record import Failure, Record
@@ -105,8 +107,13 @@ class Pipeline:
             return end, ()
         try:
             return end, judge_result(end, self._check_on)
-        except (PhotoError, ClassifierError) as error:
+        except AdvimgError as error:
             return Failed(end.job, error.with_traceback(None)), ()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        free_cached(self._check_on.device)
+        return Failed(end.job, ClassifierError(f"{end.job.photo.source}: out of memory in {self._check_on.name}")), ()
 
     def _finish(self, end: Result | Failed, checked: Sequence[Judgement], item: Item) -> None:
         """Write the files and the record of one attack."""
@@ -117,8 +124,12 @@ class Pipeline:
             record = self._write(end, checked, item)
         except DiskError:
             raise
-        except OutputError as error:
+        except AdvimgError as error:
+            if isinstance(error, OutputError) and not os.access(self._run.files.folder, os.W_OK | os.X_OK):
+                raise DiskError(str(error)) from error  # so no other photo can be written either
             self._fail(item, error)
+        except MemoryError:
+            self._fail(item, OutputError(f"{item.key.source}: memory is too short to write its files"))
         else:
             self._record(record.to_dict(), sha256_or_none(item.outputs.adversarial))
 

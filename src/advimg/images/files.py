@@ -58,7 +58,7 @@ def write_whole(path: Path, data: bytes, *, overwrite: bool, check: Callable[[by
 
     Raises:
         DiskError: the disk is full, over quota or read-only.
-        OutputError: the file exists, has an impossible name, or did not pass ``check``.
+        OutputError: the file exists, has a name that is impossible or not permitted, or did not pass ``check``.
     """
     temporary = _beside(path)
     try:
@@ -84,7 +84,7 @@ def make_folder(path: Path) -> list[Path]:
 
     Raises:
         DiskError: the disk is full, over quota or read-only.
-        OutputError: its name is impossible.
+        OutputError: its name is impossible or not permitted.
     """
     made: list[Path] = []
     try:
@@ -110,7 +110,7 @@ def made_folder(path: Path) -> Iterator[None]:
 
     Raises:
         DiskError: the disk is full, over quota or read-only.
-        OutputError: its name is impossible.
+        OutputError: its name is impossible or not permitted.
     """
     made = make_folder(path)
     try:
@@ -126,11 +126,22 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-_OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EEXIST, errno.ENOTDIR, errno.EISDIR})
+_OF_ONE_NAME = frozenset(
+    {
+        errno.ENAMETOOLONG,
+        errno.EILSEQ,
+        errno.EINVAL,
+        errno.EEXIST,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EACCES,
+        errno.EPERM,
+    }
+)
 
 
 def _refused(what: str, error: OSError) -> OutputError:
-    # A name that is impossible or taken says nothing about other files.
+    # A name that is impossible, taken or not permitted says nothing about other files.
     kind = OutputError if error.errno in _OF_ONE_NAME else DiskError
     return kind(f"{what}: {error.strerror or error}")
 
