@@ -93,7 +93,16 @@ _CASES: dict[str, tuple[str, ...]] = {
     "sweep l2": ("sweep", "tiles", "--untargeted", "--norm", "l2", "-e", "0.5,1", *_MODEL, "-O", "out", "--json"),
     "classify": ("classify", "cat.png", "coffee.png", *_MODEL, "-m", "efficientnet_lite1", "--json"),
 }
-_VARYING = ("seconds", "outputs", "out_dir", "source", "adversarial_sha256", "per_second")
+_VARYING = (
+    "seconds",
+    "outputs",
+    "out_dir",
+    "source",
+    "adversarial_sha256",
+    "outputs_sha256",
+    "tried_with",
+    "per_second",
+)
 
 
 def main() -> None:

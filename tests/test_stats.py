@@ -16,7 +16,7 @@ def _entry(source: str, *, fooled: bool, error: str | None, gradients: int) -> E
         key=Key(Path(source), 0, 10),
         source_sha256=None,
         outputs={},
-        adversarial_sha256=None,
+        outputs_sha256={},
         settings={},
         error=error,
         fooled=fooled,

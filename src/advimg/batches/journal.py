@@ -1,10 +1,11 @@
 """The journal of an output folder, ``results.jsonl``: one record a line, written as each attack ends.
 
-A line is a record (:mod:`advimg.record`) with ``adversarial_sha256``, the hash of the PNG that was written, and
-``out_dir``, the folder: the paths in a folder that was moved or copied are corrected when its journal is opened.
+A line is a record (:mod:`advimg.record`) with ``adversarial_sha256``, the hash of the PNG that was written,
+``outputs_sha256``, the hashes of all its files, and ``out_dir``, the folder: the paths in a folder that was moved or
+copied are corrected when its journal is opened.
 A record is appended after its files are in place, in one write, so a killed process can damage the last line only.
-Files that have no record yet are listed in a second, hidden file and removed when the journal is closed, or by the next
-run: a folder holds the files that its journal names.
+Files that have no record yet are listed in a second, hidden file, with their hashes, and removed when the journal is
+closed, or by the next run: a folder holds the files that its journal names.
 """
 
 import contextlib
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from advimg.batches.journal_files import LineFile, UnfinishedFiles, locked
+from advimg.batches.journal_files import LineFile, UnfinishedFiles, is_inside, locked, sha256_or_none
+from advimg.batches.photos import is_own_picture
 from advimg.batches.plan import Key
 from advimg.errors import OutputError
+from advimg.images.decode import is_adversarial
 from advimg.images.files import made_folder, sweep, write_whole
 from advimg.settings import Settings, described
 
@@ -34,7 +37,7 @@ class Entry:
     Attributes:
         source_sha256: of the photo that was attacked; None where it could not be read.
         outputs: the files that were written, by the record's keys.
-        adversarial_sha256: of the adversarial PNG.
+        outputs_sha256: the hashes of these files, by the same keys; of the PNG alone in journals of earlier versions.
         settings: as :func:`folder_settings` returns them.
         error: why there is no result; None if there is one.
         fooled: whether the file shows the target.
@@ -45,7 +48,7 @@ class Entry:
     key: Key
     source_sha256: str | None
     outputs: dict[str, Path]
-    adversarial_sha256: str | None
+    outputs_sha256: dict[str, str]
     settings: dict[str, Any]
     error: str | None
     fooled: bool
@@ -64,7 +67,11 @@ class Entry:
             key=Key(Path(record["source"]), target, "auto" if record["max_eps"] is not None else record["eps"]),
             source_sha256=record["source_sha256"],
             outputs={key: Path(path) for key, path in record["outputs"].items()},
-            adversarial_sha256=record["adversarial_sha256"],
+            outputs_sha256=dict(
+                record["outputs_sha256"]
+                if "outputs_sha256" in record
+                else {"adversarial": record["adversarial_sha256"]}
+            ),
             settings=folder_settings(record),
             error=record["error"],
             fooled=record["fooled"],
@@ -183,23 +190,40 @@ class Journal:
             finally:
                 journal._close()
 
-    def is_unfinished(self, path: Path) -> bool:
-        """Tell whether a file is of an attack of this folder that has no record, or no longer has one."""
-        return path in self._unfinished
+    def begin(self, hashes: Mapping[Path, str]) -> set[Path]:
+        """List files that are about to be written, with the SHA-256 of their bytes.
 
-    def add_unfinished(self, paths: Iterable[Path]) -> None:
-        """List files that are about to be written; files of others that are there already are left out.
+        Returns:
+            Those that are there already and may be replaced: they are of an attack that no longer has a record.
 
         Raises:
             DiskError: the disk is full.
         """
-        self._unfinished.add([path for path in paths if not self.is_unfinished(path) and not os.path.lexists(path)])
+        replaced = {path for path in hashes if path in self._unfinished}
+        self._unfinished.add(hashes)
+        return replaced
+
+    def own_files(self, key: Key) -> dict[Path, str]:
+        """Return the files of an attack that are certainly those that were written, with their SHA-256.
+
+        They are in the folder, and have the bytes that were recorded. A PNG that was altered but holds the record of an
+        attack counts, too. In journals of earlier versions other pictures count that are named after such a PNG.
+        """
+        entry, own = self.entries[key], {}
+        for kind, path in entry.outputs.items():
+            sha256 = sha256_or_none(path) if is_inside(path, self.folder) else None
+            recorded = entry.outputs_sha256.get(kind)
+            if sha256 is not None and (
+                sha256 == recorded or (is_own_picture(path) if recorded is None else is_adversarial(path))
+            ):
+                own[path] = sha256
+        return own
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record, after its files are in place.
 
         Args:
-            record: plain JSON values, with ``adversarial_sha256`` and ``out_dir``.
+            record: plain JSON values, with ``outputs_sha256`` and ``out_dir``.
 
         Raises:
             DiskError: the disk is full; the journal is as it was before.
@@ -211,15 +235,15 @@ class Journal:
         """Remove the records of attacks that are to be repeated; their files are unfinished until then."""
         if not keys:
             return
-        paths = self._outputs(keys)
-        self._unfinished.add(paths)
+        own = {path: sha256 for key in keys for path, sha256 in self.own_files(key).items()}
+        self._unfinished.add(own)
         for key in keys:
             del self.entries[key]
         self._file.close()
         try:
             self._rewrite()
         except BaseException:
-            self._unfinished.discard(paths)  # they are still in the journal
+            self._unfinished.discard(own)  # they are still in the journal
             raise
         self._file = LineFile(self._path)
 
@@ -232,7 +256,7 @@ class Journal:
         for line in _read_lines(self._path):
             if line is not None and line.entry.key in self.entries:
                 lines[line.entry.key] = json.dumps(line.record) + "\n"
-        write_whole(self._path, "".join(lines.values()).encode("ascii"), overwrite=True)
+        write_whole(self._path, "".join(lines.values()).encode("ascii"), overwrite=True, durable=True)
 
     def _close(self) -> None:
         self._file.close()
@@ -294,12 +318,12 @@ def _relocated(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return a record whose outputs are where the folder is now.
 
     Raises:
-        ValueError: an output lies outside the folder; a journal that someone has edited must not remove it.
+        ValueError: an output lies outside the folder, or is no PNG; someone has edited the journal.
     """
     before = Path(record.get("out_dir", folder))
     outputs = {
         key: os.path.normpath(folder / Path(path).relative_to(before)) for key, path in record["outputs"].items()
     }
-    if not all(Path(path).is_relative_to(folder) for path in outputs.values()):
-        raise ValueError("a file of the journal lies outside its folder")
+    if not all(Path(path).is_relative_to(folder) and path.endswith(".png") for path in outputs.values()):
+        raise ValueError("a file of the journal lies outside its folder, or is none that a batch writes")
     return {**record, "outputs": outputs} | ({"out_dir": str(folder)} if before != folder else {})

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from advimg.batches.journal import Entry, Journal, differences
+from advimg.batches.journal_files import is_inside, sha256_or_none
 from advimg.batches.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
-from advimg.images.files import file_sha256
 from advimg.labels import Labels
 from advimg.settings import Eps
 
@@ -50,7 +50,7 @@ def compare_with_journal(
     recorded = {
         key: entry.outputs["adversarial"]
         for key, entry in journal.entries.items()
-        if key not in repeated and "adversarial" in entry.outputs
+        if key not in repeated and "adversarial" in entry.outputs and _is_usable(entry.outputs["adversarial"], journal)
     }
     items = plan_items(keys, files, labels, recorded=recorded)
     for key in keys:
@@ -59,18 +59,10 @@ def compare_with_journal(
             repeated.add(key)
     pending = [item for item in items if item.key in repeated or item.key not in journal.entries]
     if not force:
-        _check_absent(pending, {path for key in repeated for path in journal.entries[key].outputs.values()}, journal)
+        _check_absent(pending, {path for key in repeated for path in journal.own_files(key)}, journal)
     # Nothing is changed before it is known that the run can begin.
     journal.remove(repeated)
     return Work(pending, [journal.entries[key] for key in keys if key in journal.entries])
-
-
-def sha256_or_none(path: Path) -> str | None:
-    """Return the SHA-256 of a file's bytes, in hexadecimal; None if it cannot be read."""
-    try:
-        return file_sha256(path)
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return None
 
 
 def _of_other_settings(
@@ -112,10 +104,15 @@ def _is_finished(entry: Entry, files: Files, *, retry_failed: bool) -> bool:
     adversarial = entry.outputs["adversarial"]
     wanted = dict(files.outputs_for(adversarial))
     return (
-        sha256_or_none(adversarial) == entry.adversarial_sha256
+        sha256_or_none(adversarial) == entry.outputs_sha256.get("adversarial")
         and wanted.items() <= entry.outputs.items()
         and all(map(os.path.isfile, wanted.values()))
     )
+
+
+def _is_usable(adversarial: Path, journal: Journal) -> bool:
+    """Tell whether an attack may be made again under the name of its file: not if that leads out of the folder."""
+    return is_inside(adversarial, journal.folder) or not os.path.lexists(adversarial)
 
 
 def _check_absent(pending: Sequence[Item], repeated: Container[Path], journal: Journal) -> None:
@@ -123,6 +120,6 @@ def _check_absent(pending: Sequence[Item], repeated: Container[Path], journal: J
         for _, path in item.outputs:
             if os.path.lexists(path) and path not in repeated:
                 raise OutputError(
-                    f"{path} exists and is not in {journal.folder}'s journal; choose another -O, or --force to "
-                    "overwrite such files"
+                    f"{path} exists and is not in {journal.folder}'s journal, or no longer what it was; choose another "
+                    "-O, or --force to overwrite such files"
                 )
