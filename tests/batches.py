@@ -75,10 +75,18 @@ def save_photos(folder: Path, count: int) -> list[Path]:
 
 
 def records_of(folder: Path) -> list[dict[str, Any]]:
-    """Read a journal, every line of which must be whole."""
+    """Read a journal, every line of which must be whole, with absolute paths."""
     text = (folder / "results.jsonl").read_text(encoding="ascii")
     assert text.endswith("\n") or not text
-    return [json.loads(line) for line in text.splitlines()]
+    return [absolute_paths(json.loads(line), folder) for line in text.splitlines()]
+
+
+def absolute_paths(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a line of a folder's journal with absolute paths; in the journal all are relative to the folder."""
+    paths = [record["source"], *record["outputs"].values()]
+    assert not any(map(os.path.isabs, paths))
+    source, *outputs = (os.path.normpath(folder / path) for path in paths)
+    return record | {"source": source, "outputs": dict(zip(record["outputs"], outputs, strict=True))}
 
 
 def journal_lines(folder: Path) -> list[bytes]:

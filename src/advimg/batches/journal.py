@@ -1,8 +1,8 @@
 """The journal of an output folder, ``results.jsonl``: one record a line, written as each attack ends.
 
-A line is a record (:mod:`advimg.record`) with ``adversarial_sha256``, the hash of the PNG that was written,
-``outputs_sha256``, the hashes of all its files, and ``out_dir``, the folder: the paths in a folder that was moved or
-copied are corrected when its journal is opened.
+A line is a record (:mod:`advimg.record`) with ``adversarial_sha256``, the hash of the PNG that was written, and
+``outputs_sha256``, the hashes of all its files. The paths in it are relative to the folder, so photos and results can
+be moved or copied together; here, and in what ``--json`` prints, they are absolute.
 A record is appended after its files are in place, in one write, so a killed process can damage the last line only.
 Files that have no record yet are listed in a second, hidden file, with their hashes, and removed when the journal is
 closed, or by the next run: a folder holds the files that its journal names.
@@ -12,7 +12,7 @@ import contextlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -149,6 +149,13 @@ def read_attacks(folder: Path) -> dict[Key, dict[str, Any]]:
         raise OutputError(f"{folder / NAME} does not exist; give a folder that advimg batch wrote to") from None
 
 
+class KnownPhoto(NamedTuple):
+    """A photo as a journal knows it: its path at that time, and the SHA-256 of its bytes."""
+
+    source: Path
+    sha256: str
+
+
 class Journal:
     """The journal of a folder, locked against other processes; use :meth:`opened`.
 
@@ -160,6 +167,8 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.entries: dict[Key, Entry] = {}
+        self._renamed: dict[Key, Key] = {}  # the keys of entries whose photos were moved, by those on the disk
+        self._replaced: list[Entry] = []  # entries in whose place those of moved photos come
         self._path = folder / NAME
         repair = False
         with contextlib.suppress(FileNotFoundError):
@@ -203,13 +212,13 @@ class Journal:
         self._unfinished.add(hashes)
         return replaced
 
-    def own_files(self, key: Key) -> dict[Path, str]:
+    def own_files(self, entry: Entry) -> dict[Path, str]:
         """Return the files of an attack that are certainly those that were written, with their SHA-256.
 
         They are in the folder, and have the bytes that were recorded. A PNG that was altered but holds the record of an
         attack counts, too. In journals of earlier versions other pictures count that are named after such a PNG.
         """
-        entry, own = self.entries[key], {}
+        own = {}
         for kind, path in entry.outputs.items():
             sha256 = sha256_or_none(path) if is_inside(path, self.folder) else None
             recorded = entry.outputs_sha256.get(kind)
@@ -219,23 +228,38 @@ class Journal:
                 own[path] = sha256
         return own
 
+    def rename(self, moved: Mapping[KnownPhoto, Path]) -> None:
+        """Take over where photos are now; the file is changed by :meth:`remove`.
+
+        Results that a photo of other content has left under such a name are removed with it.
+        """
+        for old, entry in self.entries.items():
+            now = moved.get(KnownPhoto(old.source, entry.source_sha256 or ""))
+            if now is not None:
+                self._renamed[old] = old._replace(source=now)
+        arrived = {new: replace(self.entries.pop(old), key=new) for old, new in self._renamed.items()}
+        self._replaced += [self.entries[key] for key in arrived if key in self.entries]
+        self.entries |= arrived
+
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record, after its files are in place.
 
         Args:
-            record: plain JSON values, with ``outputs_sha256`` and ``out_dir``.
+            record: plain JSON values, with ``outputs_sha256`` and absolute paths.
 
         Raises:
             DiskError: the disk is full; the journal is as it was before.
         """
-        self._file.append(json.dumps(record, allow_nan=False))
+        self._file.append(json.dumps(_stored(record, self.folder), allow_nan=False))
         self._unfinished.discard(map(Path, record["outputs"].values()))
 
     def remove(self, keys: Collection[Key]) -> None:
         """Remove the records of attacks that are to be repeated; their files are unfinished until then."""
-        if not keys:
+        if not keys and not self._renamed:
             return
-        own = {path: sha256 for key in keys for path, sha256 in self.own_files(key).items()}
+        own: dict[Path, str] = {}
+        for entry in (*self._replaced, *(self.entries[key] for key in keys)):
+            own |= self.own_files(entry)
         self._unfinished.add(own)
         for key in keys:
             del self.entries[key]
@@ -252,11 +276,18 @@ class Journal:
 
     def _rewrite(self) -> None:
         """Write the journal anew with the last line of each entry and the paths of today."""
+        replaced = {entry.key for entry in self._replaced}
         lines: dict[Key, str] = {}
         for line in _read_lines(self._path):
-            if line is not None and line.entry.key in self.entries:
-                lines[line.entry.key] = json.dumps(line.record) + "\n"
+            if line is None or (line.entry.key in replaced and line.entry.key not in self._renamed):
+                continue
+            key = self._renamed.get(line.entry.key, line.entry.key)
+            if key in self.entries:
+                record = line.record | {"source": str(key.source)}
+                lines[key] = json.dumps(_stored(record, self.folder)) + "\n"
         write_whole(self._path, "".join(lines.values()).encode("ascii"), overwrite=True, durable=True)
+        self._renamed.clear()
+        self._replaced.clear()
 
     def _close(self) -> None:
         self._file.close()
@@ -272,7 +303,7 @@ class _Line(NamedTuple):
     Attributes:
         record: with the paths of today.
         entry: the same, as far as a later run needs it.
-        moved: whether its paths were those of another folder.
+        moved: whether it is stored otherwise than it would be now: with the paths of an earlier version.
     """
 
     record: dict[str, Any]
@@ -310,20 +341,38 @@ def _parsed(line: bytes, folder: Path) -> _Line | None:
         record = json.loads(line)
     except ValueError:
         return None
-    relocated = _relocated(record, folder)
-    return _Line(relocated, Entry.of(relocated), moved=relocated != record)
+    located = _located(record, folder)
+    return _Line(located, Entry.of(located), moved=_stored(located, folder) != record)
 
 
-def _relocated(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a record whose outputs are where the folder is now.
+def _located(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a record with absolute paths.
+
+    Earlier versions wrote absolute paths, and the folder of that time as ``out_dir``.
 
     Raises:
         ValueError: an output lies outside the folder, or is no PNG; someone has edited the journal.
     """
     before = Path(record.get("out_dir", folder))
     outputs = {
-        key: os.path.normpath(folder / Path(path).relative_to(before)) for key, path in record["outputs"].items()
+        key: os.path.normpath(folder / (Path(path).relative_to(before) if Path(path).is_absolute() else path))
+        for key, path in record["outputs"].items()
     }
     if not all(Path(path).is_relative_to(folder) and path.endswith(".png") for path in outputs.values()):
         raise ValueError("a file of the journal lies outside its folder, or is none that a batch writes")
-    return {**record, "outputs": outputs} | ({"out_dir": str(folder)} if before != folder else {})
+    located = {**record, "source": os.path.normpath(folder / record["source"]), "outputs": outputs}
+    located.pop("out_dir", None)
+    return located
+
+
+def _stored(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a record as the journal of a folder stores it, with paths relative to the folder."""
+    outputs = {key: _relative(path, folder) for key, path in record["outputs"].items()}
+    return {**record, "source": _relative(record["source"], folder), "outputs": outputs}
+
+
+def _relative(path: str, folder: Path) -> str:
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # on another drive of Windows
+        return path

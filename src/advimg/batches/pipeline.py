@@ -156,11 +156,7 @@ class Pipeline:
         self._record(Failure(str(source), str(error), asked | known).to_dict(), {})
 
     def _record(self, record: dict[str, Any], hashes: dict[str, str]) -> None:
-        line = record | {
-            "adversarial_sha256": hashes.get("adversarial"),
-            "outputs_sha256": hashes,
-            "out_dir": str(self._run.files.folder),
-        }
+        line = record | {"adversarial_sha256": hashes.get("adversarial"), "outputs_sha256": hashes}
         with self._lock:
             self._run.journal.append(line)
             self._run.ended(line)

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable, Container, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from advimg.batches.journal import Entry, Journal, differences
 from advimg.batches.journal_files import is_inside, sha256_or_none
+from advimg.batches.moved import moved_photos
 from advimg.batches.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
 from advimg.labels import Labels
@@ -32,7 +34,8 @@ def compare_with_journal(
 ) -> Work:
     """Compare a plan with the journal, and remove from the journal the attacks that are to be repeated.
 
-    An attack is finished if its photo is the same, its files exist, and the PNG has the recorded hash.
+    An attack is finished if its photo is the same, its files exist, and the PNG has the recorded hash. A photo is known
+    by its content: one that was renamed or moved keeps its results.
 
     Args:
         keys: at least one, each once.
@@ -46,6 +49,8 @@ def compare_with_journal(
     Raises:
         OutputError: the folder was begun with other settings, or a file is in the way.
     """
+    sha256_of = cache(sha256_or_none)  # each photo is read once
+    journal.rename(moved_photos((key.source for key in keys), journal.entries.values(), sha256_of))
     repeated = _of_other_settings(keys, journal, asked, force=force)
     recorded = {
         key: entry.outputs["adversarial"]
@@ -55,11 +60,11 @@ def compare_with_journal(
     items = plan_items(keys, files, labels, recorded=recorded)
     for key in keys:
         entry = journal.entries.get(key)
-        if entry is not None and not _is_finished(entry, files, retry_failed=retry_failed):
+        if entry is not None and not _is_finished(entry, files, sha256_of(key.source), retry_failed=retry_failed):
             repeated.add(key)
     pending = [item for item in items if item.key in repeated or item.key not in journal.entries]
     if not force:
-        _check_absent(pending, {path for key in repeated for path in journal.own_files(key)}, journal)
+        _check_absent(pending, {path for key in repeated for path in journal.own_files(journal.entries[key])}, journal)
     # Nothing is changed before it is known that the run can begin.
     journal.remove(repeated)
     return Work(pending, [journal.entries[key] for key in keys if key in journal.entries])
@@ -95,8 +100,7 @@ def _of_other_settings(
     return repeated
 
 
-def _is_finished(entry: Entry, files: Files, *, retry_failed: bool) -> bool:
-    content = sha256_or_none(entry.key.source)
+def _is_finished(entry: Entry, files: Files, content: str | None, *, retry_failed: bool) -> bool:
     if entry.error is not None:
         return not retry_failed and content == entry.source_sha256
     if content is not None and content != entry.source_sha256:
