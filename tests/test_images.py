@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,23 @@ def test_sixteen_bits_are_scaled_not_saturated(kind: str) -> None:
     deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
     photo = decode_photo(encoded(Image.fromarray(deep), kind), source="x")
     assert np.array_equal(photo.levels, np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2))
+
+
+def test_transparency_of_sixteen_bits_is_kept() -> None:
+    deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    data = encoded(Image.fromarray(deep), "PNG")
+    body = b"tRNS" + struct.pack(">H", 257 * 5)
+    chunk = struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body))
+    place = data.index(b"IDAT") - 4
+    photo = decode_photo(data[:place] + chunk + data[place:], source="x")
+    assert photo.alpha is not None
+    assert np.array_equal(photo.alpha, np.where(deep == 257 * 5, 0, 255))
+    assert decode_photo(encoded(Image.fromarray(deep), "PNG"), source="x").alpha is None
+
+
+def test_a_picture_without_pixels_is_one_line() -> None:
+    with pytest.raises(PhotoError, match=r"^x has 0x5 pixels, so there is nothing to attack$"):
+        photo_from_pixels(Image.new("RGB", (0, 5)), source="x")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -101,6 +101,8 @@ def photo_from_pixels(picture: Image.Image | Levels, *, source: str = "picture")
     """
     notes: list[str] = []
     if isinstance(picture, Image.Image):
+        if 0 in picture.size:
+            raise PhotoError(f"{source} has {picture.width}x{picture.height} pixels, so there is nothing to attack")
         with _broken_is_one_error(source):
             levels, alpha = _levels(_upright(picture), source)
         profile = _rgb_profile(picture.info.get("icc_profile"), source, notes)
@@ -189,8 +191,11 @@ def _levels(image: Image.Image, source: str) -> tuple[Levels, Levels | None]:
     # Earlier versions of PIL open a PNG of 16 bits in its mode of 32.
     if image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG"):
         # convert("RGB") would saturate: every level above 255 would be white.
-        grey = ((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2), None
+        deep = np.asarray(image).astype(np.int64)
+        grey = ((deep + 128) // 257).astype(np.uint8)
+        clear = image.info.get("transparency")  # the one level that is transparent
+        alpha = np.where(deep == clear, 0, 255).astype(np.uint8) if isinstance(clear, int) else None
+        return np.repeat(grey[:, :, None], 3, axis=2), alpha
     if image.mode == "I":
         raise PhotoError(f"{source} has 32-bit levels; save it with 8 or 16 bits a channel")
     if image.mode == "F":
