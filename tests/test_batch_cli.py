@@ -144,3 +144,14 @@ def test_the_summary_agrees_with_the_journal(cli: Cli, photos: list[Path], out: 
     assert [again[name] for name in again if name not in changing] == [
         summary[name] for name in summary if name not in changing
     ]
+
+
+def test_a_long_list_of_missing_photos_is_counted(cli: Cli, photos: list[Path], tmp_path: Path) -> None:
+    missing = "".join(f"missing{number}.jpg\n" for number in range(300))
+    (tmp_path / "list.txt").write_text(f"{photos[0]}\n{missing}")
+    ran = cli("batch", "--from-file", "list.txt", "-t", "3", "-O", "out")
+    assert ran.code == 1
+    lines = ran.err.splitlines()
+    assert sum(line.startswith("advimg: ") and "does not exist" in line for line in lines) == 50
+    assert lines.count("advimg: more than 50 failed; summary.json has the reasons of all") == 1
+    assert "  failed           300   99.7 %" in lines
