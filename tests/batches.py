@@ -168,6 +168,7 @@ def attack_all(
     *,
     ended: Callable[[BatchStats], None] | None = None,
     target: int = 1,
+    retry_failed: bool = False,
 ) -> BatchStats:
     """Attack photos of one folder in this process, without the command line, and return the counts.
 
@@ -177,11 +178,13 @@ def attack_all(
         classifier: the one to attack.
         ended: called after each attack, one at a time.
         target: the target class of all photos.
+        retry_failed: whether attacks that failed in an earlier run are made again.
     """
     files = Files(folder=folder, root=photos[0].parent)
     with Journal.opened(folder) as journal:
         keys = each_target(photos, [target], EPS)
-        batch = Batch(keys, files, InProcess([classifier]), journal, Options(settings=Settings()))
+        options = Options(settings=Settings(), retry_failed=retry_failed)
+        batch = Batch(keys, files, InProcess([classifier]), journal, options)
         batch.run(stop=threading.Event(), ended=lambda _: ended(batch.stats) if ended else None)
         return batch.stats
 
