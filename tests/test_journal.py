@@ -68,6 +68,7 @@ def test_what_is_appended_is_read_back(out: Path) -> None:
         outputs_sha256={"adversarial": hash_of(b"x"), "perturbation": hash_of(b"x")},
         settings=folder_settings(done),
         error=None,
+        tried_with=None,
         fooled=True,
         gradients=3,
         checked={},

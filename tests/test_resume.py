@@ -430,3 +430,40 @@ def test_a_refused_run_renames_nothing(cli: Cli, photos: list[Path], tmp_path: P
     photos[0].parent.rename(tmp_path / "elsewhere")
     assert_one_line(cli("batch", "elsewhere", *COMMAND[2:], "--seed", "5"), 1, "seed 0 there, 5 here")
     assert contents(out) == before
+
+
+def test_a_failure_is_tried_again_once_its_option_changes(
+    cli: Cli, photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photo(photos[1], size=(100, 100))
+    assert cli(*COMMAND, "--max-pixels", "5000").code == 1
+    before = (out / "results.jsonl").read_bytes()
+    with monkeypatch.context() as context:
+        context.setattr("advimg.batches.pipeline.Engine", no_attack)
+        assert cli(*COMMAND, "--max-pixels", "5000").code == 1
+    assert (out / "results.jsonl").read_bytes() == before
+    ran = cli(*COMMAND)
+    assert ran.code == 0
+    assert "3 of 4 were done by an earlier run" in ran.err
+    records = records_of(out)
+    records[0] = records[0] | {"error": "out of memory; try --device cpu", "fooled": False, "outputs": {}}
+    records[0]["tried_with"] = {"max_pixels": 100_000_000, "device": "cuda", "force": False}
+    for path in out.glob(f"{Path(records[0]['source']).stem}*"):
+        path.unlink()
+    (out / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    ran = cli(*COMMAND)
+    assert ran.code == 0
+    assert "3 of 4 were done by an earlier run" in ran.err
+
+
+def test_a_photo_that_is_attacked_anew_keeps_its_figure(
+    cli: Cli, photos: list[Path], out: Path, quick: Classifier
+) -> None:
+    assert cli("batch", photos[0], "-t", "3", "-O", "out", "--figure").code == 0
+    before = contents(out)
+    save_photo(photos[0], 77)
+    assert cli("batch", photos[0], "-t", "3", "-O", "out", "--no-perturbation").code == 0
+    assert_kept(out, quick)
+    after = contents(out)
+    assert set(after) == set(before)
+    assert after["p00_class_3_figure.png"] != before["p00_class_3_figure.png"]

@@ -17,6 +17,7 @@ def _entry(source: str, *, fooled: bool, error: str | None, gradients: int) -> E
         source_sha256=None,
         outputs={},
         outputs_sha256={},
+        tried_with=None,
         settings={},
         error=error,
         fooled=fooled,

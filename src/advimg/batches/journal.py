@@ -1,8 +1,9 @@
 """The journal of an output folder, ``results.jsonl``: one record a line, written as each attack ends.
 
 A line is a record (:mod:`advimg.record`) with ``adversarial_sha256``, the hash of the PNG that was written, and
-``outputs_sha256``, the hashes of all its files. The paths in it are relative to the folder, so photos and results can
-be moved or copied together; here, and in what ``--json`` prints, they are absolute.
+``outputs_sha256``, the hashes of all its files; that of a failure has ``tried_with``, the options it depends on. The
+paths in it are relative to the folder, so photos and results can be moved or copied together; here, and in what
+``--json`` prints, they are absolute.
 A record is appended after its files are in place, in one write, so a killed process can damage the last line only.
 Files that have no record yet are listed in a second, hidden file, with their hashes, and removed when the journal is
 closed, or by the next run: a folder holds the files that its journal names.
@@ -40,6 +41,7 @@ class Entry:
         outputs_sha256: the hashes of these files, by the same keys; of the PNG alone in journals of earlier versions.
         settings: as :func:`folder_settings` returns them.
         error: why there is no result; None if there is one.
+        tried_with: of a failure, what it may depend on (:meth:`advimg.batches.options.Options.tried_with`).
         fooled: whether the file shows the target.
         gradients: passes through the network.
         checked: whether the file fools each network that took no part, by its name.
@@ -51,6 +53,7 @@ class Entry:
     outputs_sha256: dict[str, str]
     settings: dict[str, Any]
     error: str | None
+    tried_with: dict[str, Any] | None
     fooled: bool
     gradients: int
     checked: dict[str, bool]
@@ -74,6 +77,7 @@ class Entry:
             ),
             settings=folder_settings(record),
             error=record["error"],
+            tried_with=record.get("tried_with"),
             fooled=record["fooled"],
             gradients=record["gradients"] or 0,
             checked=checked_in(record),
@@ -250,7 +254,9 @@ class Journal:
         Raises:
             DiskError: the disk is full; the journal is as it was before.
         """
-        self._file.append(json.dumps(_stored(record, self.folder), allow_nan=False))
+        # A failure that is lost when the power fails is found again.
+        line = json.dumps(_stored(record, self.folder), allow_nan=False)
+        self._file.append(line, durable=record["error"] is None)
         self._unfinished.discard(map(Path, record["outputs"].values()))
 
     def remove(self, keys: Collection[Key]) -> None:

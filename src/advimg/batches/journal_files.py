@@ -58,8 +58,12 @@ class LineFile(io.FileIO):
             raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
         self._lock = threading.Lock()
 
-    def append(self, line: str) -> None:
+    def append(self, line: str, *, durable: bool = False) -> None:
         """Append a line of ASCII in one write.
+
+        Args:
+            line: without its end.
+            durable: whether it is on the disk, and not only in the system's memory, afterwards.
 
         Raises:
             DiskError: the disk is full; the file is as it was before.
@@ -70,6 +74,8 @@ class LineFile(io.FileIO):
             try:
                 if self.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if durable:
+                    os.fsync(self.fileno())
             except OSError as error:
                 with contextlib.suppress(OSError):
                     self.truncate(before)

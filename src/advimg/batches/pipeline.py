@@ -153,7 +153,8 @@ class Pipeline:
             known["target"] = {"index": target, "name": self._classifiers[0].labels[target]}
         else:
             known["target_rule"] = target
-        self._record(Failure(str(source), str(error), asked | known).to_dict(), {})
+        tried_with = self._options.tried_with(self._classifiers[0].device.type)
+        self._record(Failure(str(source), str(error), asked | known).to_dict() | {"tried_with": tried_with}, {})
 
     def _record(self, record: dict[str, Any], hashes: dict[str, str]) -> None:
         line = record | {"adversarial_sha256": hashes.get("adversarial"), "outputs_sha256": hashes}

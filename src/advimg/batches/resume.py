@@ -1,7 +1,8 @@
 """Which attacks an earlier run has finished, and which are still to be made."""
 
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from advimg.batches.journal import Entry, Journal, differences
 from advimg.batches.journal_files import is_inside, sha256_or_none
 from advimg.batches.moved import moved_photos
+from advimg.batches.options import Options
 from advimg.batches.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
 from advimg.labels import Labels
@@ -29,8 +31,8 @@ def compare_with_journal(
     journal: Journal,
     *,
     asked: Callable[[Eps], dict[str, Any]],
-    force: bool,
-    retry_failed: bool,
+    options: Options,
+    devices: Collection[str],
 ) -> Work:
     """Compare a plan with the journal, and remove from the journal the attacks that are to be repeated.
 
@@ -43,27 +45,38 @@ def compare_with_journal(
         labels: the names of the classes.
         journal: of the output folder.
         asked: the settings of a record of this run, by its eps.
-        force: whether to go on despite other settings, and files that are not in the journal.
-        retry_failed: whether to repeat attacks that failed.
+        options: of this run.
+        devices: the types of its devices.
 
     Raises:
         OutputError: the folder was begun with other settings, or a file is in the way.
     """
     sha256_of = cache(sha256_or_none)  # each photo is read once
     journal.rename(moved_photos((key.source for key in keys), journal.entries.values(), sha256_of))
-    repeated = _of_other_settings(keys, journal, asked, force=force)
+    repeated = _of_other_settings(keys, journal, asked, force=options.force)
     recorded = {
         key: entry.outputs["adversarial"]
         for key, entry in journal.entries.items()
         if key not in repeated and "adversarial" in entry.outputs and _is_usable(entry.outputs["adversarial"], journal)
     }
     items = plan_items(keys, files, labels, recorded=recorded)
+    tried_with = [] if options.retry_failed else [options.tried_with(device) for device in devices]
     for key in keys:
         entry = journal.entries.get(key)
-        if entry is not None and not _is_finished(entry, files, sha256_of(key.source), retry_failed=retry_failed):
+        if entry is not None and not _is_finished(entry, files, sha256_of(key.source), tried_with):
             repeated.add(key)
-    pending = [item for item in items if item.key in repeated or item.key not in journal.entries]
-    if not force:
+    # What is made anew has the pictures that it had, whether or not this run asks for them.
+    pending = [
+        replace(
+            item,
+            outputs=files.outputs_for(item.outputs.adversarial, also=journal.entries[item.key].outputs),
+        )
+        if item.key in repeated
+        else item
+        for item in items
+        if item.key in repeated or item.key not in journal.entries
+    ]
+    if not options.force:
         _check_absent(pending, {path for key in repeated for path in journal.own_files(journal.entries[key])}, journal)
     # Nothing is changed before it is known that the run can begin.
     journal.remove(repeated)
@@ -100,9 +113,9 @@ def _of_other_settings(
     return repeated
 
 
-def _is_finished(entry: Entry, files: Files, content: str | None, *, retry_failed: bool) -> bool:
+def _is_finished(entry: Entry, files: Files, content: str | None, tried_with: Sequence[Mapping[str, Any]]) -> bool:
     if entry.error is not None:
-        return not retry_failed and content == entry.source_sha256
+        return entry.tried_with in tried_with and content == entry.source_sha256
     if content is not None and content != entry.source_sha256:
         return False
     adversarial = entry.outputs["adversarial"]
