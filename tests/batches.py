@@ -75,10 +75,18 @@ def save_photos(folder: Path, count: int) -> list[Path]:
 
 
 def records_of(folder: Path) -> list[dict[str, Any]]:
-    """Read a journal, every line of which must be whole."""
+    """Read a journal, every line of which must be whole, with absolute paths."""
     text = (folder / "results.jsonl").read_text(encoding="ascii")
     assert text.endswith("\n") or not text
-    return [json.loads(line) for line in text.splitlines()]
+    return [absolute_paths(json.loads(line), folder) for line in text.splitlines()]
+
+
+def absolute_paths(record: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a line of a folder's journal with absolute paths; in the journal all are relative to the folder."""
+    paths = [record["source"], *record["outputs"].values()]
+    assert not any(map(os.path.isabs, paths))
+    source, *outputs = (os.path.normpath(folder / path) for path in paths)
+    return record | {"source": source, "outputs": dict(zip(record["outputs"], outputs, strict=True))}
 
 
 def journal_lines(folder: Path) -> list[bytes]:
@@ -168,6 +176,7 @@ def attack_all(
     *,
     ended: Callable[[BatchStats], None] | None = None,
     target: int = 1,
+    retry_failed: bool = False,
 ) -> BatchStats:
     """Attack photos of one folder in this process, without the command line, and return the counts.
 
@@ -177,11 +186,13 @@ def attack_all(
         classifier: the one to attack.
         ended: called after each attack, one at a time.
         target: the target class of all photos.
+        retry_failed: whether attacks that failed in an earlier run are made again.
     """
     files = Files(folder=folder, root=photos[0].parent)
     with Journal.opened(folder) as journal:
         keys = each_target(photos, [target], EPS)
-        batch = Batch(keys, files, InProcess([classifier]), journal, Options(settings=Settings()))
+        options = Options(settings=Settings(), retry_failed=retry_failed)
+        batch = Batch(keys, files, InProcess([classifier]), journal, options)
         batch.run(stop=threading.Event(), ended=lambda _: ended(batch.stats) if ended else None)
         return batch.stats
 

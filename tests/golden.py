@@ -107,7 +107,16 @@ _CASES: dict[str, tuple[str, ...]] = {
     ),
     "classify": ("classify", "cat.png", "coffee.png", *_MODEL, "-m", "efficientnet_lite1", "--json"),
 }
-_VARYING = ("seconds", "outputs", "out_dir", "source", "adversarial_sha256", "per_second")
+_VARYING = (
+    "seconds",
+    "outputs",
+    "out_dir",
+    "source",
+    "adversarial_sha256",
+    "outputs_sha256",
+    "tried_with",
+    "per_second",
+)
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def slow_classifier(delay: float) -> Classifier:
 
 
 def _slow_down_writing(delay: float) -> None:
-    replace, append = Path.replace, LineFile.append
+    replace, link, append = Path.replace, Path.hardlink_to, LineFile.append
 
     def slow_replace(self: Path, target: str | os.PathLike[str]) -> Path:
         time.sleep(delay)
@@ -88,12 +88,18 @@ def _slow_down_writing(delay: float) -> None:
         time.sleep(delay)
         return path
 
-    def slow_append(self: LineFile, line: str) -> None:
+    def slow_link(self: Path, target: str | os.PathLike[str]) -> None:
+        time.sleep(delay)
+        link(self, target)
+        time.sleep(delay)
+
+    def slow_append(self: LineFile, line: str, *, durable: bool = False) -> None:
         time.sleep(delay / 3)
-        append(self, line)
+        append(self, line, durable=durable)
         time.sleep(delay / 3)
 
     Path.replace = slow_replace  # type: ignore[assignment,method-assign]
+    Path.hardlink_to = slow_link  # type: ignore[assignment,method-assign]
     LineFile.append = slow_append  # type: ignore[method-assign]
 
 

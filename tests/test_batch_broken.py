@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import struct
 from collections.abc import Callable
@@ -12,10 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
+import advimg
 from advimg.batches.journal import Journal
 from advimg.classifiers.classifier import Classifier, Verdict
-from advimg.errors import ClassifierError, DiskError
+from advimg.classifiers.ensemble import Ensemble
+from advimg.engine.job import Result
+from advimg.errors import ClassifierError, DiskError, OutputError, PhotoError, UsageError
 from advimg.images.photo import Photo
+from advimg.outcome import Outcome, judge_result
 from tests.batches import (
     COMMAND,
     assert_kept,
@@ -24,6 +29,7 @@ from tests.batches import (
     contents,
     key_of,
     no_attack,
+    quick_classifier,
     records_of,
     save_photo,
     save_photos,
@@ -144,12 +150,11 @@ def test_a_photo_that_memory_has_no_room_for_does_not_stop_the_others(
     assert sum(record["fooled"] for record in records_of(out)) == 3
 
 
-def test_a_name_too_long_for_its_results_does_not_stop_the_others(cli: Cli, photos: list[Path], out: Path) -> None:
+def test_a_name_too_long_for_its_results_is_cut(cli: Cli, photos: list[Path], out: Path) -> None:
     photos[0].rename(photos[0].with_name("x" * 250 + ".jpg"))
-    ran = cli(*COMMAND)
-    assert ran.code == 1
-    assert "name too long" in ran.err.lower()
-    assert sum(record["fooled"] for record in records_of(out)) == 3
+    assert cli(*COMMAND).code == 0
+    assert sum(record["fooled"] for record in records_of(out)) == 4
+    assert max(len(path.name) for path in out.iterdir()) <= 255
 
 
 @pytest.mark.parametrize("line", ["y" * 300, "a\0b.jpg", "a\0b/c.jpg", "a\0b.png"])
@@ -238,3 +243,125 @@ def test_a_run_that_cannot_begin_leaves_no_folder_that_it_made(
     monkeypatch.setattr("advimg.classifiers.load.load_classifier", refuse)
     assert_one_line(cli(*COMMAND[:-1], "mine/a/b"), 1, "no GPU")
     assert list((tmp_path / "mine").iterdir()) == []
+
+
+# What goes wrong with one photo after it was read is that photo's failure, too.
+
+
+def _with_profile(path: Path, size: int) -> Path:
+    profile = bytearray(random.Random(3).randbytes(size))
+    profile[16:20] = b"RGB "
+    Image.fromarray(random_photo(24, 16).levels).save(path, icc_profile=bytes(profile))
+    return path
+
+
+def test_a_profile_that_no_png_can_be_reopened_with_is_left_out(cli: Cli, photos: list[Path], out: Path) -> None:
+    _with_profile(photos[1], (1 << 20) + 1)
+    _with_profile(photos[2], 1 << 20)
+    assert cli(*COMMAND).code == 0
+    for name, kept in (("p01_class_3.png", False), ("p02_class_3.png", True)):
+        with Image.open(out / name) as image:
+            assert ("icc_profile" in image.info) == kept
+    ran = cli("attack", photos[1], "-t", "3", "--no-figure")
+    assert ran.code == 0
+    assert f"note: {photos[1]}: its colour profile is larger than 1 MiB" in ran.err
+
+
+@pytest.mark.parametrize(
+    "error", [PhotoError("odd"), ClassifierError("odd"), OutputError("odd"), MemoryError()], ids=str
+)
+def test_files_that_cannot_be_made_are_their_photo_s_failure(
+    cli: Cli, photos: list[Path], out: Path, quick: Classifier, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    honest = Outcome.png
+
+    def png(self: Outcome, **options: Any) -> bytes:
+        if self.photo.source == str(photos[1]):
+            raise error
+        return honest(self, **options)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Outcome, "png", png)
+        assert cli(*COMMAND).code == 1
+    assert_kept(out, quick)
+    assert {name: record["error"] is None for name, record in by_source(out).items()} == {
+        "p00.jpg": True,
+        "p01.jpg": False,
+        "p02.jpg": True,
+        "p03.jpg": True,
+    }
+    assert cli(*COMMAND, "--retry-failed").code == 0
+    assert_kept(out, quick)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory."), UsageError("no such class")], ids=str
+)
+def test_a_network_that_only_judges_fails_single_photos(
+    photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def judge(result: Result, ensemble: Ensemble) -> Any:
+        if result.job.photo.source == str(photos[2]):
+            raise error
+        return judge_result(result, ensemble)
+
+    monkeypatch.setattr("advimg.batches.pipeline.judge_result", judge)
+    stats = advimg.batch(
+        photos, 3, out_dir=out, model=quick_classifier(), check_on=[quick_classifier(seed=1)], perturbation=False
+    )
+    assert (stats.verified, len(stats.failures)) == (3, 1)
+    assert [name for name, record in by_source(out).items() if record["error"]] == ["p02.jpg"]
+
+
+def test_an_error_that_is_no_photo_s_ends_the_run(
+    cli: Cli, photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> Any:
+        raise RuntimeError("a mistake in the program")
+
+    monkeypatch.setattr(Outcome, "png", refuse)
+    ran = cli(*COMMAND)
+    assert ran.code == 1
+    assert "a mistake in the program" in ran.err
+    assert not (out / "results.jsonl").exists()
+
+
+class _Denied:
+    """A file system that does not let files be put in their place: the first of them, or all from the first on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, only_the_first: bool) -> None:
+        self._denied = 0
+        for name in ("replace", "hardlink_to"):
+            monkeypatch.setattr(Path, name, self._refusing(getattr(Path, name), only_the_first=only_the_first))
+
+    def _refusing(self, honest: Callable[..., Any], *, only_the_first: bool) -> Callable[..., Any]:
+        def refuse(path: Path, *arguments: Any) -> Any:
+            if not any(Path(each).suffix == ".png" for each in (path, *arguments)) or (self._denied and only_the_first):
+                return honest(path, *arguments)
+            self._denied += 1
+            raise PermissionError(13, "Permission denied", str(path))
+
+        return refuse
+
+
+def test_a_file_that_may_not_be_written_is_its_photo_s_failure(
+    cli: Cli, photos: list[Path], out: Path, quick: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as denied:
+        _Denied(denied, only_the_first=True)
+        ran = cli(*COMMAND)
+    assert ran.code == 1
+    assert "Permission denied" in ran.err
+    assert sum(record["fooled"] for record in records_of(out)) == 3
+    assert_kept(out, quick)
+
+
+def test_a_folder_that_may_not_be_written_to_any_longer_ends_the_run(
+    cli: Cli, photos: list[Path], out: Path, quick: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as denied:
+        _Denied(denied, only_the_first=False)
+        denied.setattr(os, "access", lambda *_, **__: False)
+        assert_one_line(cli(*COMMAND), 1, "Permission denied", "0 of 4 are done")
+    assert cli(*COMMAND).code == 0
+    assert_kept(out, quick)

@@ -76,7 +76,7 @@ def test_a_terminal_is_not_waited_for(cli: Cli, monkeypatch: pytest.MonkeyPatch)
     assert_one_line(cli("batch", "--from-file", "-", "-t", "3", "-O", "out"), 2, "pipe them in")
 
 
-def test_json_prints_the_journal_s_lines(
+def test_json_prints_the_journal_s_records_with_absolute_paths(
     cli: Cli, photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("advimg.cli.progress._PLAIN_EVERY", 0)
@@ -84,11 +84,11 @@ def test_json_prints_the_journal_s_lines(
     ran = cli(*COMMAND, "--json")
     assert ran.code == 1
     assert " of 4, " not in ran.err  # the lines tell how far it is
-    assert ran.out == (out / "results.jsonl").read_text()
+    assert list(map(json.loads, ran.out.splitlines())) == records_of(out)
     # Only what this run did.
     save_photo(photos[1].with_name("new.jpg"), 9)
     ran = cli(*COMMAND, "--json")
-    assert ran.out.splitlines() == (out / "results.jsonl").read_text().splitlines()[4:]
+    assert list(map(json.loads, ran.out.splitlines())) == records_of(out)[4:]
     assert [Path(json.loads(line)["source"]).name for line in ran.out.splitlines()] == ["new.jpg"]
 
 
@@ -144,3 +144,14 @@ def test_the_summary_agrees_with_the_journal(cli: Cli, photos: list[Path], out: 
     assert [again[name] for name in again if name not in changing] == [
         summary[name] for name in summary if name not in changing
     ]
+
+
+def test_a_long_list_of_missing_photos_is_counted(cli: Cli, photos: list[Path], tmp_path: Path) -> None:
+    missing = "".join(f"missing{number}.jpg\n" for number in range(300))
+    (tmp_path / "list.txt").write_text(f"{photos[0]}\n{missing}")
+    ran = cli("batch", "--from-file", "list.txt", "-t", "3", "-O", "out")
+    assert ran.code == 1
+    lines = ran.err.splitlines()
+    assert sum(line.startswith("advimg: ") and "does not exist" in line for line in lines) == 50
+    assert lines.count("advimg: more than 50 failed; summary.json has the reasons of all") == 1
+    assert any(line.split() == ["failed", "300", "99.7", "%"] for line in lines)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.batches import (
+    absolute_paths,
     assert_kept,
     journal_lines,
     key_of,
@@ -150,7 +151,7 @@ def test_killed_ten_times_at_any_moment_it_ends_as_if_it_had_not_been(
         lines = journal_lines(out)
         # Finished attacks are not repeated, and their lines are not touched.
         assert lines[: len(before)] == before
-        records = [json.loads(line) for line in lines]
+        records = [absolute_paths(json.loads(line), out) for line in lines]
         assert len({key_of(record) for record in records}) == len(records)
         for record in records:
             assert record["error"] is None

@@ -1,7 +1,10 @@
 """Reading any common picture file, and writing whole PNGs."""
 
+import errno
 import io
+import os
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from PIL import Image, ImageCms
 from advimg.errors import OutputError, PhotoError
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.encode import encode_png
-from advimg.images.files import check_output, made_folder, make_folder, write_whole
+from advimg.images.files import check_output, made_folder, make_folder, sweep, write_whole
 from advimg.images.perturbation import Amplify, amplified, factor_for, measure_change
 from tests.conftest import random_photo
 
@@ -57,6 +60,23 @@ def test_sixteen_bits_are_scaled_not_saturated(kind: str) -> None:
     deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
     photo = decode_photo(encoded(Image.fromarray(deep), kind), source="x")
     assert np.array_equal(photo.levels, np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2))
+
+
+def test_transparency_of_sixteen_bits_is_kept() -> None:
+    deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    data = encoded(Image.fromarray(deep), "PNG")
+    body = b"tRNS" + struct.pack(">H", 257 * 5)
+    chunk = struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body))
+    place = data.index(b"IDAT") - 4
+    photo = decode_photo(data[:place] + chunk + data[place:], source="x")
+    assert photo.alpha is not None
+    assert np.array_equal(photo.alpha, np.where(deep == 257 * 5, 0, 255))
+    assert decode_photo(encoded(Image.fromarray(deep), "PNG"), source="x").alpha is None
+
+
+def test_a_picture_without_pixels_is_one_line() -> None:
+    with pytest.raises(PhotoError, match=r"^x has 0x5 pixels, so there is nothing to attack$"):
+        photo_from_pixels(Image.new("RGB", (0, 5)), source="x")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -248,6 +268,46 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_whole(tmp_path / "x.png", b"data", overwrite=False, check=interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+
+    def appear(data: bytes) -> bool:
+        path.write_bytes(b"mine")
+        return True
+
+    with pytest.raises(OutputError, match="--force"):
+        write_whole(path, b"data", overwrite=False, check=appear)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"x.png": b"mine"}
+
+
+def test_a_file_system_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    path = tmp_path / "x.png"
+    write_whole(path, b"data", overwrite=False)
+    with pytest.raises(OutputError, match="--force"):
+        write_whole(path, b"other", overwrite=False)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {"x.png": b"data"}
+
+
+def test_a_sweep_removes_what_was_abandoned_and_not_what_is_being_written(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/.advimg-1-abcd.tmp").write_bytes(b"half")
+    (tmp_path / ".advimg-mine.tmp").write_bytes(b"mine")
+    (tmp_path / ".advimg-2-abcd.tmp").mkdir()
+    (tmp_path / ".advimg-3-abcd.tmp").symlink_to(tmp_path / ".advimg-mine.tmp")
+    kept = set(tmp_path.rglob("*")) - {tmp_path / "sub/.advimg-1-abcd.tmp"}
+
+    def swept(data: bytes) -> bool:
+        sweep(tmp_path)
+        return True
+
+    write_whole(tmp_path / "sub/x.png", b"data", overwrite=False, check=swept)
+    assert set(tmp_path.rglob("*")) == kept | {tmp_path / "sub/x.png"}
 
 
 def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:

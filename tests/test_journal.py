@@ -1,5 +1,6 @@
 """The journal of an output folder: what it holds, what it removes, and what it refuses."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -34,7 +35,12 @@ def record(source: str = "/a.jpg", *, outputs: Iterable[Path] = (), **changes: A
     if written:
         plain = _WRITTEN | {key: value for key, value in plain.items() if value} | {"error": None, "outputs": written}
         plain |= {"before": _SEEN, "after": _SEEN, "fooled": True, "gradients": 3, "confidence": 0.5}
-    return plain | {"adversarial_sha256": "1" if written else None} | changes
+    hashes = dict.fromkeys(written, hash_of(b"x"))
+    return plain | {"adversarial_sha256": hashes.get("adversarial"), "outputs_sha256": hashes} | changes
+
+
+def hash_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def key(source: str = "/a.jpg", target: int | TargetRule = 1, eps: int = 10) -> Key:
@@ -66,12 +72,14 @@ def test_what_is_appended_is_read_back(out: Path) -> None:
         key("/a.jpg"),
         source_sha256="0",
         outputs={"adversarial": files[0], "perturbation": files[1]},
-        adversarial_sha256="1",
+        outputs_sha256={"adversarial": hash_of(b"x"), "perturbation": hash_of(b"x")},
         settings=folder_settings(done),
         error=None,
+        tried_with=None,
         fooled=True,
         gradients=3,
         checked={},
+        delta_e=done["visibility"]["delta_e_mean"],
     )
     assert (second.error, second.fooled, second.gradients, second.outputs) == ("broken", False, 0, {})
 
@@ -107,7 +115,7 @@ _NO_RECORDS = {
     "too deep": b"[" * 100_000 + b"\n",
     "gradients": line("/c.jpg", gradients="3"),
     "error": line("/c.jpg", error=3),
-    "outputs": line("/c.jpg", outputs=["a.png"]),
+    "outputs": line("/c.jpg", outputs=["../a.png"]),
     "output": line("/c.jpg", outputs={"adversarial": 3}),
     "no target": line("/c.jpg", target=None),
     "no PNG": line("/c.jpg", outputs=[Path("/a.png")], adversarial_sha256=None),
@@ -119,7 +127,7 @@ _NO_RECORDS = {
 def test_a_line_whose_content_a_crash_has_lost_is_dropped(out: Path, lost: bytes) -> None:
     write(out / "results.jsonl", line("/a.jpg") + lost + line("/b.jpg"))
     assert list(opened(out)) == [key("/a.jpg"), key("/b.jpg")]
-    assert (out / "results.jsonl").read_bytes() == line("/a.jpg") + line("/b.jpg")
+    assert records_of(out) == [record("/a.jpg"), record("/b.jpg")]
 
 
 @pytest.mark.parametrize("kind", _NO_RECORDS)
@@ -130,7 +138,9 @@ def test_a_line_that_is_no_record_is_named_and_left_alone(out: Path, kind: str) 
     told: list[str] = []
     with Journal.opened(out, warn=told.append) as journal:
         assert list(journal.entries) == [key("/a.jpg"), key("/b.jpg")]
-    assert (out / "results.jsonl").read_bytes() == line("/a.jpg") + junk + line("/b.jpg")
+    first, kept, last = (out / "results.jsonl").read_bytes().splitlines(keepends=True)
+    assert kept == junk
+    assert [(out / json.loads(each)["source"]).resolve() for each in (first, last)] == [Path("/a.jpg"), Path("/b.jpg")]
     (message,) = told
     assert message.startswith(f"{out / 'results.jsonl'}: line 2 is no record (")
     assert len(message) < len(str(out)) + 300
@@ -180,11 +190,10 @@ def test_dropped_records_go_at_once_and_their_files_at_the_end(out: Path) -> Non
     old, kept = write(out / "sub/a_x.png"), write(out / "b_x.png")
     write(out / "results.jsonl", line("/a.jpg", outputs=[old]) + line("/b.jpg", outputs=[kept]))
     with Journal.opened(out) as journal:
-        assert not journal.is_unfinished(old)
         journal.remove([key("/a.jpg")])
         assert list(journal.entries) == [key("/b.jpg")]
         assert [each["source"] for each in records_of(out)] == ["/b.jpg"]
-        assert journal.is_unfinished(old)
+        assert journal.begin({old: hash_of(b"new"), out / "c_x.png": hash_of(b"new")}) == {old}
         assert old.exists()
         journal.append(record("/c.jpg"))
     assert not old.exists()
@@ -197,24 +206,23 @@ def test_a_dropped_attack_that_is_made_anew_keeps_its_files(out: Path) -> None:
     write(out / "results.jsonl", line(outputs=[old, beside]))
     with Journal.opened(out) as journal:
         journal.remove([key()])
-        journal.add_unfinished([old])
+        assert journal.begin({old: hash_of(b"new")}) == {old}
         old.write_bytes(b"new")
         journal.append(record(outputs=[old]))
-        assert not journal.is_unfinished(old)
     assert old.read_bytes() == b"new"
     assert not beside.exists()
 
 
 def test_a_disk_that_refuses_the_new_journal_loses_no_result(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = write(out / "a_x.png")
-    before = write(out / "results.jsonl", line(outputs=[old])).read_bytes()
+    before = write(out / "results.jsonl", line("../a.jpg", outputs=[Path("a_x.png")])).read_bytes()
 
     def refuse(*arguments: Any, **options: Any) -> None:
         raise DiskError("full")
 
     monkeypatch.setattr("advimg.batches.journal.write_whole", refuse)
     with pytest.raises(DiskError), Journal.opened(out) as journal:
-        journal.remove([key()])
+        journal.remove([key(str(out.parent / "a.jpg"))])
     assert old.exists()
     assert (out / "results.jsonl").read_bytes() == before
 
@@ -226,23 +234,77 @@ def test_a_journal_has_no_hold_over_files_elsewhere(out: Path, outside: str) -> 
     with pytest.raises(OutputError, match="no journal"), Journal.opened(out):
         pass
     (out / "results.jsonl").unlink()
-    write(out / ".advimg.unfinished", json.dumps(outside).encode() + b"\n")
+    list_unfinished(out, outside, b"x")
     assert opened(out) == {}
     assert precious.exists()
 
 
-def test_claimed_files_without_a_record_go_at_the_end_and_others_never(out: Path) -> None:
-    foreign = write(out / "foreign.png")
-    claimed, recorded = out / "claimed.png", out / "recorded.png"
+def list_unfinished(out: Path, name: object, data: bytes) -> None:
+    write(out / ".advimg.unfinished", json.dumps([name, hash_of(data)]).encode() + b"\n")
+
+
+def test_a_list_has_no_hold_over_files_that_a_link_leads_to(out: Path) -> None:
+    precious = write(out.parent / "elsewhere/thesis.txt")
+    out.mkdir()
+    (out / "link").symlink_to(precious.parent)
+    (out / "thesis.png").symlink_to(precious)
+    for name in ("link/thesis.txt", "thesis.png", "link"):
+        list_unfinished(out, name, b"x")
+        assert opened(out) == {}
+    assert precious.exists()
+    assert {path.name for path in out.iterdir()} == {"link", "thesis.png"}
+
+
+def test_a_list_has_no_hold_over_a_file_of_other_content(out: Path) -> None:
+    notes = write(out / "notes.txt", b"mine")
+    names: list[object] = ["notes.txt", ["notes.txt"], {}, None]
+    for name in names:
+        list_unfinished(out, name, b"of advimg")
+        assert opened(out) == {}
+    write(out / ".advimg.unfinished", b'"notes.txt"\n')  # as earlier versions wrote it
+    assert opened(out) == {}
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {"notes.txt": b"mine"}
+    assert notes.exists()
+
+
+def test_a_record_has_no_hold_over_a_file_of_other_content(out: Path) -> None:
+    theirs, linked = write(out / "a_x.png", b"mine"), write(out.parent / "elsewhere/b_x.png")
+    (out / "link").symlink_to(linked.parent)
+    outputs = {"/a.jpg": [theirs], "/b.jpg": [out / "link/b_x.png"]}
+    write(out / "results.jsonl", b"".join(line(source, outputs=files) for source, files in outputs.items()))
     with Journal.opened(out) as journal:
-        journal.add_unfinished([claimed, recorded, foreign])
-        assert journal.is_unfinished(claimed)
-        assert not journal.is_unfinished(foreign)
-        write(claimed)
+        journal.remove(list(journal.entries))
+        assert journal.begin({out / "a_x.png": hash_of(b"new"), out / "link/b_x.png": hash_of(b"new")}) == set()
+    assert theirs.read_bytes() == b"mine"
+    assert linked.exists()
+
+
+def test_a_lock_that_is_a_link_is_refused(out: Path) -> None:
+    precious = write(out.parent / "thesis.txt", b"mine")
+    out.mkdir()
+    (out / ".advimg.lock").symlink_to(precious)
+    with pytest.raises(OutputError, match="is a link"), Journal.opened(out):
+        pass
+    assert precious.read_bytes() == b"mine"
+
+
+def test_listed_files_without_a_record_go_at_the_end_and_others_never(out: Path) -> None:
+    foreign = write(out / "foreign.png", b"mine")
+    listed, recorded, changed = out / "listed.png", out / "recorded.png", out / "changed.png"
+    with Journal.opened(out) as journal:
+        assert journal.begin(dict.fromkeys([listed, recorded, foreign, changed], hash_of(b"x"))) == set()
+        write(listed)
         write(recorded)
+        write(changed, b"by someone")
         write(out / "later.png")
         journal.append(record(outputs=[recorded]))
-    assert {path.name for path in out.iterdir()} == {"foreign.png", "recorded.png", "later.png", "results.jsonl"}
+    assert {path.name for path in out.iterdir()} == {
+        "changed.png",
+        "foreign.png",
+        "recorded.png",
+        "later.png",
+        "results.jsonl",
+    }
 
 
 _KILLED = """
@@ -252,7 +314,7 @@ from advimg.batches.journal import Journal
 out = Path(sys.argv[1])
 with Journal.opened(out) as journal:
     paths = [out / name for name in ("sub/claimed.png", "recorded.png", "foreign.png", "never.png")]
-    journal.add_unfinished(paths)
+    journal.begin(dict.fromkeys(paths, sys.argv[3]))
     for path in paths[:2]:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
@@ -266,12 +328,14 @@ def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(out: Path)
     foreign = write(out / "foreign.png", b"mine")
     later = out / "sub/later.png"
     recorded = json.dumps(record(outputs=[out / "recorded.png"]))
-    assert subprocess.run([sys.executable, "-c", _KILLED, str(out), recorded], check=False).returncode == 9
+    assert (
+        subprocess.run([sys.executable, "-c", _KILLED, str(out), recorded, hash_of(b"x")], check=False).returncode == 9
+    )
     assert {path.name for path in out.iterdir()} > {".advimg.lock", ".advimg.unfinished"}
     write(later)
     with Journal.opened(out) as journal:
         assert list(journal.entries) == [key()]
-        assert not any(journal.is_unfinished(path) for path in out.rglob("*.png"))
+        assert journal.begin(dict.fromkeys(out.rglob("*.png"), hash_of(b"y"))) == set()
     left = {path for path in out.rglob("*") if path.is_file()}
     assert left == {foreign, later, out / "recorded.png", out / "results.jsonl"}
     assert foreign.read_bytes() == b"mine"
@@ -356,7 +420,7 @@ def test_an_attack_whose_record_did_not_fit_leaves_no_files(out: Path) -> None:
     path = out / "a_x.png"
     with Journal.opened(out) as journal:
         journal.append(record("/b.jpg"))
-        journal.add_unfinished([path])
+        journal.begin({path: hash_of(b"x")})
         write(path)
         journal._file.close()
         journal._file = _Full(out / "results.jsonl", fails=True)

@@ -15,7 +15,9 @@ from torchvision import models
 
 import advimg
 from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.spec import ModelSpec
 from advimg.errors import ClassifierError
+from advimg.models import Models
 from tests.batches import code_of
 from tests.conftest import Cli, linear_classifier, random_photo
 from tests.referee import judge
@@ -337,3 +339,16 @@ def test_untargeted_that_falls_short_is_not_verified(cli: Cli, photo: Path) -> N
     assert ran.code == 3
     assert "no other class was reached" in ran.err
     assert cli("verify", "cat_untargeted.png", "--original", photo).code == 3
+
+
+def test_two_files_of_one_name_are_two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("a/x", "b/x", "c"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "mine.toml").write_text(f'model = "{LITE0}"\n')
+    models = Models.of(["a/x/mine.toml", LITE0], ["b/x/mine.toml", "c/mine.toml"])
+    titles = [each.title for each in (*models.attacked, *models.check_on) if isinstance(each, ModelSpec)]
+    assert titles == ["a/x/mine.toml", None, "b/x/mine.toml", "c/mine.toml"]
+    (alone,) = Models.of("c/mine.toml").attacked
+    assert isinstance(alone, ModelSpec)
+    assert alone.title == "mine.toml"

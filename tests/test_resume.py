@@ -296,7 +296,7 @@ def test_a_torn_journal_is_mended(cli: Cli, photos: list[Path], out: Path, quick
     torn = json.loads(lines[3])
     path.write_bytes(b"".join(lines[:3]) + lines[3][:200])
     for name in torn["outputs"].values():  # a killed run's own list of unfinished files would name them
-        Path(name).unlink()
+        (out / name).unlink()
     ran = cli(*COMMAND)
     assert ran.code == 0
     assert "3 of 4 were done by an earlier run" in ran.err
@@ -310,7 +310,7 @@ def test_a_line_that_cannot_be_read_is_made_anew(cli: Cli, photos: list[Path], o
     path = out / "results.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     for name in json.loads(lines[1])["outputs"].values():
-        Path(name).unlink()
+        (out / name).unlink()
     path.write_bytes(lines[0] + b"\0" * (len(lines[1]) - 1) + b"\n" + b"".join(lines[2:]))
     assert cli(*COMMAND).code == 0
     assert_kept(out, quick)
@@ -349,3 +349,144 @@ def test_a_copied_folder_has_no_hold_over_the_one_it_was_copied_from(
     shutil.copytree(out, tmp_path / "copy")
     cli(*COMMAND[:-1], "copy", "--seed", "4", "--force")
     assert contents(out) == before
+
+
+# Photos are known by their content, and paths in the journal are relative to it.
+
+
+def assert_nothing_is_done_again(
+    cli: Cli, command: tuple[object, ...], out: Path, monkeypatch: pytest.MonkeyPatch, *, count: int = 4
+) -> None:
+    before = contents(out)
+    with monkeypatch.context() as context:
+        context.setattr("advimg.batches.pipeline.Engine", no_attack)
+        ran = cli(*command)
+    assert ran.code == 0
+    assert f"{count} of {count} were done by an earlier run" in ran.err
+    kept = ("summary.json", "results.jsonl")
+    assert {name: data for name, data in contents(out).items() if name not in kept} == {
+        name: data for name, data in before.items() if name not in kept
+    }
+
+
+def test_moved_and_renamed_photos_are_not_attacked_again(
+    cli: Cli, photos: list[Path], tmp_path: Path, out: Path, quick: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli(*COMMAND).code == 0
+    photos[0].parent.rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/p01.jpg").rename(tmp_path / "elsewhere/other.jpg")
+    command = ("batch", "elsewhere", *COMMAND[2:])
+    for _ in range(2):
+        assert_nothing_is_done_again(cli, command, out, monkeypatch)
+        assert_kept(out, quick)
+        assert set(by_source(out)) == {"p00.jpg", "other.jpg", "p02.jpg", "p03.jpg"}
+    save_photo(tmp_path / "elsewhere/new.jpg", 9)
+    ran = cli(*command)
+    assert ran.code == 0
+    assert "4 of 5 were done by an earlier run" in ran.err
+    assert_kept(out, quick)
+
+
+def test_photos_that_change_names_keep_their_results(
+    cli: Cli, photos: list[Path], out: Path, quick: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli(*COMMAND).code == 0
+    photos[0].rename(photos[0].with_name("x"))
+    photos[1].rename(photos[0])
+    photos[0].with_name("x").rename(photos[1])
+    assert_nothing_is_done_again(cli, COMMAND, out, monkeypatch)
+    assert_kept(out, quick)
+
+
+def test_a_photo_renamed_over_another_takes_its_place(
+    cli: Cli, photos: list[Path], out: Path, quick: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli(*COMMAND).code == 0
+    photos[1].rename(photos[0])
+    with monkeypatch.context() as context:
+        context.setattr("advimg.batches.pipeline.Engine", no_attack)
+        assert cli(*COMMAND).code == 0
+    assert_kept(out, quick)
+    assert set(pictures(out)) == {
+        f"p0{number}_class_3{end}.png" for number in (1, 2, 3) for end in ("", "_perturbation")
+    }
+
+
+@pytest.mark.parametrize("version", ["now", "earlier"])
+def test_photos_and_results_moved_together_go_on_where_they_were(
+    cli: Cli,
+    photos: list[Path],
+    tmp_path: Path,
+    out: Path,
+    quick: Classifier,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
+) -> None:
+    assert cli(*COMMAND).code == 0
+    if version == "earlier":
+        old = [{**record, "out_dir": str(out)} for record in records_of(out)]
+        for record in old:
+            del record["outputs_sha256"]
+        (out / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in old))
+    (tmp_path / "server/deep").mkdir(parents=True)
+    for folder in (photos[0].parent, out):
+        shutil.move(folder, tmp_path / "server/deep")
+    monkeypatch.chdir(tmp_path / "server/deep")
+    moved = tmp_path / "server/deep/out"
+    assert_nothing_is_done_again(cli, COMMAND, moved, monkeypatch)
+    assert_kept(moved, quick)
+    assert str(tmp_path) not in (moved / "results.jsonl").read_text()
+
+
+def test_two_names_of_one_content_are_two_photos(cli: Cli, photos: list[Path], out: Path, quick: Classifier) -> None:
+    assert cli(*COMMAND).code == 0
+    shutil.copy(photos[0], photos[0].with_name("copy.jpg"))
+    ran = cli(*COMMAND)
+    assert "4 of 5 were done by an earlier run" in ran.err
+    assert_kept(out, quick)
+    assert len(records_of(out)) == 5
+
+
+def test_a_refused_run_renames_nothing(cli: Cli, photos: list[Path], tmp_path: Path, out: Path) -> None:
+    assert cli(*COMMAND).code == 0
+    before = contents(out)
+    photos[0].parent.rename(tmp_path / "elsewhere")
+    assert_one_line(cli("batch", "elsewhere", *COMMAND[2:], "--seed", "5"), 1, "seed 0 there, 5 here")
+    assert contents(out) == before
+
+
+def test_a_failure_is_tried_again_once_its_option_changes(
+    cli: Cli, photos: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photo(photos[1], size=(100, 100))
+    assert cli(*COMMAND, "--max-pixels", "5000").code == 1
+    before = (out / "results.jsonl").read_bytes()
+    with monkeypatch.context() as context:
+        context.setattr("advimg.batches.pipeline.Engine", no_attack)
+        assert cli(*COMMAND, "--max-pixels", "5000").code == 1
+    assert (out / "results.jsonl").read_bytes() == before
+    ran = cli(*COMMAND)
+    assert ran.code == 0
+    assert "3 of 4 were done by an earlier run" in ran.err
+    records = records_of(out)
+    records[0] = records[0] | {"error": "out of memory; try --device cpu", "fooled": False, "outputs": {}}
+    records[0]["tried_with"] = {"max_pixels": 100_000_000, "device": "cuda", "force": False}
+    for path in out.glob(f"{Path(records[0]['source']).stem}*"):
+        path.unlink()
+    (out / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    ran = cli(*COMMAND)
+    assert ran.code == 0
+    assert "3 of 4 were done by an earlier run" in ran.err
+
+
+def test_a_photo_that_is_attacked_anew_keeps_its_figure(
+    cli: Cli, photos: list[Path], out: Path, quick: Classifier
+) -> None:
+    assert cli("batch", photos[0], "-t", "3", "-O", "out", "--figure").code == 0
+    before = contents(out)
+    save_photo(photos[0], 77)
+    assert cli("batch", photos[0], "-t", "3", "-O", "out", "--no-perturbation").code == 0
+    assert_kept(out, quick)
+    after = contents(out)
+    assert set(after) == set(before)
+    assert after["p00_class_3_figure.png"] != before["p00_class_3_figure.png"]

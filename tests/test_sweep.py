@@ -216,3 +216,14 @@ def test_files_of_others_are_not_overwritten(cli: Cli, quick: Classifier, photos
     assert "is not of a sweep" in ran.err
     assert Path("out/sweep.csv").read_text() == "mine"
     assert cli(*COMMAND, "--force").code == 0
+
+
+def test_two_models_of_one_file_name_have_folders_of_their_own(cli: Cli, photo: Path, tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "mine.toml").write_text('model = "efficientnet_lite0"\n')
+    command = ("sweep", photo, "-t", "pelican", "-e", "1", "--steps", "1", "-O", "out")
+    ran = cli(*command, "-m", "a/mine.toml", "-m", "b/mine.toml", "--json")
+    assert ran.code == 0
+    assert [point["model"] for point in json.loads(ran.out)] == ["a/mine.toml", "b/mine.toml"]
+    assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {"a_mine_toml", "b_mine_toml"}

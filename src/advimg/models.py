@@ -2,7 +2,7 @@
 
 import reprlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -51,7 +51,9 @@ class Models:
         for each in watching:
             if each in attacked:
                 raise UsageError(f"{_name(each)} is both attacked and checked on; leave out one of the two")
-        return cls(attacked, watching, tuple(map(_labels, (*attacked, *watching))))
+        specs = iter(told_apart([each for each in (*attacked, *watching) if isinstance(each, ModelSpec)]))
+        named = [next(specs) if isinstance(each, ModelSpec) else each for each in (*attacked, *watching)]
+        return cls(tuple(named[: len(attacked)]), tuple(named[len(attacked) :]), tuple(map(_labels, named)))
 
     def read_target(self, target: str | int) -> int | TargetRule:
         """Read a target as :func:`advimg.target_names.read_target` does, for all of them.
@@ -86,6 +88,21 @@ class Models:
             for group in (self.attacked, self.check_on)
         )
         return attacked, check_on
+
+
+def told_apart(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
+    """Return specs of which no two TOML files have one title: ``a/mine.toml`` and ``b/mine.toml``."""
+    files = dict.fromkeys(spec.file for spec in specs if spec.file)
+    return [_titled(spec, spec.file, files) if spec.file else spec for spec in specs]
+
+
+def _titled(spec: ModelSpec, own: Path, files: Iterable[Path]) -> ModelSpec:
+    others = [file.parts for file in files if file.name == own.name and file != own]
+    if not others:
+        return spec
+    parts = own.parts
+    length = next(n for n in range(1, len(parts) + 1) if all(other[-n:] != parts[-n:] for other in others))
+    return replace(spec, title="/".join(parts[-length:]))
 
 
 def _several(model: Model | Sequence[Model]) -> Iterable[object]:

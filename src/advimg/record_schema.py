@@ -23,7 +23,12 @@ SCHEMA_NAME = "record.schema.json"
 """The file of the JSON Schema, in the package."""
 
 _LONGEST_REASON = 200
-_IN_JOURNAL = [("adversarial_sha256", Sha256 | None, None), ("out_dir", PathName | None, None)]
+_IN_JOURNAL = [
+    ("adversarial_sha256", Sha256 | None, None),
+    ("outputs_sha256", dict[Name, Sha256] | None, None),
+    ("tried_with", dict[Name, Any] | None, None),
+    ("out_dir", PathName | None, None),
+]
 """What a journal adds to a record."""
 
 

@@ -3,20 +3,19 @@
 import logging
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advimg.images.files import write_whole
+from advimg.images.files import sync_folder, write_whole
 from advimg.images.perturbation import Amplify, factor_for
 from advimg.outcome import Outcome
 from advimg.outputs import Outputs
 from advimg.record import Record
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from advimg.report.trace_data import TraceData
 
 _drawing = threading.Lock()  # matplotlib is not made for threads
@@ -31,9 +30,7 @@ def write_outputs(
     overwrite: bool,
     unfolding: "TraceData | None" = None,
 ) -> Record:
-    """Write the files of an attack, the adversarial PNG first, and return the record that names them.
-
-    If one of them cannot be written, or the work is interrupted, those that are new do not stay behind either.
+    """Write the files of an attack, and return the record that names them.
 
     Args:
         outcome: of the attack.
@@ -46,24 +43,52 @@ def write_outputs(
     Raises:
         OutputError: one of them cannot be written, or exists and ``overwrite`` is false.
     """
-    absent = {path for _, path in outputs if not os.path.lexists(path)}
-    written: list[Path] = []
-    try:
-        written.append(outcome.save(outputs.adversarial, metadata=metadata, overwrite=overwrite))
-        if outputs.perturbation is not None:
-            picture = outcome.perturbation_png(amplify, metadata=metadata)
-            write_whole(outputs.perturbation, picture, overwrite=overwrite)
-            written.append(outputs.perturbation)
-        if outputs.figure is not None:
-            write_whole(outputs.figure, _figure(outcome, amplify), overwrite=overwrite)
-            written.append(outputs.figure)
-        if outputs.trace is not None and unfolding is not None:
-            write_whole(outputs.trace, _trace(outcome, unfolding, outputs.trace), overwrite=overwrite)
-    except BaseException:
-        for path in absent.intersection(written):
-            path.unlink(missing_ok=True)
-        raise
+    files = encode_outputs(outcome, outputs, amplify=amplify, metadata=metadata, unfolding=unfolding)
+    write_files(files, outcome, replaced=files if overwrite else ())
     return replace(outcome.record, outputs={key: str(path) for key, path in outputs})
+
+
+def encode_outputs(
+    outcome: Outcome, outputs: Outputs, *, amplify: Amplify, metadata: bool, unfolding: "TraceData | None" = None
+) -> dict[Path, bytes]:
+    """Return the bytes of an attack's files, the adversarial PNG first; see :func:`write_outputs`."""
+    files = {outputs.adversarial: outcome.png(metadata=metadata)}
+    if outputs.perturbation is not None:
+        files[outputs.perturbation] = outcome.perturbation_png(amplify, metadata=metadata)
+    if outputs.figure is not None:
+        files[outputs.figure] = _figure(outcome, amplify)
+    if outputs.trace is not None and unfolding is not None:
+        files[outputs.trace] = _trace(outcome, unfolding, outputs.trace)
+    return files
+
+
+def write_files(files: Mapping[Path, bytes], outcome: Outcome, *, replaced: Container[Path]) -> None:
+    """Write the files of an attack to the disk: each whole, and in the end all or none of those that are new.
+
+    Args:
+        files: the bytes of each, the adversarial PNG first, which is reopened and compared before it appears.
+        outcome: of the attack.
+        replaced: the files that may be there already, and are replaced.
+
+    Raises:
+        OutputError: one of them cannot be written, or exists and is not to be replaced.
+    """
+    new: dict[Path, bytes] = {}
+    adversarial = next(iter(files))
+    try:
+        for path, data in files.items():
+            if not os.path.lexists(path):
+                new[path] = data
+            check = outcome.holds if path == adversarial else None
+            write_whole(path, data, overwrite=path in replaced, check=check, durable=True)
+        for folder in dict.fromkeys(path.parent for path in files):
+            sync_folder(folder)
+    except BaseException:
+        for path, data in new.items():
+            with suppress(OSError):
+                if path.read_bytes() == data:  # and not a file that another process wrote there meanwhile
+                    path.unlink()
+        raise
 
 
 def _figure(outcome: Outcome, amplify: Amplify) -> bytes:
@@ -74,7 +99,7 @@ def _figure(outcome: Outcome, amplify: Amplify) -> bytes:
         return draw_figure(outcome.record, outcome.photo.levels, outcome.levels, amplify=factor)
 
 
-def _trace(outcome: Outcome, unfolding: "TraceData", path: "Path") -> bytes:
+def _trace(outcome: Outcome, unfolding: "TraceData", path: Path) -> bytes:
     with _quiet_drawing():
         from advimg.report.trace import draw_trace
 

@@ -1,10 +1,12 @@
 """The journal of an output folder, ``results.jsonl``: one record a line, written as each attack ends.
 
 A line is a record (:mod:`advimg.record`) with ``adversarial_sha256``, the hash of the PNG that was written, and
-``out_dir``, the folder: the paths in a folder that was moved or copied are corrected when its journal is opened.
+``outputs_sha256``, the hashes of all its files; that of a failure has ``tried_with``, the options it depends on. The
+paths in it are relative to the folder, so photos and results can be moved or copied together; here, and in what
+``--json`` prints, they are absolute.
 A record is appended after its files are in place, in one write, so a killed process can damage the last line only.
-Files that have no record yet are listed in a second, hidden file and removed when the journal is closed, or by the next
-run: a folder holds the files that its journal names.
+Files that have no record yet are listed in a second, hidden file, with their hashes, and removed when the journal is
+closed, or by the next run: a folder holds the files that its journal names.
 """
 
 import contextlib
@@ -12,13 +14,15 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from advimg.batches.journal_files import LineFile, UnfinishedFiles, locked
+from advimg.batches.journal_files import LineFile, UnfinishedFiles, is_inside, locked, sha256_or_none
+from advimg.batches.photos import is_own_picture
 from advimg.batches.plan import Key
 from advimg.errors import OutputError, RecordError
+from advimg.images.decode import is_adversarial
 from advimg.images.files import made_folder, sweep, write_whole
 from advimg.record_schema import check_record, parse_json
 from advimg.settings import Settings, described
@@ -39,9 +43,10 @@ class Entry:
     Attributes:
         source_sha256: of the photo that was attacked; None where it could not be read.
         outputs: the files that were written, by the record's keys.
-        adversarial_sha256: of the adversarial PNG.
+        outputs_sha256: the hashes of these files, by the same keys; of the PNG alone in journals of earlier versions.
         settings: as :func:`folder_settings` returns them.
         error: why there is no result; None if there is one.
+        tried_with: of a failure, what it may depend on (:meth:`advimg.batches.options.Options.tried_with`).
         fooled: whether the file shows the target.
         gradients: passes through the network.
         checked: whether the file fools each network that took no part, by its name.
@@ -51,9 +56,10 @@ class Entry:
     key: Key
     source_sha256: str | None
     outputs: dict[str, Path]
-    adversarial_sha256: str | None
+    outputs_sha256: dict[str, str]
     settings: dict[str, Any]
     error: str | None
+    tried_with: dict[str, Any] | None
     fooled: bool
     gradients: int
     checked: dict[str, bool]
@@ -67,9 +73,14 @@ class Entry:
             key=Key(Path(record["source"]), target, "auto" if record["max_eps"] is not None else record["eps"]),
             source_sha256=record["source_sha256"],
             outputs={key: Path(path) for key, path in record["outputs"].items()},
-            adversarial_sha256=record["adversarial_sha256"],
+            outputs_sha256=dict(
+                record["outputs_sha256"]
+                if "outputs_sha256" in record
+                else {"adversarial": record["adversarial_sha256"]}
+            ),
             settings=folder_settings(record),
             error=record["error"],
+            tried_with=record.get("tried_with"),
             fooled=record["fooled"],
             gradients=record["gradients"] or 0,
             checked=checked_in(record),
@@ -154,6 +165,13 @@ def read_attacks(folder: Path, *, warn: Callable[[str], None] = warnings.warn) -
     return attacks
 
 
+class KnownPhoto(NamedTuple):
+    """A photo as a journal knows it: its path at that time, and the SHA-256 of its bytes."""
+
+    source: Path
+    sha256: str
+
+
 class Journal:
     """The journal of a folder, locked against other processes; use :meth:`opened`.
 
@@ -167,6 +185,8 @@ class Journal:
     def __init__(self, folder: Path, *, warn: Callable[[str], None] = warnings.warn) -> None:
         self.folder = folder
         self.entries: dict[Key, Entry] = {}
+        self._renamed: dict[Key, Key] = {}  # the keys of entries whose photos were moved, by those on the disk
+        self._replaced: list[Entry] = []  # entries in whose place those of moved photos come
         self._path = folder / NAME
         repair = False
         others: list[_Other] = []
@@ -206,43 +226,77 @@ class Journal:
             finally:
                 journal._close()
 
-    def is_unfinished(self, path: Path) -> bool:
-        """Tell whether a file is of an attack of this folder that has no record, or no longer has one."""
-        return path in self._unfinished
+    def begin(self, hashes: Mapping[Path, str]) -> set[Path]:
+        """List files that are about to be written, with the SHA-256 of their bytes.
 
-    def add_unfinished(self, paths: Iterable[Path]) -> None:
-        """List files that are about to be written; files of others that are there already are left out.
+        Returns:
+            Those that are there already and may be replaced: they are of an attack that no longer has a record.
 
         Raises:
             DiskError: the disk is full.
         """
-        self._unfinished.add([path for path in paths if not self.is_unfinished(path) and not os.path.lexists(path)])
+        replaced = {path for path in hashes if path in self._unfinished}
+        self._unfinished.add(hashes)
+        return replaced
+
+    def own_files(self, entry: Entry) -> dict[Path, str]:
+        """Return the files of an attack that are certainly those that were written, with their SHA-256.
+
+        They are in the folder, and have the bytes that were recorded. A PNG that was altered but holds the record of an
+        attack counts, too. In journals of earlier versions other pictures count that are named after such a PNG.
+        """
+        own = {}
+        for kind, path in entry.outputs.items():
+            sha256 = sha256_or_none(path) if is_inside(path, self.folder) else None
+            recorded = entry.outputs_sha256.get(kind)
+            if sha256 is not None and (
+                sha256 == recorded or (is_own_picture(path) if recorded is None else is_adversarial(path))
+            ):
+                own[path] = sha256
+        return own
+
+    def rename(self, moved: Mapping[KnownPhoto, Path]) -> None:
+        """Take over where photos are now; the file is changed by :meth:`remove`.
+
+        Results that a photo of other content has left under such a name are removed with it.
+        """
+        for old, entry in self.entries.items():
+            now = moved.get(KnownPhoto(old.source, entry.source_sha256 or ""))
+            if now is not None:
+                self._renamed[old] = old._replace(source=now)
+        arrived = {new: replace(self.entries.pop(old), key=new) for old, new in self._renamed.items()}
+        self._replaced += [self.entries[key] for key in arrived if key in self.entries]
+        self.entries |= arrived
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record, after its files are in place.
 
         Args:
-            record: plain JSON values, with ``adversarial_sha256`` and ``out_dir``.
+            record: plain JSON values, with ``outputs_sha256`` and absolute paths.
 
         Raises:
             DiskError: the disk is full; the journal is as it was before.
         """
-        self._file.append(json.dumps(record, allow_nan=False))
+        # A failure that is lost when the power fails is found again.
+        line = json.dumps(_stored(record, self.folder), allow_nan=False)
+        self._file.append(line, durable=record["error"] is None)
         self._unfinished.discard(map(Path, record["outputs"].values()))
 
     def remove(self, keys: Collection[Key]) -> None:
         """Remove the records of attacks that are to be repeated; their files are unfinished until then."""
-        if not keys:
+        if not keys and not self._renamed:
             return
-        paths = self._outputs(keys)
-        self._unfinished.add(paths)
+        own: dict[Path, str] = {}
+        for entry in (*self._replaced, *(self.entries[key] for key in keys)):
+            own |= self.own_files(entry)
+        self._unfinished.add(own)
         for key in keys:
             del self.entries[key]
         self._file.close()
         try:
             self._rewrite()
         except BaseException:
-            self._unfinished.discard(paths)  # they are still in the journal
+            self._unfinished.discard(own)  # they are still in the journal
             raise
         self._file = LineFile(self._path)
 
@@ -251,13 +305,21 @@ class Journal:
 
     def _rewrite(self) -> None:
         """Write the journal anew with the last line of each entry, the paths of today, and what is no record."""
+        replaced = {entry.key for entry in self._replaced}
         lines: dict[Key | int, bytes] = {}
         for line in _read_lines(self._path):
-            if isinstance(line, _Line) and line.entry.key in self.entries:
-                lines[line.entry.key] = f"{json.dumps(line.record)}\n".encode("ascii")
-            elif isinstance(line, _Other):
+            if isinstance(line, _Other):
                 lines[line.number] = line.content
-        write_whole(self._path, b"".join(lines.values()), overwrite=True)
+                continue
+            if line is None or (line.entry.key in replaced and line.entry.key not in self._renamed):
+                continue
+            key = self._renamed.get(line.entry.key, line.entry.key)
+            if key in self.entries:
+                record = line.record | {"source": str(key.source)}
+                lines[key] = f"{json.dumps(_stored(record, self.folder))}\n".encode("ascii")
+        write_whole(self._path, b"".join(lines.values()), overwrite=True, durable=True)
+        self._renamed.clear()
+        self._replaced.clear()
 
     def _close(self) -> None:
         self._file.close()
@@ -273,7 +335,7 @@ class _Line(NamedTuple):
     Attributes:
         record: with the paths of today.
         entry: the same, as far as a later run needs it.
-        moved: whether its paths were those of another folder.
+        moved: whether it is stored otherwise than it would be now: with the paths of an earlier version.
     """
 
     record: dict[str, Any]
@@ -339,31 +401,50 @@ def _parsed(line: bytes, folder: Path) -> _Line:
     record = parse_json(line)
     check_record(record)
     try:
-        relocated = _relocated(record, folder)
-        return _Line(relocated, Entry.of(relocated), moved=relocated != record)
+        located = _located(record, folder)
+        return _Line(located, Entry.of(located), moved=_stored(located, folder) != record)
     except KeyError as error:
         raise RecordError(f"it has no key {error}") from None
     except TypeError:  # a record of a failure may lack what tells it from others
         raise RecordError("it names no target") from None
 
 
-def _relocated(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a record whose outputs are where the folder is now.
+def _located(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a record with absolute paths.
+
+    Earlier versions wrote absolute paths, and the folder of that time as ``out_dir``.
 
     Raises:
         KeyError: it lacks what the journal needs.
-        RecordError: an output lies outside the folder; a journal that someone has edited must not remove it.
+        RecordError: an output lies outside the folder, or is no PNG; someone has edited the journal.
     """
     before = Path(record.get("out_dir") or folder)
-    if record["error"] is None and not (record["adversarial_sha256"] and record["outputs"]["adversarial"]):
+    hashes = record.get("outputs_sha256") or {"adversarial": record.get("adversarial_sha256")}
+    if record["error"] is None and not (record["outputs"]["adversarial"] and hashes.get("adversarial")):
         raise RecordError("it names no adversarial PNG")
     try:
         outputs = {
-            key: os.path.normpath(folder / Path(path).relative_to(before)) for key, path in record["outputs"].items()
+            key: os.path.normpath(folder / (Path(path).relative_to(before) if Path(path).is_absolute() else path))
+            for key, path in record["outputs"].items()
         }
         inside = all(Path(path).is_relative_to(folder) and "\0" not in path for path in outputs.values())
     except ValueError:  # it lay outside of the earlier folder, too
         inside = False
-    if not inside:
-        raise RecordError("a file of it lies outside the folder")
-    return {**record, "outputs": outputs} | ({"out_dir": str(folder)} if before != folder else {})
+    if not inside or not all(path.endswith(".png") for path in outputs.values()):
+        raise RecordError("a file of it lies outside the folder, or is none that a batch writes")
+    located = {**record, "source": os.path.normpath(folder / record["source"]), "outputs": outputs}
+    located.pop("out_dir", None)
+    return located
+
+
+def _stored(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a record as the journal of a folder stores it, with paths relative to the folder."""
+    outputs = {key: _relative(path, folder) for key, path in record["outputs"].items()}
+    return {**record, "source": _relative(record["source"], folder), "outputs": outputs}
+
+
+def _relative(path: str, folder: Path) -> str:
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # on another drive of Windows
+        return path

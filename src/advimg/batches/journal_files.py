@@ -5,14 +5,16 @@ import errno
 import io
 import json
 import os
+import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from advimg.errors import DiskError, OutputError
+from advimg.images.files import file_sha256
 
 _LOCK = ".advimg.lock"
 _UNFINISHED = ".advimg.unfinished"
@@ -23,8 +25,10 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of a folder while the context lasts.
 
     Raises:
-        OutputError: another process writes there, or the folder cannot be written.
+        OutputError: another process writes there, the folder cannot be written, or the lock is a link.
     """
+    if (folder / _LOCK).is_symlink():  # which would be emptied, whatever it leads to
+        raise OutputError(f"{folder / _LOCK} is a link; remove it, or choose another -O")
     lock = FileLock(folder / _LOCK, timeout=0)
     try:
         lock.acquire()
@@ -54,8 +58,12 @@ class LineFile(io.FileIO):
             raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
         self._lock = threading.Lock()
 
-    def append(self, line: str) -> None:
+    def append(self, line: str, *, durable: bool = False) -> None:
         """Append a line of ASCII in one write.
+
+        Args:
+            line: without its end.
+            durable: whether it is on the disk, and not only in the system's memory, afterwards.
 
         Raises:
             DiskError: the disk is full; the file is as it was before.
@@ -66,6 +74,8 @@ class LineFile(io.FileIO):
             try:
                 if self.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if durable:
+                    os.fsync(self.fileno())
             except OSError as error:
                 with contextlib.suppress(OSError):
                     self.truncate(before)
@@ -75,7 +85,9 @@ class LineFile(io.FileIO):
 class UnfinishedFiles:
     """The files of an output folder that have no record yet, also listed in a hidden file of the folder.
 
-    Files in the list of an earlier process that was killed are removed first.
+    A file is listed with the hash of its bytes before it is written. Only a file that is in the list, in the folder,
+    and has these bytes is ever removed, so a list that someone has edited removes nothing else. Files in the list of an
+    earlier process that was killed are removed first.
 
     Args:
         folder: an absolute path.
@@ -83,46 +95,69 @@ class UnfinishedFiles:
     """
 
     def __init__(self, folder: Path, recorded: AbstractSet[Path]) -> None:
+        self._folder = folder
         self._list = folder / _UNFINISHED
-        self._paths = set(self._read()) - recorded
+        self._hashes: dict[Path, set[str]] = {}
+        for path, sha256 in self._read():
+            if path not in recorded:
+                self._hashes.setdefault(path, set()).add(sha256)
         self._remove()
         self._file = LineFile(self._list)
 
     def __contains__(self, path: Path) -> bool:
-        return path in self._paths
+        """Tell whether a file is there as it was listed."""
+        return path in self._hashes and is_inside(path, self._folder) and sha256_or_none(path) in self._hashes[path]
 
-    def add(self, paths: Iterable[Path]) -> None:
-        """List files before they are written, or once their record is removed.
+    def add(self, hashes: Mapping[Path, str]) -> None:
+        """List files before they are written, or once their record is removed, with the SHA-256 of their bytes.
 
         Raises:
             DiskError: the disk is full.
         """
-        for path in paths:
-            self._file.append(json.dumps(os.path.relpath(path, self._list.parent)))
-            self._paths.add(path)
+        for path, sha256 in hashes.items():
+            self._file.append(json.dumps([os.path.relpath(path, self._folder), sha256]))
+            self._hashes.setdefault(path, set()).add(sha256)
 
     def discard(self, paths: Iterable[Path]) -> None:
         """Keep files, because they have a record."""
-        self._paths.difference_update(paths)
+        for path in paths:
+            self._hashes.pop(path, None)
 
     def close(self) -> None:
         """Remove the files that have no record, and the list."""
         self._file.close()
         self._remove()
 
-    def _read(self) -> Iterator[Path]:
+    def _read(self) -> Iterator[tuple[Path, str]]:
         """Yield the listed files; an incomplete last line names a file that was not begun."""
         with contextlib.suppress(OSError):
-            for line in self._list.read_bytes().splitlines(keepends=True):
+            for line in self._list.read_bytes().splitlines():
                 with contextlib.suppress(ValueError, TypeError):
-                    path = Path(os.path.normpath(self._list.parent / json.loads(line)))
-                    # A list that someone has edited must not remove files elsewhere.
-                    if line.endswith(b"\n") and path.is_relative_to(self._list.parent):
-                        yield path
+                    name, sha256 = json.loads(line)
+                    yield Path(os.path.normpath(self._folder / name)), str(sha256)
 
     def _remove(self) -> None:
-        while self._paths:
-            with contextlib.suppress(OSError):
-                self._paths.pop().unlink(missing_ok=True)
+        for path in self._hashes:
+            if path in self:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        self._hashes.clear()
         with contextlib.suppress(OSError):
             self._list.unlink(missing_ok=True)
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Tell whether a file, not a link to one, is in a folder or its subfolders, also once all links are followed."""
+    try:
+        inside = path.parent.resolve(strict=True).is_relative_to(folder.resolve())
+        return inside and stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError, RuntimeError):  # ValueError: a NUL in the name; RuntimeError: links in a circle
+        return False
+
+
+def sha256_or_none(path: Path) -> str | None:
+    """Return the SHA-256 of a file's bytes, in hexadecimal; None if it cannot be read."""
+    try:
+        return file_sha256(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None

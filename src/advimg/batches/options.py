@@ -1,6 +1,7 @@
 """What is the same for all attacks of a batch."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from advimg.engine.capacity import BatchSize
 from advimg.errors import UsageError
@@ -31,6 +32,13 @@ class Options:
     max_pixels: int = MAX_PIXELS
     force: bool = False
     retry_failed: bool = False
+
+    def tried_with(self, device: str) -> dict[str, Any]:
+        """Return what a failure may depend on besides the photo and the settings; its journal line holds it.
+
+        The messages of such failures name these options. Once one of them is changed, the attack is made again.
+        """
+        return {"max_pixels": self.max_pixels, "device": device, "force": self.force}
 
     def __post_init__(self) -> None:
         if self.batch_size != "auto" and (type(self.batch_size) is not int or self.batch_size < 1):

@@ -96,7 +96,7 @@ def absolute(path: str | Path) -> Path:
 def is_output(photo: Path, out_dir: Path) -> bool:
     """Tell whether a file is in the output folder, or was written by advimg: a batch never attacks such files."""
     try:
-        return photo.parent.resolve().is_relative_to(out_dir.resolve()) or _is_own(photo)
+        return photo.parent.resolve().is_relative_to(out_dir.resolve()) or is_own_picture(photo)
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return False
 
@@ -129,7 +129,7 @@ def _cannot_list(error: OSError) -> None:
     raise PhotoError(f"the folder {error.filename} cannot be listed: {error.strerror or error}") from error
 
 
-def _is_own(photo: Path) -> bool:
+def is_own_picture(photo: Path) -> bool:
     """Tell whether advimg wrote a file: a PNG with its record, or a picture named like one that goes with it."""
     if photo.suffix.lower() != ".png":
         return False

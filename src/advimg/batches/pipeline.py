@@ -1,5 +1,7 @@
 """Photos read ahead, attacked together, and their files and records written in the background."""
 
+import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -7,21 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.options import Options
 from advimg.batches.plan import Files, Item
 from advimg.batches.reader import PhotoReader
-from advimg.batches.resume import sha256_or_none
 from advimg.batches.writer import Writer
 from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.device import is_out_of_memory
 from advimg.classifiers.ensemble import Ensemble
+from advimg.engine.capacity import free_cached
 from advimg.engine.criterion import Judgement
 from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Result
-from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError, PhotoError
+from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
 from advimg.images.files import make_folder
 from advimg.outcome import judge_result, known_before, outcome_of
 from advimg.record import Failure, Record
-from advimg.writing import write_outputs
+from advimg.writing import encode_outputs, write_files
 
 Ended = Callable[[dict[str, Any]], None]
 """Called with the record of each attack after it is in the journal, in any thread, one at a time."""
@@ -30,11 +34,8 @@ Ended = Callable[[dict[str, Any]], None]
 class Recorder(Protocol):
     """The part of a :class:`advimg.batches.journal.Journal` that a pipeline needs; it may be in another process."""
 
-    def add_unfinished(self, paths: Iterable[Path]) -> None:
-        """List files that are about to be written."""
-
-    def is_unfinished(self, path: Path) -> bool:
-        """Tell whether a file is of an attack that has no record."""
+    def begin(self, hashes: Mapping[Path, str]) -> set[Path]:
+        """List files that are about to be written, with the SHA-256 of their bytes; return those to be replaced."""
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add a record, after its files are in place."""
@@ -105,8 +106,13 @@ class Pipeline:
             return end, ()
         try:
             return end, judge_result(end, self._check_on)
-        except (PhotoError, ClassifierError) as error:
+        except AdvimgError as error:
             return Failed(end.job, error.with_traceback(None)), ()
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        free_cached(self._check_on.device)
+        return Failed(end.job, ClassifierError(f"{end.job.photo.source}: out of memory in {self._check_on.name}")), ()
 
     def _finish(self, end: Result | Failed, checked: Sequence[Judgement], item: Item) -> None:
         """Write the files and the record of one attack."""
@@ -114,26 +120,27 @@ class Pipeline:
             self._fail(item, end.error)
             return
         try:
-            record = self._write(end, checked, item)
+            record, hashes = self._write(end, checked, item)
         except DiskError:
             raise
-        except OutputError as error:
+        except AdvimgError as error:
+            if isinstance(error, OutputError) and not os.access(self._run.files.folder, os.W_OK | os.X_OK):
+                raise DiskError(str(error)) from error  # so no other photo can be written either
             self._fail(item, error)
+        except MemoryError:
+            self._fail(item, OutputError(f"{item.key.source}: memory is too short to write its files"))
         else:
-            self._record(record.to_dict(), sha256_or_none(item.outputs.adversarial))
+            self._record(record.to_dict(), {key: hashes[path] for key, path in item.outputs})
 
-    def _write(self, result: Result, checked: Sequence[Judgement], item: Item) -> Record:
+    def _write(self, result: Result, checked: Sequence[Judgement], item: Item) -> tuple[Record, dict[Path, str]]:
+        """Write the files of an attack; return its record, and their hashes."""
         outcome = outcome_of(result, checked=checked)
+        files = encode_outputs(outcome, item.outputs, amplify=self._run.files.amplify, metadata=self._options.metadata)
+        hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
         make_folder(item.outputs.adversarial.parent)
-        paths = [path for _, path in item.outputs]
-        self._run.journal.add_unfinished(paths)
-        return write_outputs(
-            outcome,
-            item.outputs,
-            amplify=self._run.files.amplify,
-            metadata=self._options.metadata,
-            overwrite=self._options.force or all(map(self._run.journal.is_unfinished, paths)),
-        )
+        replaced = self._run.journal.begin(hashes)
+        write_files(files, outcome, replaced=files if self._options.force else replaced)
+        return replace(outcome.record, outputs={key: str(path) for key, path in item.outputs}), hashes
 
     def _fail(self, item: Item, error: AdvimgError) -> None:
         source, target, eps = item.key
@@ -147,10 +154,11 @@ class Pipeline:
             known["target"] = {"index": target, "name": self._classifiers[0].labels[target]}
         else:
             known["target_rule"] = target
-        self._record(Failure(str(source), str(error), asked | known).to_dict(), None)
+        tried_with = self._options.tried_with(self._classifiers[0].device.type)
+        self._record(Failure(str(source), str(error), asked | known).to_dict() | {"tried_with": tried_with}, {})
 
-    def _record(self, record: dict[str, Any], sha256: str | None) -> None:
-        line = record | {"adversarial_sha256": sha256, "out_dir": str(self._run.files.folder)}
+    def _record(self, record: dict[str, Any], hashes: dict[str, str]) -> None:
+        line = record | {"adversarial_sha256": hashes.get("adversarial"), "outputs_sha256": hashes}
         with self._lock:
             self._run.journal.append(line)
             self._run.ended(line)

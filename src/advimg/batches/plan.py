@@ -1,7 +1,7 @@
 """The plan of a batch: the attacks, each a photo, a target and an eps, and the names of their files."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
 from pathlib import Path
@@ -14,6 +14,9 @@ from advimg.labels import Labels
 from advimg.outputs import LONGEST_STEM, Outputs, plan_outputs
 from advimg.settings import Eps, TargetRule
 from advimg.target_names import target_slug
+
+_BESIDE = ("perturbation", "figure")
+"""The kinds of files beside a PNG, whose names no other attack has: they may be asked for later."""
 
 
 class Key(NamedTuple):
@@ -62,9 +65,18 @@ class Files:
     def __post_init__(self) -> None:
         check_amplify(self.amplify)
 
-    def outputs_for(self, adversarial: Path) -> Outputs:
-        """Return the files that go with an adversarial PNG."""
-        return plan_outputs(adversarial, figure=self.figure, perturbation=self.perturbation)
+    def outputs_for(self, adversarial: Path, *, also: Container[str] = ()) -> Outputs:
+        """Return the files that go with an adversarial PNG.
+
+        Args:
+            adversarial: its path.
+            also: kinds of files that are written whether or not they are asked for, by the record's keys.
+        """
+        return plan_outputs(
+            adversarial,
+            figure=self.figure or "figure" in also,
+            perturbation=self.perturbation or "perturbation" in also,
+        )
 
     def folder_for(self, source: Path) -> Path:
         """Return the folder for a photo's files."""
@@ -97,7 +109,7 @@ def plan_items(keys: Sequence[Key], files: Files, labels: Labels, *, recorded: M
     Returns:
         An item for each key, in order.
     """
-    taken = (path for adversarial in recorded.values() for _, path in files.outputs_for(adversarial))
+    taken = (path for adversarial in recorded.values() for _, path in files.outputs_for(adversarial, also=_BESIDE))
     names = dict(_names([key for key in keys if key not in recorded], files, labels, taken=taken))
     return [Item(key, files.outputs_for(recorded.get(key) or names[key])) for key in keys]
 
@@ -141,7 +153,7 @@ def _stems(key: Key, slug: str) -> tuple[str, str, str, str]:
 
 
 def _claimed(adversarial: Path, files: Files) -> set[str]:
-    return {_folded(path) for _, path in files.outputs_for(adversarial)}
+    return {_folded(path) for _, path in files.outputs_for(adversarial, also=_BESIDE)}
 
 
 def _folded(path: Path) -> str:

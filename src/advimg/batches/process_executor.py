@@ -122,10 +122,8 @@ class _Coordinator:
         match verb, *arguments:
             case "take", *_:
                 return None if self.run.stop.is_set() else self.queue.take(worker)
-            case "add unfinished", paths:
-                self.run.journal.add_unfinished(paths)
-            case "is unfinished", path:
-                return self.run.journal.is_unfinished(path)
+            case "begin", hashes:
+                return self.run.journal.begin(hashes)
             case "append", record:
                 self.run.journal.append(record)
                 self.queue.done(worker, Entry.of(record).key)

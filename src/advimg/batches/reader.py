@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from advimg.batches.options import Options
 from advimg.batches.plan import Item
 from advimg.engine.job import Job
-from advimg.errors import PhotoError
+from advimg.errors import AdvimgError, PhotoError
 from advimg.images.decode import read_photo
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PhotoReader:
         photos: Iterable[Sequence[Item]],
         options: Options,
         *,
-        failed: Callable[[Item, PhotoError], None],
+        failed: Callable[[Item, AdvimgError], None],
         ahead: int,
     ) -> None:
         self._photos = iter(photos)
@@ -77,7 +77,9 @@ class PhotoReader:
             items = self._reading.pop(future)
             # Not by `except`: its traceback would hold this frame, and so decoded photos, until garbage collection.
             error = future.exception()
-            if isinstance(error, PhotoError):
+            if isinstance(error, MemoryError):
+                error = PhotoError(f"{items[0].key.source} is too large for this machine's memory")
+            if isinstance(error, AdvimgError):
                 for item in items:
                     self._failed(item, error)
                 continue

@@ -1,14 +1,18 @@
 """Which attacks an earlier run has finished, and which are still to be made."""
 
 import os
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from advimg.batches.journal import Entry, Journal, differences
+from advimg.batches.journal_files import is_inside, sha256_or_none
+from advimg.batches.moved import moved_photos
+from advimg.batches.options import Options
 from advimg.batches.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
-from advimg.images.files import file_sha256
 from advimg.images.perturbation import Amplify, shown_in
 from advimg.labels import Labels
 from advimg.settings import Eps
@@ -28,12 +32,13 @@ def compare_with_journal(
     journal: Journal,
     *,
     asked: Callable[[Eps], dict[str, Any]],
-    force: bool,
-    retry_failed: bool,
+    options: Options,
+    devices: Collection[str],
 ) -> Work:
     """Compare a plan with the journal, and remove from the journal the attacks that are to be repeated.
 
-    An attack is finished if its photo is the same, its files exist, and the PNG has the recorded hash.
+    An attack is finished if its photo is the same, its files exist, and the PNG has the recorded hash. A photo is known
+    by its content: one that was renamed or moved keeps its results.
 
     Args:
         keys: at least one, each once.
@@ -41,37 +46,42 @@ def compare_with_journal(
         labels: the names of the classes.
         journal: of the output folder.
         asked: the settings of a record of this run, by its eps.
-        force: whether to go on despite other settings, and files that are not in the journal.
-        retry_failed: whether to repeat attacks that failed.
+        options: of this run.
+        devices: the types of its devices.
 
     Raises:
         OutputError: the folder was begun with other settings, or a file is in the way.
     """
-    repeated = _of_other_settings(keys, journal, asked, force=force)
+    sha256_of = cache(sha256_or_none)  # each photo is read once
+    journal.rename(moved_photos((key.source for key in keys), journal.entries.values(), sha256_of))
+    repeated = _of_other_settings(keys, journal, asked, force=options.force)
     recorded = {
         key: entry.outputs["adversarial"]
         for key, entry in journal.entries.items()
-        if key not in repeated and "adversarial" in entry.outputs
+        if key not in repeated and "adversarial" in entry.outputs and _is_usable(entry.outputs["adversarial"], journal)
     }
     items = plan_items(keys, files, labels, recorded=recorded)
+    tried_with = [] if options.retry_failed else [options.tried_with(device) for device in devices]
     for key in keys:
         entry = journal.entries.get(key)
-        if entry is not None and not _is_finished(entry, files, retry_failed=retry_failed):
+        if entry is not None and not _is_finished(entry, files, sha256_of(key.source), tried_with):
             repeated.add(key)
-    pending = [item for item in items if item.key in repeated or item.key not in journal.entries]
-    if not force:
-        _check_absent(pending, {path for key in repeated for path in journal.entries[key].outputs.values()}, journal)
+    # What is made anew has the pictures that it had, whether or not this run asks for them.
+    pending = [
+        replace(
+            item,
+            outputs=files.outputs_for(item.outputs.adversarial, also=journal.entries[item.key].outputs),
+        )
+        if item.key in repeated
+        else item
+        for item in items
+        if item.key in repeated or item.key not in journal.entries
+    ]
+    if not options.force:
+        _check_absent(pending, {path for key in repeated for path in journal.own_files(journal.entries[key])}, journal)
     # Nothing is changed before it is known that the run can begin.
     journal.remove(repeated)
     return Work(pending, [journal.entries[key] for key in keys if key in journal.entries])
-
-
-def sha256_or_none(path: Path) -> str | None:
-    """Return the SHA-256 of a file's bytes, in hexadecimal; None if it cannot be read."""
-    try:
-        return file_sha256(path)
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return None
 
 
 def _of_other_settings(
@@ -104,10 +114,9 @@ def _of_other_settings(
     return repeated
 
 
-def _is_finished(entry: Entry, files: Files, *, retry_failed: bool) -> bool:
-    content = sha256_or_none(entry.key.source)
+def _is_finished(entry: Entry, files: Files, content: str | None, tried_with: Sequence[Mapping[str, Any]]) -> bool:
     if entry.error is not None:
-        return not retry_failed and content == entry.source_sha256
+        return entry.tried_with in tried_with and content == entry.source_sha256
     if content is not None and content != entry.source_sha256:
         return False
     adversarial = entry.outputs["adversarial"]
@@ -115,7 +124,7 @@ def _is_finished(entry: Entry, files: Files, *, retry_failed: bool) -> bool:
     # As recorded: perturbations of 0.1 had other names.
     written = [entry.outputs[kind] for kind in wanted if kind in entry.outputs]
     return (
-        sha256_or_none(adversarial) == entry.adversarial_sha256
+        sha256_or_none(adversarial) == entry.outputs_sha256.get("adversarial")
         and len(written) == len(wanted)
         and all(map(os.path.isfile, written))
         and ("perturbation" not in wanted or _is_shown(entry.outputs["perturbation"], files.amplify))
@@ -128,11 +137,16 @@ def _is_shown(perturbation: Path, amplify: Amplify) -> bool:
     return shown is None or shown.asked == amplify
 
 
+def _is_usable(adversarial: Path, journal: Journal) -> bool:
+    """Tell whether an attack may be made again under the name of its file: not if that leads out of the folder."""
+    return is_inside(adversarial, journal.folder) or not os.path.lexists(adversarial)
+
+
 def _check_absent(pending: Sequence[Item], repeated: Container[Path], journal: Journal) -> None:
     for item in pending:
         for _, path in item.outputs:
             if os.path.lexists(path) and path not in repeated:
                 raise OutputError(
-                    f"{path} exists and is not in {journal.folder}'s journal; choose another -O, or --force to "
-                    "overwrite such files"
+                    f"{path} exists and is not in {journal.folder}'s journal, or no longer what it was; choose another "
+                    "-O, or --force to overwrite such files"
                 )

@@ -99,8 +99,8 @@ class Batch:
             executor.classifiers[0].labels,
             journal,
             asked=lambda eps: folder_settings(self._known(eps), type(options.settings)),
-            force=options.force,
-            retry_failed=options.retry_failed,
+            options=options,
+            devices={device.type for device in executor.devices},
         )
         self._pending = work.pending
         self.stats = BatchStats(len(keys))

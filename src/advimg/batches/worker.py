@@ -5,7 +5,7 @@ import signal
 import threading
 import traceback
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,11 +65,9 @@ class _Parent:
         items: list[Item] | None = self._ask("take")
         return items
 
-    def add_unfinished(self, paths: Iterable[Path]) -> None:
-        self._ask("add unfinished", list(paths))
-
-    def is_unfinished(self, path: Path) -> bool:
-        return bool(self._ask("is unfinished", path))
+    def begin(self, hashes: Mapping[Path, str]) -> set[Path]:
+        replaced: set[Path] = self._ask("begin", dict(hashes))
+        return replaced
 
     def append(self, record: Mapping[str, Any]) -> None:
         self._ask("append", dict(record))

@@ -24,6 +24,7 @@ class ModelSpec:
         interpolation: the filter of the resize.
         mean, std: of each channel, on the scale 0..1.
         title: the name in the record, if it is not that of the model.
+        file: the TOML file that it was read from, an absolute path.
     """
 
     model: str
@@ -35,12 +36,13 @@ class ModelSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     title: str | None = None
+    file: Path | None = None
 
     @classmethod
     def of(cls, name: str) -> Self:
         """Return the spec of a model's name, or of a TOML file if the name ends in ``.toml``.
 
-        The keys of the file are the attributes of this class but title; paths in it are relative to it.
+        The keys of the file are the attributes of this class but title and file; paths in it are relative to it.
 
         Raises:
             UsageError: a key of the file is unknown, missing or of the wrong type.
@@ -61,14 +63,14 @@ class ModelSpec:
             raise ClassifierError(f"{path} cannot be read: {error.strerror or error}") from error
         except ValueError as error:  # tomllib's and the codec's are both
             raise UsageError(f"{path} is not TOML: {error}") from None
-        known = [field.name for field in fields(cls) if field.name != "title"]
+        known = [field.name for field in fields(cls) if field.name not in ("title", "file")]
         for key in values:
             if key not in known:
                 line = next((n for n, line in enumerate(text.splitlines(), 1) if _names(line, key)), 1)
                 raise UsageError(f"{path}, line {line}: unknown key {key!r}; the keys are {', '.join(known)}")
         if "model" not in values:
             raise UsageError(f'{path}: the key model is missing, such as model = "resnet18"')
-        return cls(title=path.name, **{key: _value(values, key, path) for key in values})
+        return cls(title=path.name, file=path.absolute(), **{key: _value(values, key, path) for key in values})
 
     def given_labels(self) -> Labels | None:
         """Return the labels of the spec; None if it has none.

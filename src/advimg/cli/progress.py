@@ -29,6 +29,8 @@ from advimg.settings import Settings
 
 _PLAIN_EVERY = 10
 """Seconds between two plain lines."""
+_FAILURES = 50
+"""How many failures are named as they come: a long list of missing photos would hide everything else."""
 _REASONS = 10
 """How many failures the table at the end names."""
 
@@ -161,13 +163,17 @@ def _show_progress(stats: BatchStats, console: Console, *, silent: bool) -> Iter
         console: to print on.
         silent: whether to name failures only.
     """
-    last = time.monotonic()
+    last, failed = time.monotonic(), 0
     with console.moving_line(total=stats.total, done=stats.done, wanted=not silent) as move:
 
         def show(record: dict[str, Any]) -> None:
-            nonlocal last
+            nonlocal last, failed
             if record["error"]:
-                console.error(record["error"])
+                failed += 1
+                if failed <= _FAILURES:
+                    console.error(record["error"])
+                elif failed == _FAILURES + 1:
+                    console.error(f"more than {_FAILURES} failed; summary.json has the reasons of all")
             elif console.verbose:
                 console.detail(_changes(record_of(record)))
             if move is not None:

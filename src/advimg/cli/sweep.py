@@ -89,17 +89,19 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     from advimg.batches.plan import Files, Key
     from advimg.batches.run import opened
     from advimg.cli.progress import batch_run_options, run_shown, tell_interrupted
-    from advimg.models import Models
+    from advimg.models import Models, told_apart
     from advimg.report.robustness import points_of
 
     folder = absolute(given["out_dir"])
     _check_own(folder, force=given["force"])
-    work = []
-    for spec in specs_of(given["models"], given):
+    work: list[tuple[Models, Files, list[Key]]] = []
+    for spec in told_apart(specs_of(given["models"], given)):
         models = Models.of(spec)
         criteria = read_targets(targets, models.labels[0])
         keys = [Key(photo, target, eps) for photo in found.photos for target in criteria for eps in budgets]
-        own = folder / re.sub(r"\W+", "_", spec.title or spec.model).strip("_")
+        name = re.sub(r"\W+", "_", spec.title or spec.model).strip("_")
+        taken = sum(re.fullmatch(rf"{name}(_\d+)?", files.folder.name) is not None for _, files, _ in work)
+        own = folder / (f"{name}_{taken + 1}" if taken else name)
         work.append((models, Files(folder=own, root=found.root, perturbation=False), keys))
     records: list[dict[str, Any]] = []
     failed = False

@@ -23,6 +23,9 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp",
 
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 
+_LARGEST_PROFILE = 1 << 20
+"""PIL does not open a PNG whose colour profile is larger (``PngImagePlugin.MAX_TEXT_CHUNK``)."""
+
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -71,12 +74,12 @@ def decode_photo(data: bytes, *, source: str, max_pixels: int = MAX_PIXELS) -> P
                 f"{source} has {width}x{height} = {width * height:,} pixels, more than the {max_pixels:,} allowed; "
                 "raise --max-pixels if you trust it"
             )
-        notes = []
+        notes: list[str] = []
         frames = _frames(image)
         if frames > 1 and image.format != "MPO":  # an MPO's further frames are previews of the same photo
             notes.append(f"{source} has {frames} frames; only the first is used")
         levels, alpha = _levels(_upright(image), source)
-        icc_profile = _rgb_profile(image.info.get("icc_profile"))
+        icc_profile = _rgb_profile(image.info.get("icc_profile"), source, notes)
         chunk = image.info.get(CHUNK_KEY)  # after the pixels, for a PNG may store it behind them
     levels.flags.writeable = False
     return Photo(
@@ -96,10 +99,13 @@ def photo_from_pixels(picture: Image.Image | Levels, *, source: str = "picture")
     Raises:
         PhotoError: an array of another shape or type, or a PIL image that cannot be decoded.
     """
+    notes: list[str] = []
     if isinstance(picture, Image.Image):
+        if 0 in picture.size:
+            raise PhotoError(f"{source} has {picture.width}x{picture.height} pixels, so there is nothing to attack")
         with _broken_is_one_error(source):
             levels, alpha = _levels(_upright(picture), source)
-        profile = _rgb_profile(picture.info.get("icc_profile"))
+        profile = _rgb_profile(picture.info.get("icc_profile"), source, notes)
     else:
         levels, alpha, profile = np.array(picture), None, None
         if levels.dtype != np.uint8 or levels.ndim != 3 or levels.shape[2] != 3 or 0 in levels.shape:
@@ -111,6 +117,7 @@ def photo_from_pixels(picture: Image.Image | Levels, *, source: str = "picture")
         icc_profile=profile,
         source=source,
         sha256=hashlib.sha256(levels.tobytes()).hexdigest(),
+        notes=tuple(notes),
     )
 
 
@@ -190,8 +197,11 @@ def _levels(image: Image.Image, source: str) -> tuple[Levels, Levels | None]:
     # Earlier versions of PIL open a PNG of 16 bits in its mode of 32.
     if image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format == "PNG"):
         # convert("RGB") would saturate: every level above 255 would be white.
-        grey = ((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2), None
+        deep = np.asarray(image).astype(np.int64)
+        grey = ((deep + 128) // 257).astype(np.uint8)
+        clear = image.info.get("transparency")  # the one level that is transparent
+        alpha = np.where(deep == clear, 0, 255).astype(np.uint8) if isinstance(clear, int) else None
+        return np.repeat(grey[:, :, None], 3, axis=2), alpha
     if image.mode == "I":
         raise PhotoError(f"{source} has 32-bit levels; save it with 8 or 16 bits a channel")
     if image.mode == "F":
@@ -202,7 +212,15 @@ def _levels(image: Image.Image, source: str) -> tuple[Levels, Levels | None]:
     return np.array(image.convert("RGB")), None
 
 
-def _rgb_profile(profile: object) -> bytes | None:
-    """Keep a colour profile only if it is for RGB: a CMYK or grey one would be wrong in an RGB file."""
+def _rgb_profile(profile: object, source: str, notes: list[str]) -> bytes | None:
+    """Keep a colour profile only if it is for RGB: a CMYK or grey one would be wrong in an RGB file.
+
+    One that a PNG cannot be reopened with is left out, with a note.
+    """
     # Bytes 16 to 20 of an ICC profile name its colour space (ICC.1:2022, section 7.2).
-    return profile if isinstance(profile, bytes) and profile[16:20] == b"RGB " else None
+    if not isinstance(profile, bytes) or profile[16:20] != b"RGB ":
+        return None
+    if len(profile) > _LARGEST_PROFILE:
+        notes.append(f"{source}: its colour profile is larger than 1 MiB and is left out; colours may look different")
+        return None
+    return profile

@@ -4,13 +4,22 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
+import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from advimg.errors import DiskError, OutputError
 
-_TEMPORARY = ".advimg-{process}-{random}.tmp"
+if sys.platform != "win32":
+    import fcntl
+
+_TEMPORARY = re.compile(r"\.advimg-\d+-[0-9a-f]+\.tmp")
+_NOT_SUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
+"""What a file system says that knows no locks, no hard links or no syncing of folders."""
 
 
 def file_sha256(path: Path) -> str:
@@ -42,38 +51,73 @@ def check_output(path: Path, *, overwrite: bool) -> None:
             raise OutputError(f"{path} exists; use --force to overwrite it")
         probe = _beside(path)
         probe.touch(exist_ok=False)
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def write_whole(path: Path, data: bytes, *, overwrite: bool, check: Callable[[bytes], bool] | None = None) -> None:
-    """Write ``data`` to a temporary file in the same folder, read it back, and rename it into place.
+def write_whole(
+    path: Path,
+    data: bytes,
+    *,
+    overwrite: bool,
+    check: Callable[[bytes], bool] | None = None,
+    durable: bool = False,
+) -> None:
+    """Write ``data`` to a temporary file in the same folder, read it back, and put it in its place.
 
     Args:
         path: of the file.
         data: all its bytes.
         overwrite: whether an existing file is replaced.
         check: called with the bytes read back from the disk; the file does not appear if it returns False.
+        durable: whether the bytes are on the disk, and not only in the system's memory, before the file appears.
 
     Raises:
         DiskError: the disk is full, over quota or read-only.
-        OutputError: the file exists, has an impossible name, or did not pass ``check``.
+        OutputError: the file exists, has a name that is impossible or not permitted, or did not pass ``check``.
     """
-    temporary = _beside(path)
+    temporary = None
     try:
-        with temporary.open("xb") as file:
+        with contextlib.ExitStack() as held:
+            temporary, file = _begun(path)
+            held.enter_context(file)
             file.write(data)
-        if check is not None and not check(temporary.read_bytes()):
-            raise OutputError(f"{path} did not read back as it was written; check the disk")
-        if _is_there(path) and not overwrite:
-            raise OutputError(f"{path} exists; use --force to overwrite it")
-        temporary.replace(path)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+            if check is not None and not check(temporary.read_bytes()):
+                raise OutputError(f"{path} did not read back as it was written; check the disk")
+            if sys.platform == "win32":
+                held.close()  # Windows does not rename files that are open
+            _put_in_place(temporary, path, overwrite=overwrite)
+    except FileExistsError:
+        raise OutputError(f"{path} exists; use --force to overwrite it") from None
     except OSError as error:
         raise _refused(f"cannot write {path}", error) from error
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names of a folder's files on the disk, and not only in the system's memory.
+
+    Raises:
+        DiskError: the disk does not take them.
+    """
+    if sys.platform == "win32":
+        return  # which cannot open a folder
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise DiskError(f"cannot write to {folder}: {error.strerror or error}") from error
 
 
 def make_folder(path: Path) -> list[Path]:
@@ -84,7 +128,7 @@ def make_folder(path: Path) -> list[Path]:
 
     Raises:
         DiskError: the disk is full, over quota or read-only.
-        OutputError: its name is impossible.
+        OutputError: its name is impossible or not permitted.
     """
     made: list[Path] = []
     try:
@@ -110,7 +154,7 @@ def made_folder(path: Path) -> Iterator[None]:
 
     Raises:
         DiskError: the disk is full, over quota or read-only.
-        OutputError: its name is impossible.
+        OutputError: its name is impossible or not permitted.
     """
     made = make_folder(path)
     try:
@@ -126,11 +170,22 @@ def _remove_empty(folders: Sequence[Path]) -> None:
             folder.rmdir()
 
 
-_OF_ONE_NAME = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EEXIST, errno.ENOTDIR, errno.EISDIR})
+_OF_ONE_NAME = frozenset(
+    {
+        errno.ENAMETOOLONG,
+        errno.EILSEQ,
+        errno.EINVAL,
+        errno.EEXIST,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EACCES,
+        errno.EPERM,
+    }
+)
 
 
 def _refused(what: str, error: OSError) -> OutputError:
-    # A name that is impossible or taken says nothing about other files.
+    # A name that is impossible, taken or not permitted says nothing about other files.
     kind = OutputError if error.errno in _OF_ONE_NAME else DiskError
     return kind(f"{what}: {error.strerror or error}")
 
@@ -151,12 +206,88 @@ def _is_there(path: Path) -> bool:
 def sweep(folder: Path) -> None:
     """Remove the temporary files that killed processes left in a folder and its subfolders.
 
-    Only where no other process writes: its temporary files look the same.
+    Those that a process is writing are locked, and stay.
     """
-    for path in folder.rglob(_TEMPORARY.format(process="*", random="*")):
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if _TEMPORARY.fullmatch(name):
+                _remove_abandoned(Path(place, name))
+
+
+def _remove_abandoned(temporary: Path) -> None:
+    """Remove a temporary file unless a process holds it locked; links and pipes of such a name stay."""
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            temporary.unlink()  # which fails where the file is open
+            return
+        descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                temporary.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _begun(path: Path) -> tuple[Path, BinaryIO]:
+    """Make a temporary file beside a path, locked while it is open.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    while True:
+        temporary = _beside(path)
+        file = temporary.open("xb")
+        try:
+            if _is_held(file, temporary):
+                return temporary, file
+        except BaseException:
+            file.close()
+            temporary.unlink(missing_ok=True)
+            raise
+        file.close()
+
+
+def _is_held(file: BinaryIO, temporary: Path) -> bool:
+    """Lock a file that was just made; return False if another process has swept it away before that."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), temporary.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError as error:
+        if error.errno in _NOT_SUPPORTED:
+            return True  # and nothing is swept there
+        raise
+
+
+def _put_in_place(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a complete file its name.
+
+    Raises:
+        FileExistsError: the name is taken, and ``overwrite`` is false.
+        OSError: it cannot be done.
+    """
+    if overwrite:
+        temporary.replace(path)
+        return
+    try:
+        path.hardlink_to(temporary)  # which never replaces a file, as a rename would
+        return
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED | {errno.EPERM, errno.EMLINK}:
+            raise
+    # A file system without hard links, such as FAT.
+    path.touch(exist_ok=False)
+    try:
+        temporary.replace(path)
+    except BaseException:
         path.unlink(missing_ok=True)
+        raise
 
 
 def _beside(path: Path) -> Path:
     # Without the file's name, which may be as long as the file system allows.
-    return path.with_name(_TEMPORARY.format(process=os.getpid(), random=secrets.token_hex(4)))
+    return path.with_name(f".advimg-{os.getpid()}-{secrets.token_hex(4)}.tmp")
