@@ -87,13 +87,10 @@ def test_settings_out_of_range_are_refused(changes: dict[str, object]) -> None:
         {"transfer": 1},
         {"seed": np.zeros(2)},
         {"max_eps": "many"},
-        *(
-            {"eps": value}
-            for value in (True, "abc", 0.04, np.nan, np.inf, -np.inf, [4], (), {}, b"x", object(), 10**400)
-        ),
+        *({"eps": value} for value in (True, "abc", 0.04, np.nan, np.inf, -np.inf, [4], (), {}, b"x", print, 10**400)),
         *({"eps": value, "norm": "l2"} for value in ("10/255", 0, "auto", 10**400)),
     ],
-    ids=str,
+    ids=lambda changes: str(changes)[:60],
 )
 def test_nonsense_is_one_line(changes: dict[str, object]) -> None:
     with pytest.raises(UsageError) as raised:
