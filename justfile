@@ -10,7 +10,7 @@ types:
 
 # Further arguments go to pytest: just test -k journal
 test *arguments:
-    pytest {{ arguments }}
+    pytest -n auto {{ arguments }}
 
 # Formats the code and repairs what ruff can repair.
 fix:

@@ -39,7 +39,7 @@ BENCHMARKS = sorted(
 )
 SET_UP = (
     "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]' && .venv/bin/advimg demo",
-    ".venv/bin/pip install -e '.[test]' && .venv/bin/pytest",
+    ".venv/bin/pip install -e '.[test]' && .venv/bin/pytest -n auto",
 )
 
 bash = pytest.mark.skipif(sys.platform == "win32" or shutil.which("bash") is None, reason="needs bash")
