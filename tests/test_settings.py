@@ -71,6 +71,7 @@ def test_settings_out_of_range_are_refused(changes: dict[str, object]) -> None:
 
 
 _NO_EPS: tuple[Any, ...] = (True, "abc", 0.04, np.nan, np.inf, -np.inf, [4], (), {}, b"x", type, 10**400)
+_NO_L2: tuple[Any, ...] = ("10/255", 0, "auto", 10**400)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ _NO_EPS: tuple[Any, ...] = (True, "abc", 0.04, np.nan, np.inf, -np.inf, [4], (),
         {"transfer": 1},
         {"seed": np.zeros(2)},
         {"max_eps": "many"},
-        *({"eps": value} for value in (True, "abc", 0.04, np.nan, np.inf, -np.inf, [4], (), {}, b"x", type, 10**400)),
+        *({"eps": value, "norm": "l2"} for value in _NO_L2),
         *({"eps": value, "norm": "l2"} for value in ("10/255", 0, "auto", 10**400)),
     ],
     ids=lambda changes: str(changes)[:60],
