@@ -91,8 +91,8 @@ _NO_L2: tuple[Any, ...] = ("10/255", 0, "auto", 10**400)
         {"transfer": 1},
         {"seed": np.zeros(2)},
         {"max_eps": "many"},
+        *({"eps": value} for value in _NO_EPS),
         *({"eps": value, "norm": "l2"} for value in _NO_L2),
-        *({"eps": value, "norm": "l2"} for value in ("10/255", 0, "auto", 10**400)),
     ],
     ids=lambda changes: str(changes)[:60],
 )
