@@ -26,6 +26,8 @@ for line in open(sys.argv[1], encoding="ascii"):
     record = json.loads(line)
     if record["error"] is None:
         for path in record["outputs"]["adversarial"], record["source"]:
+            # Paths in a journal are relative to its folder.
+            path = os.path.abspath(os.path.join(os.path.dirname(sys.argv[1]), path))
             sys.stdout.buffer.write(os.fsencode(path) + b"\0")
 ' "$1"
 }

@@ -105,7 +105,7 @@ def test_a_photo_gets_the_same_bytes_alone_and_in_company() -> None:
 
 
 def test_auto_and_transfer_exclude_each_other() -> None:
-    with pytest.raises(UsageError, match="transfer and transform go with an eps that is given"):
+    with pytest.raises(UsageError, match="transfer goes with an eps that is given"):
         Settings(eps="auto", transfer=True)
 
 

@@ -67,7 +67,8 @@ def failed_of(record: Mapping[str, Any], *, root: Path | None) -> Failed:
     target = Target(named["index"], named["name"]) if named else None
     name = _shown_name(record["source"], root)
     # Where the photo lies is nobody's business who is sent the page.
-    reason = record["error"].replace(record["source"], name)
+    place, found, why = record["error"].partition(PurePath(record["source"]).name)
+    reason = name + why if found and PurePath(place or ".").is_absolute() else record["error"]
     return Failed(name, target, target.name if target else record["target_rule"] or "", reason)
 
 
