@@ -1,4 +1,4 @@
-"""What an attack wants each classifier to see, and what each sees in the end."""
+"""The criterion of an attack for each classifier, and each classifier's judgement of the result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from advimg.labels import Labels
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """The class that a classifier shall see; or, to go away from it, any but that.
+    """The class that a classifier has to predict; for an untargeted attack, the one that it has to leave.
 
     Attributes:
         index: of the class.
-        away: whether to go away from it.
+        away: whether the classifier has to leave it.
     """
 
     index: int
@@ -30,7 +30,7 @@ class Criterion:
         return 1 - confidence if self.away else confidence
 
     def target(self, verdict: Verdict) -> int:
-        """Return the class that is wanted; going away, the one that was reached, or that came nearest."""
+        """Return the target class; for an untargeted attack, the other class that was reached, or came nearest."""
         if not self.away:
             return self.index
         first, *others = (prediction.index for prediction in verdict.top(2))
@@ -39,14 +39,14 @@ class Criterion:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Judgement:
-    """What one classifier sees before and after an attack.
+    """One classifier's verdicts before and after an attack.
 
     Attributes:
-        before: what it sees in the photo.
-        after: what it sees in the adversarial picture, through its official preprocessing.
-        target: the index of the class that was aimed at; without a target, of the other class that was reached, or
-            that came nearest.
-        fooled: whether ``after`` shows it.
+        before: on the photo.
+        after: on the adversarial picture, through the official preprocessing.
+        target: the index of the target class; for an untargeted attack, of the other class that was reached, or
+            came nearest.
+        fooled: whether ``after`` meets the criterion.
     """
 
     classifier: Classifier
@@ -69,13 +69,13 @@ class Judgement:
 def criteria_for(
     target: int | None, labels: Labels, classifiers: Sequence[Classifier], before: Sequence[Verdict]
 ) -> tuple[Criterion, ...]:
-    """Return what an attack wants each classifier to see in a photo.
+    """Return the criterion of an attack on a photo for each classifier.
 
     Args:
-        target: the index of the class, or None: then each shall leave the class that it sees itself.
+        target: the index of the class, or None: then each has to leave the class that it predicts.
         labels: to which the index belongs.
-        classifiers: those that look.
-        before: what each sees in the photo.
+        classifiers: those that are attacked, or that judge.
+        before: their verdicts on the photo.
 
     Raises:
         UsageError: a classifier has no class of the target's name.

@@ -14,11 +14,11 @@ from advimg.settings import Settings, TargetRule
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Job:
-    """A photo, the class it shall be taken for, and how to go about it.
+    """A photo, its target and the settings of the attack on it.
 
     Attributes:
-        target: the index of the class, as the first classifier counts, or the rule that chooses it once that has seen
-            the photo; "untargeted" goes away from the class that is seen, to whichever other.
+        target: the index of the class, as the first classifier counts, or the rule that chooses it by the first
+            classifier's verdict on the photo; "untargeted" means any class but the predicted one.
         mask: where the photo may be changed; everywhere if None.
     """
 
@@ -87,10 +87,10 @@ class Attempt(NamedTuple):
 
     Attributes:
         levels: whole, [height, width, 3], uint8.
-        verdicts: what each classifier sees in it.
+        verdicts: of each classifier.
         eps: within which it is.
         steps: that led to it from its start.
-        reached: whether each sees what it shall, with the confidence asked for.
+        reached: whether each criterion is met, with the confidence asked for.
     """
 
     levels: Levels
