@@ -1,11 +1,14 @@
-"""A page for the browser in one file: its template, style and script are installed beside this module."""
+"""A page for the browser in one file: its template, style and script are installed beside this module.
+
+What all pages share is in ``page.html``, which the template of each extends, and in ``page.css``.
+"""
 
 import base64
 import hashlib
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from advimg import __version__
@@ -13,6 +16,8 @@ from advimg.errors import OutputError
 from advimg.formatting import percent, printable
 from advimg.outputs import REPORT_MARK
 from advimg.report.layout import PAGE_COLOURS
+
+_HERE = Path(__file__).parent
 
 _LONGEST = 100_000
 """The most characters of a text on the page: a link may be as long as a path is, three times for each byte."""
@@ -38,6 +43,7 @@ def rendered(template: str, /, **values: Any) -> bytes:
     """
     # What the page is made of is advimg's own (Markup); everything else is escaped.
     environment = Environment(
+        loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -46,8 +52,8 @@ def rendered(template: str, /, **values: Any) -> bytes:
         finalize=lambda value: printable(value, _LONGEST) if type(value) is str else value,
     )
     environment.filters["percent"] = percent
-    script, style = _part(f"{template}.js"), _part(f"{template}.css")
-    page = environment.from_string(_part(f"{template}.html")).render(
+    script, style = _part(f"{template}.js"), _part("page.css") + _part(f"{template}.css")
+    page = environment.get_template(f"{template}.html").render(
         mark=Markup(REPORT_MARK),
         script=Markup(script),
         style=Markup(style),
@@ -61,7 +67,7 @@ def rendered(template: str, /, **values: Any) -> bytes:
 
 
 def _part(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+    return (_HERE / name).read_text(encoding="utf-8")
 
 
 def _is_own(page: Path) -> bool:
