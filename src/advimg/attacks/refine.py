@@ -48,11 +48,7 @@ _SAMPLES = 1 << 16  # elements by which s is solved for
 
 
 class Refine(Attack):
-    """Refinement as above; δ and v are float levels [3, height, width], zero at the start.
-
-    Attributes:
-        visibility: D of the picture that was proposed last; of two pictures the one with less of it shows less.
-    """
+    """Refinement as above; δ and v are float levels [3, height, width], zero at the start."""
 
     def __init__(self, photo: Tensor, settings: Settings, eps: float, free: Tensor | None = None) -> None:
         super().__init__(photo, settings, eps, free)
@@ -64,7 +60,6 @@ class Refine(Attack):
         self._wanted = _log_odds(math.log(max(settings.min_confidence, 0.5)))
         self._margin = 0.1
         self._held = False
-        self.visibility = 0.0
 
     @property
     def out_of_steps(self) -> bool:
@@ -83,14 +78,18 @@ class Refine(Attack):
 
     @property
     def softness(self) -> tuple[float, float]:
-        """As in PGD: soft at first, and true in the end."""
+        """Softer at first, as in PGD, but never quite the true one."""
         return 0.4 / (1 + self.steps / 6), 0.0
 
+    @property
+    def visibility(self) -> float:
+        """D of the picture that was proposed last; of two pictures the one with less of it shows less."""
+        return visibility(self._rounded)
+
     def propose(self, out: Tensor) -> None:
-        """Write x + round(δ), and note how visible it is."""
+        """Write x + round(δ)."""
         torch.round(self._delta, out=self._rounded)
         torch.add(self._rounded, self.photo, out=out)
-        self.visibility = visibility(self._rounded)
 
     def update(self, gradient: Tensor, evaluation: Evaluation) -> None:
         """Shrink the change, and push it back to where the target holds."""
