@@ -1,7 +1,7 @@
 """A classifier: a network, its official preprocessing, and the names of its outputs."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from advimg.classifiers.device import evaluated, find_device, is_out_of_memory, repeatable
+from advimg.classifiers.device import evaluated, failing_as, find_device, repeatable
 from advimg.classifiers.pil_resize import Interpolation
 from advimg.classifiers.preprocessing import Preprocessing
-from advimg.errors import AdvimgError, ClassifierError, first_line
+from advimg.errors import ClassifierError
 from advimg.images.photo import Levels, Photo
 from advimg.labels import Labels
 from advimg.record import Prediction
@@ -152,22 +152,14 @@ class Classifier(Identity):
             raise self.not_finite()
         return Verdict(torch.softmax(logits.cpu().double(), dim=0), self.labels)
 
-    @contextmanager
-    def failing_clearly(self) -> Iterator[None]:
+    def failing_clearly(self) -> AbstractContextManager[None]:
         """Turn an error of the network's own code into one line that names the classifier.
 
         Raises:
             ClassifierError: in the place of any error, unless memory ran out.
         """
-        try:
-            yield
-        except AdvimgError:
-            raise
-        except Exception as error:  # the code of other people
-            if is_out_of_memory(error):
-                raise
-            size = f"{self.preprocessing.crop}x{self.preprocessing.crop}"
-            raise ClassifierError(f"{self.name} fails on an input of {size} pixels: {first_line(error)}") from error
+        size = f"{self.preprocessing.crop}x{self.preprocessing.crop}"
+        return failing_as(f"{self.name} fails on an input of {size} pixels")
 
     def not_finite(self) -> ClassifierError:
         """Return the error of a network whose logits are NaN."""

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import nn
 
-from advimg.errors import ClassifierError, UsageError
+from advimg.errors import AdvimgError, ClassifierError, UsageError, first_line
 
 
 def find_device(name: str = "auto") -> torch.device:
@@ -45,6 +45,26 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+@contextmanager
+def failing_as(what: str) -> Iterator[None]:
+    """Turn an error of other people's code into one line.
+
+    Args:
+        what: what fails, for a person: the line's beginning.
+
+    Raises:
+        ClassifierError: in the place of any error that is not advimg's own, unless memory ran out.
+    """
+    try:
+        yield
+    except AdvimgError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise ClassifierError(f"{what}: {first_line(error)}") from error
 
 
 def takes_channels_last(network: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """From a model's name, or a spec, to a classifier: its source, its weights, and what the spec changes."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from advimg.classifiers.classifier import Classifier, Identity
-from advimg.classifiers.device import differentiable, find_device, is_out_of_memory, repeatable, takes_channels_last
+from advimg.classifiers.device import differentiable, failing_as, find_device, repeatable, takes_channels_last
 from advimg.classifiers.preprocessing import Preprocessing
 from advimg.classifiers.sources.base import Published, find, hash_digits, listed
 from advimg.classifiers.sources.state_dict import (
@@ -22,7 +22,7 @@ from advimg.classifiers.sources.state_dict import (
     weights_sha256,
 )
 from advimg.classifiers.spec import ModelSpec
-from advimg.errors import AdvimgError, ClassifierError, first_line
+from advimg.errors import ClassifierError
 from advimg.labels import Labels
 from advimg.settings import DEFAULT_MODEL, MAX_PIXELS
 
@@ -170,23 +170,9 @@ def _loaded(
     return network, sha256
 
 
-@contextmanager
-def _building(published: Published, size: int) -> Iterator[None]:
-    """Turn an error of the code that builds a network into one line.
-
-    Raises:
-        ClassifierError: naming the model and the input size, in the place of any error but of too little memory.
-    """
-    try:
-        yield
-    except AdvimgError:
-        raise
-    except Exception as error:  # the code of other people
-        if is_out_of_memory(error):
-            raise
-        raise ClassifierError(
-            f"{published.name} cannot be built for an input of {size}x{size} pixels: {first_line(error)}"
-        ) from error
+def _building(published: Published, size: int) -> AbstractContextManager[None]:
+    """Turn an error of the code that builds a network into one line that names the model and the input size."""
+    return failing_as(f"{published.name} cannot be built for an input of {size}x{size} pixels")
 
 
 def _placed(network: nn.Module, device: torch.device) -> nn.Module:
