@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -203,7 +203,9 @@ class Journal:
         if repair:
             self._rewrite()
         self._file = LineFile(self._path)
-        self._unfinished = UnfinishedFiles(folder, self._outputs(self.entries))
+        self._unfinished = UnfinishedFiles(
+            folder, {path for entry in self.entries.values() for path in entry.outputs.values()}
+        )
 
     @classmethod
     @contextlib.contextmanager
@@ -299,9 +301,6 @@ class Journal:
             self._unfinished.discard(own)  # they are still in the journal
             raise
         self._file = LineFile(self._path)
-
-    def _outputs(self, keys: Iterable[Key]) -> set[Path]:
-        return {path for key in keys for path in self.entries[key].outputs.values()}
 
     def _rewrite(self) -> None:
         """Write the journal anew with the last line of each entry, the paths of today, and what is no record."""
