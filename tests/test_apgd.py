@@ -1,4 +1,4 @@
-"""Auto-PGD: its checkpoints, its step size, and its optimum on linear networks in closed form."""
+"""Auto-PGD: its checkpoints and its step size; its optimum in closed form is in ``test_engine`` and ``test_l2``."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -15,42 +15,13 @@ from advimg.engine.job import Job
 from advimg.images.decode import photo_from_pixels
 from advimg.images.mask import mask_for
 from advimg.settings import Settings
-from tests.conftest import linear_classifier, random_photo, run_all, weight_of
+from tests.conftest import linear_classifier, random_photo, run_all
 
 
 def test_the_checkpoints_are_those_of_the_paper() -> None:
     """For 100 steps: 22, then intervals of 19, 16, 13, 10, 7 and at last 6."""
     assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
     assert sorted(checkpoints(10)) == [3, 5, 6, 7, 8, 9, 10]
-
-
-@pytest.mark.parametrize("eps", [1, 2, 3, 10, 100, 255])
-@pytest.mark.parametrize("loss", ["ce", "margin"])
-def test_a_linear_network_is_solved_exactly_on_linf(eps: int, loss: str) -> None:
-    """In closed form: ε against the sign of the gradient, in 0..255."""
-    classifier = linear_classifier(seed=eps, scale=0.0001)
-    photo = random_photo(8, 8, seed=eps)
-    settings = Settings(attack="apgd", confidence=0.999999, steps=40, eps=eps, loss=loss)
-    result = Engine(classifier).attack(Job(photo=photo, target=1, settings=settings))
-    weight = weight_of(classifier)
-    direction = (weight[0] - weight[1]).view(3, 8, 8).permute(1, 2, 0).numpy()
-    assert np.array_equal(result.levels, np.clip(photo.levels - eps * np.sign(direction), 0, 255))
-
-
-@pytest.mark.parametrize("eps", [0.5, 1.0, 2.5])
-def test_a_linear_network_is_solved_on_l2(eps: float) -> None:
-    """In closed form: ε along w / ‖w‖; whole levels cost a little of it."""
-    classifier = linear_classifier(size=8, scale=0.0001, seed=3)
-    photo = photo_from_pixels(np.full((8, 8, 3), 128, dtype=np.uint8))
-    target = 1 - classifier.judge(photo.levels).top1
-    settings = Settings(attack="apgd", norm="l2", eps=eps, steps=40, confidence=0.999)
-    result = Engine(classifier).attack(Job(photo=photo, target=target, settings=settings))
-    weight = weight_of(classifier)
-    direction = (weight[target] - weight[1 - target]).view(3, 8, 8).permute(1, 2, 0).double().numpy()
-    change = result.levels.astype(float) - photo.levels
-    assert np.sqrt((change**2).sum()) <= eps * 255
-    best = np.sqrt((direction**2).sum()) * eps * 255
-    assert 0.97 * best <= (direction * change).sum() <= best
 
 
 def _moves(losses: Sequence[float], steps: int = 100) -> list[float]:

@@ -37,10 +37,11 @@ def optimum(photo: Levels, direction: torch.Tensor, eps: int) -> Levels:
 
 @pytest.mark.parametrize("eps", [1, 2, 3, 10, 100, 255])
 @pytest.mark.parametrize("loss", ["ce", "margin"])
-def test_linear_network_is_solved_exactly(eps: int, loss: str) -> None:
+@pytest.mark.parametrize("attack", ["pgd", "apgd"])
+def test_linear_network_is_solved_exactly(eps: int, loss: str, attack: str) -> None:
     classifier = linear_classifier(seed=eps, scale=0.0001)
     photo = random_photo(8, 8, seed=eps)
-    settings = replace(NEVER, eps=eps, loss=loss)
+    settings = replace(NEVER, eps=eps, loss=loss, attack=attack)
     result = run_one(classifier, Job(photo=photo, target=1, settings=settings))
     weight = weight_of(classifier)
     assert np.array_equal(result.levels, optimum(photo.levels, (weight[0] - weight[1]).view(3, 8, 8), eps))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,13 +78,13 @@ def test_a_random_start_is_on_the_sphere_and_seeded() -> None:
 
 
 @pytest.mark.parametrize("eps", [0.5, 1.0, 2.5])
-@pytest.mark.parametrize("momentum", [0.0, 0.75])
-def test_on_a_linear_network_the_optimum_is_reached(eps: float, momentum: float) -> None:
+@pytest.mark.parametrize("attack", [Settings(momentum=0.0), Settings(momentum=0.75), Settings(attack="apgd")])
+def test_on_a_linear_network_the_optimum_is_reached(eps: float, attack: Settings) -> None:
     """In closed form: ε against the gradient, w / ‖w‖; whole levels cost a little of it."""
     classifier = linear_classifier(size=8, scale=0.0001, seed=3)
     photo = photo_from_pixels(np.full((8, 8, 3), 128, dtype=np.uint8))
     target = 1 - classifier.judge(photo.levels).top1
-    settings = Settings(norm="l2", eps=eps, steps=40, confidence=0.999, momentum=momentum)
+    settings = replace(attack, norm="l2", eps=eps, steps=40, confidence=0.999)
     result = Engine(classifier).attack(Job(photo=photo, target=target, settings=settings))
     weight = weight_of(classifier)
     direction = (weight[target] - weight[1 - target]).view(3, 8, 8).permute(1, 2, 0).double().numpy()

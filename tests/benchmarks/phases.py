@@ -96,7 +96,8 @@ def _phases(path: Path, weights: Path, device: str) -> dict[str, float]:
     classifier = watch.time(
         "load the classifier", lambda: load_classifier(MODEL, weights=weights, device=device), _REPEATS
     )
-    network = watch.time("build the gradient network", lambda: GradientNetwork(classifier), _REPEATS)
+    # Of a new classifier each time: what was made for one is kept.
+    network = watch.time("build the gradient network", lambda: GradientNetwork(replace(classifier)), _REPEATS)
     watch.time("before-verdict", lambda: classifier.judge(photo.levels), _REPEATS)
     job = Job(photo=photo, target=classifier.labels.find(TARGET), settings=Settings(steps=STEPS))
     timed = replace(classifier, preprocessing=_TimedPreprocessing(**asdict(classifier.preprocessing), watch=watch))
