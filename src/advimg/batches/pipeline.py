@@ -17,7 +17,7 @@ from advimg.batches.writer import Writer
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import is_out_of_memory
 from advimg.classifiers.ensemble import Ensemble
-from advimg.engine.capacity import free_cached
+from advimg.engine.capacity import free_cached, machine_memory
 from advimg.engine.criterion import Judgement
 from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Result
@@ -26,6 +26,11 @@ from advimg.images.files import make_folder
 from advimg.outcome import judge_result, known_before, outcome_of
 from advimg.record import Failure, Record
 from advimg.writing import encode_outputs, write_files
+
+_WAITING = 16
+"""Which part of the machine's memory photos may take that are read ahead, and another such part those to be written."""
+_BYTES_A_PIXEL = 12
+"""Of an attack whose files are to be written: the photo, its adversarial picture, and the PNG's bytes."""
 
 Ended = Callable[[dict[str, Any]], None]
 """Called with the record of each attack after it is in the journal, in any thread, one at a time."""
@@ -89,13 +94,15 @@ class Pipeline:
         """
         # Rarely more than half of the attacks end in one pass.
         ahead = 2 + self._engine.batch_size // 2
-        reader = PhotoReader(photos, self._options, failed=self._fail, ahead=ahead)
-        writer = Writer(failed=self._run.stop.set)
+        waiting = machine_memory() // _WAITING
+        reader = PhotoReader(photos, self._options, failed=self._fail, ahead=ahead, memory=waiting)
+        writer = Writer(failed=self._run.stop.set, memory=waiting)
         try:
             for end in self._engine.run(reader, stop=self._run.stop.is_set):
                 item = reader.items.pop(end.job)
+                width, height = end.job.photo.size
                 # Checked in this thread, because networks take turns.
-                writer.put(partial(self._finish, *self._checked(end), item))
+                writer.put(partial(self._finish, *self._checked(end), item), holding=width * height * _BYTES_A_PIXEL)
         finally:
             reader.close()
             writer.close()

@@ -6,6 +6,7 @@ from concurrent import futures
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from advimg.batches.byte_budget import ByteBudget
 from advimg.batches.options import Options
 from advimg.batches.plan import Item
 from advimg.engine.job import Job
@@ -13,9 +14,13 @@ from advimg.errors import AdvimgError, PhotoError
 from advimg.images.decode import read_photo
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from advimg.images.photo import Photo
 
 _THREADS = 2
+_BYTES_A_PIXEL = 4
+"""Of a decoded photo, with its transparency."""
 
 
 class PhotoReader:
@@ -26,6 +31,7 @@ class PhotoReader:
         options: of all attacks; each item has its own eps.
         failed: called for each item whose photo cannot be read.
         ahead: how many photos to hold ready.
+        memory: the most bytes that they may take together; one photo is always read.
 
     Attributes:
         items: the item of each job that was taken.
@@ -38,27 +44,34 @@ class PhotoReader:
         *,
         failed: Callable[[Item, AdvimgError], None],
         ahead: int,
+        memory: int,
     ) -> None:
         self._photos = iter(photos)
         self._options = options
         self._failed = failed
         self._ahead = ahead
+        self._room = ByteBudget(memory)
+        self._bytes: dict[Photo, int] = {}  # that each photo holds which was read
         self._pool = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
         self._reading: dict[futures.Future[Photo], Sequence[Item]] = {}
         self._ready: deque[Job] = deque()
         self.items: dict[Job, Item] = {}
 
     def take(self, *, wait: bool) -> Job | None:
-        """Return the next job; see :class:`advimg.engine.engine.Feed`."""
+        """Return the next job; see :class:`advimg.engine.queue.JobSource`."""
         while True:
             self._read_ahead()
             if not self._ready and not self._collect(wait_for_one=wait):
                 return None
             if self._ready:
-                return self._ready.popleft()
+                job = self._ready.popleft()
+                if not self._ready or self._ready[0].photo is not job.photo:
+                    self._room.give_back(self._bytes.pop(job.photo))
+                return job
 
     def close(self) -> None:
         """Stop reading."""
+        self._room.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _read_ahead(self) -> None:
@@ -66,8 +79,25 @@ class PhotoReader:
             items = next(self._photos, None)
             if items is None:
                 return
-            photo = self._pool.submit(read_photo, items[0].key.source, max_pixels=self._options.max_pixels)
-            self._reading[photo] = items
+            self._reading[self._pool.submit(self._read, items[0].key.source)] = items
+
+    def _read(self, source: "Path") -> "Photo":
+        """Read a photo once there is room for its pixels, in another thread."""
+        held = 0
+
+        def wait_for_room(pixels: int) -> None:
+            nonlocal held
+            if not self._room.take(pixels * _BYTES_A_PIXEL):
+                raise PhotoError(f"{source} is no longer wanted")
+            held = pixels * _BYTES_A_PIXEL
+
+        try:
+            photo = read_photo(source, max_pixels=self._options.max_pixels, before_decoding=wait_for_room)
+        except BaseException:
+            self._room.give_back(held)
+            raise
+        self._bytes[photo] = held
+        return photo
 
     def _collect(self, *, wait_for_one: bool) -> bool:
         """Turn photos that have been read into jobs; return whether any was read."""

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from advimg.batches.byte_budget import ByteBudget
+
 _THREADS = min(4, os.cpu_count() or 1)
 
 
@@ -14,18 +16,21 @@ class Writer:
 
     Args:
         failed: called, in a thread, when a job raises; later jobs are dropped.
+        memory: the most bytes that waiting jobs may hold together; one job is always taken.
     """
 
-    def __init__(self, *, failed: Callable[[], None]) -> None:
+    def __init__(self, *, failed: Callable[[], None], memory: int) -> None:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="write", initializer=_lower_priority)
-        self._room = threading.BoundedSemaphore(2 * _THREADS)
+        self._places = threading.BoundedSemaphore(2 * _THREADS)
+        self._room = ByteBudget(memory)
         self._failed = failed
         self._error: BaseException | None = None
 
-    def put(self, job: Callable[[], None]) -> None:
-        """Run a job later; waits while many jobs are waiting already, so that memory stays flat."""
-        self._room.acquire()
-        self._pool.submit(self._do, job)
+    def put(self, job: Callable[[], None], *, holding: int) -> None:
+        """Run a job later, which holds so many bytes until then; waits while many jobs, or bytes, are waiting."""
+        self._places.acquire()
+        self._room.take(holding)
+        self._pool.submit(self._do, job, holding)
 
     def close(self) -> None:
         """Wait for all jobs.
@@ -37,7 +42,7 @@ class Writer:
         if self._error is not None:
             raise self._error
 
-    def _do(self, job: Callable[[], None]) -> None:
+    def _do(self, job: Callable[[], None], holding: int) -> None:
         try:
             if self._error is None:
                 job()
@@ -45,7 +50,8 @@ class Writer:
             self._error = self._error or error
             self._failed()
         finally:
-            self._room.release()
+            self._room.give_back(holding)
+            self._places.release()
 
 
 def _lower_priority() -> None:

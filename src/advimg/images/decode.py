@@ -3,7 +3,7 @@
 import hashlib
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,8 +40,15 @@ _TURNS = {
 _limit_lock = threading.Lock()
 
 
-def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
+def read_photo(
+    path: str | Path, *, max_pixels: int = MAX_PIXELS, before_decoding: Callable[[int], None] | None = None
+) -> Photo:
     """Read a photo from a file.
+
+    Args:
+        path: of the file.
+        max_pixels: the most pixels it may have.
+        before_decoding: called with the number of its pixels before memory is taken for them.
 
     Raises:
         PhotoError: there is no such file, it is no picture, it is broken, or it is larger than ``max_pixels``.
@@ -56,11 +63,17 @@ def read_photo(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Photo:
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or str(error) or "it is too large for this machine's memory"
         raise PhotoError(f"{path} cannot be read: {reason}") from error
-    return decode_photo(data, source=str(path), max_pixels=max_pixels)
+    return decode_photo(data, source=str(path), max_pixels=max_pixels, before_decoding=before_decoding)
 
 
-def decode_photo(data: bytes, *, source: str, max_pixels: int = MAX_PIXELS) -> Photo:
-    """Decode the bytes of a picture file. ``source`` names it in messages and in the record.
+def decode_photo(
+    data: bytes,
+    *,
+    source: str,
+    max_pixels: int = MAX_PIXELS,
+    before_decoding: Callable[[int], None] | None = None,
+) -> Photo:
+    """Decode the bytes of a picture file, as :func:`read_photo`; ``source`` names it in messages and in the record.
 
     Raises:
         PhotoError: as :func:`read_photo`.
@@ -74,6 +87,8 @@ def decode_photo(data: bytes, *, source: str, max_pixels: int = MAX_PIXELS) -> P
                 f"{source} has {width}x{height} = {width * height:,} pixels, more than the {max_pixels:,} allowed; "
                 "raise --max-pixels if you trust it"
             )
+        if before_decoding is not None:
+            before_decoding(width * height)
         notes: list[str] = []
         frames = _frames(image)
         if frames > 1 and image.format != "MPO":  # an MPO's further frames are previews of the same photo
