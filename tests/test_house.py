@@ -14,7 +14,7 @@ _ROOT = Path(advimg.__file__).parent
 # From the ground up: a room imports rooms below it only. Those of one line do not know each other.
 _FLOORS = (
     ("errors",),
-    ("registry", "formatting"),
+    ("registry", "formatting", "toml"),
     ("settings", "labels"),
     ("record", "target_names"),
     ("record_schema", "images", "attacks", "transforms"),

@@ -1,7 +1,6 @@
 """The specification of a classifier: a name, and what replaces what is published under it."""
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Self
 
 from advimg.errors import ClassifierError, UsageError
 from advimg.labels import Labels
+from advimg.toml import parse_toml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,16 +57,15 @@ class ModelSpec:
     @classmethod
     def _read(cls, path: Path) -> Self:
         try:
-            text = path.read_text(encoding="utf-8")
-            values = tomllib.loads(text)
+            data = path.read_bytes()
         except OSError as error:
             raise ClassifierError(f"{path} cannot be read: {error.strerror or error}") from error
-        except ValueError as error:  # tomllib's and the codec's are both
-            raise UsageError(f"{path} is not TOML: {error}") from None
+        values = parse_toml(data, path)
         known = [field.name for field in fields(cls) if field.name not in ("title", "file")]
         for key in values:
             if key not in known:
-                line = next((n for n, line in enumerate(text.splitlines(), 1) if _names(line, key)), 1)
+                lines = data.decode("utf-8").splitlines()
+                line = next((n for n, line in enumerate(lines, 1) if _names(line, key)), 1)
                 raise UsageError(f"{path}, line {line}: unknown key {key!r}; the keys are {', '.join(known)}")
         if "model" not in values:
             raise UsageError(f'{path}: the key model is missing, such as model = "resnet18"')

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from advimg.errors import UsageError
 from advimg.settings import Group
+from advimg.toml import parse_toml
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 Decorator = Callable[[_Decorated], _Decorated]
@@ -124,14 +125,11 @@ def use_config(ctx: click.Context, param: click.Parameter, path: Path | None) ->
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import tomllib  # --help does without
-
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # tomllib's and the codec's are both
-        raise UsageError(f"{path} is not TOML: {error}") from None
+    return parse_toml(data, path)
 
 
 def _defaults(values: Mapping[str, Any], known: Mapping[str, Option], where: str) -> dict[str, Any]:
