@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +31,10 @@ from advimg.engine.step_report import Watcher
 from advimg.images.decode import photo_from_pixels
 from advimg.images.photo import Photo
 from advimg.record import Failure, Record
+
+# A shell starts what runs in its background deaf to Ctrl-C, which processes inherit and tests of Ctrl-C send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: a slow machine is not a failure. No database: the same examples for everyone.
 settings.register_profile("advimg", deadline=None, database=None, derandomize=True)

@@ -307,6 +307,17 @@ def test_thumbnails_of_attacks_that_are_gone_are_removed_and_no_other_file(folde
     assert set(stranger.parent.iterdir()) == {*kept, stranger}
 
 
+@pytest.mark.parametrize("linked", ["report", "report/thumbnails"])
+def test_nothing_is_removed_through_a_link_that_leads_elsewhere(folder: Path, tmp_path: Path, linked: str) -> None:
+    write(folder)
+    elsewhere = tmp_path / "elsewhere"
+    (folder / linked).rename(elsewhere)
+    (folder / linked).symlink_to(elsewhere)
+    before = contents(elsewhere)
+    write_gallery([one_of(folder)], folder, force=False)
+    assert contents(elsewhere).keys() >= before.keys()
+
+
 def test_the_perturbation_is_not_blurred_into_nothing(tmp_path: Path, quick: Classifier) -> None:
     photo = save_photo(tmp_path / "photos" / "large.jpg", size=(1600, 1200))
     attack_all([photo], tmp_path / "out", quick)

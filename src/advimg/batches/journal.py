@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from advimg.batches.journal_files import LineFile, UnfinishedFiles, is_inside, locked, sha256_or_none
+from advimg.batches.journal_files import LineFile, UnfinishedFiles, locked, sha256_or_none
 from advimg.batches.photos import is_own_picture
 from advimg.batches.plan import Key
 from advimg.errors import OutputError, RecordError
 from advimg.images.decode import is_adversarial
-from advimg.images.files import made_folder, sweep, write_whole
+from advimg.images.files import is_inside, made_folder, sweep, write_whole
 from advimg.record_schema import check_record, parse_json
 from advimg.settings import Settings, described
 

@@ -5,7 +5,6 @@ import errno
 import io
 import json
 import os
-import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -14,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from advimg.errors import DiskError, OutputError
-from advimg.images.files import file_sha256
+from advimg.images.files import file_sha256, is_inside
 
 _LOCK = ".advimg.lock"
 _UNFINISHED = ".advimg.unfinished"
@@ -144,15 +143,6 @@ class UnfinishedFiles:
         self._hashes.clear()
         with contextlib.suppress(OSError):
             self._list.unlink(missing_ok=True)
-
-
-def is_inside(path: Path, folder: Path) -> bool:
-    """Tell whether a file, not a link to one, is in a folder or its subfolders, also once all links are followed."""
-    try:
-        inside = path.parent.resolve(strict=True).is_relative_to(folder.resolve())
-        return inside and stat.S_ISREG(path.lstat().st_mode)
-    except (OSError, ValueError, RuntimeError):  # ValueError: a NUL in the name; RuntimeError: links in a circle
-        return False
 
 
 def sha256_or_none(path: Path) -> str | None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from advimg.batches.journal import Entry, Journal, differences
-from advimg.batches.journal_files import is_inside, sha256_or_none
+from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.moved import moved_photos
 from advimg.batches.options import Options
 from advimg.batches.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
+from advimg.images.files import is_inside
 from advimg.images.perturbation import Amplify, shown_in
 from advimg.labels import Labels
 from advimg.settings import Eps

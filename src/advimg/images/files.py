@@ -8,7 +8,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -161,6 +161,29 @@ def made_folder(path: Path) -> Iterator[None]:
         yield
     finally:
         _remove_empty(made)
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Tell whether a file, not a link to one, is in a folder or its subfolders, also once all links are followed."""
+    try:
+        inside = path.parent.resolve(strict=True).is_relative_to(folder.resolve())
+        return inside and stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError, RuntimeError):  # ValueError: a NUL in the name; RuntimeError: links in a circle
+        return False
+
+
+def remove_others(folder: Path, own: re.Pattern[str], kept: Collection[str], *, inside: Path) -> None:
+    """Remove the files of a folder whose names are this tool's, but for those that are kept.
+
+    Args:
+        folder: with the files; nothing goes where it is a link that leads elsewhere.
+        own: the names that this tool gives there.
+        kept: names.
+        inside: the folder that it belongs to.
+    """
+    for path in folder.iterdir():
+        if own.fullmatch(path.name) and path.name not in kept and is_inside(path, inside):
+            path.unlink(missing_ok=True)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from advimg.errors import OutputError, RecordError
-from advimg.images.files import made_folder, write_whole
+from advimg.images.files import made_folder, remove_others, write_whole
 from advimg.record import Prediction, Target
 from advimg.record_schema import check_record, record_of
 from advimg.report.cards import FAILED, NOT_REACHED, VERIFIED, Card, Failed, card_of, failed_of, root_of
 from advimg.report.histogram import Histogram, of_confidences, of_numbers
 from advimg.report.page import check_page, rendered
-from advimg.report.thumbnails import Pictures, make_thumbnails, remove_others
+from advimg.report.thumbnails import OWN, Pictures, make_thumbnails
 
 FOLDER = "report"
 _THUMBNAILS = "thumbnails"
@@ -61,7 +61,7 @@ def write_gallery(
         except RecordError as error:
             raise OutputError(f"the journal of {folder} holds what advimg did not write there: {error}") from error
         write_whole(page, text, overwrite=True)
-        remove_others(thumbnails, pictures)
+        remove_others(thumbnails, OWN, set[str]().union(*(each.names for each in pictures)), inside=folder)
     counts = _counts(cards, failures)
     return Gallery(page, counts[VERIFIED], counts[NOT_REACHED], counts[FAILED])
 

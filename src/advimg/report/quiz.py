@@ -13,7 +13,7 @@ from typing import Any
 
 from advimg.errors import OutputError, PhotoError
 from advimg.images.encode import encode_png
-from advimg.images.files import made_folder, write_whole
+from advimg.images.files import made_folder, remove_others, write_whole
 from advimg.images.photo import Photo
 from advimg.record_schema import record_of
 from advimg.report.gallery import FOLDER
@@ -75,7 +75,8 @@ def write_quiz(records: Sequence[Mapping[str, Any]], folder: Path, *, force: boo
         if not pairs:
             raise OutputError(f"{folder} has no verified file whose photo is still there, so there is nothing to ask")
         write_whole(page, rendered("quiz", name=folder.name, pairs=pairs, pictures=_PICTURES), overwrite=True)
-        _remove_others(pictures, {name for pair in pairs for name in (pair.photo, pair.adversarial)})
+        kept = {name for pair in pairs for name in (pair.photo, pair.adversarial)}
+        remove_others(pictures, _OWN, kept, inside=folder)
     return page
 
 
@@ -113,10 +114,3 @@ def _copied(photo: Photo, folder: Path) -> str:
         data = encode_png(photo.levels, alpha=photo.alpha, icc_profile=photo.icc_profile)
         write_whole(folder / name, data, overwrite=True)
     return name
-
-
-def _remove_others(folder: Path, kept: set[str]) -> None:
-    """Remove the copies of pairs that are no longer asked for."""
-    for path in folder.iterdir():
-        if _OWN.fullmatch(path.name) and path.name not in kept:
-            path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,8 @@ _LONGEST_PERTURBATION = 320
 _QUALITY = 85
 _FORM = "2"
 """Goes into each name; another, once thumbnails are made in another way."""
-_OWN = re.compile(r"[0-9a-f]{32}\.jpg")
+OWN = re.compile(r"[0-9a-f]{32}\.jpg")
+"""The names of thumbnails."""
 _FACTOR_IN_NAME = re.compile(r"_x([\d.e+-]+)$")
 """As perturbations of 0.1 say it."""
 _THREADS = 4
@@ -51,6 +52,11 @@ class Pictures:
     size: tuple[int, int]
     factor: str
     notes: tuple[str, ...]
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the files."""
+        return {name for name in (self.photo, self.adversarial, self.perturbation) if name is not None}
 
 
 def make_thumbnails(
@@ -87,14 +93,6 @@ def make_thumbnails(
         finally:
             pool.shutdown(cancel_futures=True)
     return [found[place] for place in range(len(records))]
-
-
-def remove_others(folder: Path, kept: Iterable[Pictures]) -> None:
-    """Remove the thumbnails of attacks that are no longer shown."""
-    names = {name for each in kept for name in (each.photo, each.adversarial, each.perturbation)}
-    for path in folder.iterdir():
-        if _OWN.fullmatch(path.name) and path.name not in names:
-            path.unlink(missing_ok=True)
 
 
 def _of_one_attack(record: Mapping[str, Any], photo: HashedFile, folder: Path) -> Pictures:
