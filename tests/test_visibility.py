@@ -1,7 +1,6 @@
 """The measures of how visible a change is, held against the published values and scikit-image's."""
 
 import importlib
-import time
 from typing import Any
 
 import numpy as np
@@ -99,9 +98,35 @@ def test_photos_measure_as_scikit_image_measures_them(name: str, eps: int) -> No
     expected = differences(photo[box], picture[box])
     measured = measure_visibility(photo, picture)
     assert measured is not None
+    # Of 65,000 changed pixels every third or so is compared.
+    assert measured.delta_e_mean == pytest.approx(expected.mean(), rel=0.01)
+    assert measured.delta_e_p95 == pytest.approx(np.percentile(expected, 95), rel=0.02)
+    assert measured.ssim == pytest.approx(similarity(photo[box], picture[box]), abs=1e-5)
+
+
+def test_the_colours_of_a_small_change_are_all_compared() -> None:
+    photo = imread(sample("coffee.png"))
+    picture = photo.copy()
+    box = np.s_[40:220, 60:240]
+    picture[box] = changed(photo[box], 4)
+    expected = differences(photo[box], picture[box])
+    measured = measure_visibility(photo, picture)
+    assert measured is not None
     assert measured.delta_e_mean == pytest.approx(expected.mean(), abs=1e-3)
     assert measured.delta_e_p95 == pytest.approx(np.percentile(expected, 95), abs=2e-3)
-    assert measured.ssim == pytest.approx(similarity(photo[box], picture[box]), abs=1e-5)
+
+
+@pytest.mark.parametrize("width", [512, 600, 625, 630, 1024])
+def test_a_sample_of_many_pixels_takes_every_column_in(width: int) -> None:
+    photo = np.full((400, width, 3), 120, dtype=np.uint8)
+    picture = photo + np.uint8(1)
+    picture[:, ::5] += 8
+    picture[:, ::12] += 20
+    expected = differences(photo, picture)
+    measured = measure_visibility(photo, picture)
+    assert measured is not None
+    assert measured.delta_e_mean == pytest.approx(expected.mean(), rel=0.01)
+    assert measured.delta_e_p95 == pytest.approx(np.percentile(expected, 95), rel=0.02)
 
 
 def test_large_pictures_are_measured_in_parts_that_make_up_the_whole() -> None:
@@ -110,7 +135,7 @@ def test_large_pictures_are_measured_in_parts_that_make_up_the_whole() -> None:
     expected = differences(photo, picture)
     measured = measure_visibility(photo, picture)
     assert measured is not None
-    assert measured.delta_e_mean == pytest.approx(expected.mean(), abs=1e-3)
+    assert measured.delta_e_mean == pytest.approx(expected.mean(), rel=0.01)
     assert measured.ssim == pytest.approx(similarity(photo, picture), abs=1e-5)
 
 
@@ -173,17 +198,3 @@ def test_words_go_by_the_mean_and_by_the_strongest_twentieth(mean: float, p95: f
 )
 def test_the_measures_for_people(ssim: float, shown: str) -> None:
     assert Visibility(delta_e_mean=0.312, delta_e_p95=1, ssim=ssim).measures == shown
-
-
-def test_it_takes_milliseconds() -> None:
-    photo = noise(500, 375)
-    picture = changed(photo, 2)
-
-    def seconds() -> float:
-        began = time.perf_counter()
-        measure_visibility(photo, picture)
-        return time.perf_counter() - began
-
-    # The quickest of several: another process on the machine is not its fault. It takes 25 ms on the slowest machine
-    # measured.
-    assert min(seconds() for _ in range(5)) < 0.1

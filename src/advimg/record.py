@@ -106,7 +106,8 @@ class Visibility:
     """How visible the change is, over the smallest box that holds every changed pixel.
 
     Attributes:
-        delta_e_mean: the mean colour difference CIEDE2000; about 1 can just be noticed.
+        delta_e_mean: the mean colour difference CIEDE2000, of an even sample where more than 32,768 pixels changed;
+            about 1 can just be noticed.
         delta_e_p95: its 95th percentile.
         ssim: the structural similarity of luma; 1 is the same.
     """

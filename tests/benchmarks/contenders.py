@@ -84,8 +84,8 @@ def script_over(peer: Peer, eps: int, device: str) -> Contender:
 def _in_journal(photos: Path, out: Path) -> list[Made]:
     records = map(json.loads, (out / "results.jsonl").read_text(encoding="ascii").splitlines())
     return [
-        Made(Path(record["outputs"]["adversarial"]), Path(record["source"]), record["target"]["index"])
-        for record in records
+        Made(out / record["outputs"]["adversarial"], out / record["source"], record["target"]["index"])
+        for record in records  # whose paths are relative to the journal
     ]
 
 

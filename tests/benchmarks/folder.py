@@ -48,13 +48,27 @@ _MOST_STEPS = 40
 @click.option("--few", default=16, show_default=True, type=click.IntRange(1), help="Photos of the short process.")
 @click.option("--many", default=48, show_default=True, type=click.IntRange(2, 100), help="Photos of the long one.")
 @click.option("--peers/--no-peers", default=True, help="Whether to compare other libraries.")
-def benchmark(photos: Path | None, device: str, eps: int, rounds: int, few: int, many: int, peers: bool) -> None:
+@click.option("--peer", "named", multiple=True, help="A library to compare; all that are installed if not given.")
+def benchmark(
+    photos: Path | None,
+    device: str,
+    eps: int,
+    rounds: int,
+    few: int,
+    many: int,
+    peers: bool,
+    named: Sequence[str],
+) -> None:
     """Time `advimg batch` and scripts over other libraries on a folder, and judge their files."""
     if few >= many:
         raise click.UsageError("--few must be less than --many")
     print_machine()
     place = str(find_device(device))
-    others = [peer for peer in find_peers() if peers and peer.steps <= _MOST_STEPS]
+    others = [
+        peer
+        for peer in (find_peers() if peers else ())
+        if peer.steps <= _MOST_STEPS and (peer.package in named or not named)
+    ]
     contenders = [
         *(advimg(eps, place, refine=steps) for steps in (0, Settings().refine_steps)),
         *(script_over(peer, eps, place) for peer in others),

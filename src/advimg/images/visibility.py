@@ -5,6 +5,7 @@ can just be noticed. Structure is SSIM (Wang et al. 2004, "Image quality assessm
 Levels are read as sRGB in the light of D65.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,8 +30,8 @@ _TO_XYZ = np.array(
 ) / np.array([[0.95047], [1.0], [1.08883]])
 _DARK = 0.008856
 
-# CIEDE2000 is counted in steps of a thousandth, in which the record gives it.
-_STEPS = 1000
+_SAMPLES = 1 << 15
+"""The changed pixels whose colours are compared: the mean of so many is off by less than one per cent."""
 
 
 def measure_visibility(before: Levels, after: Levels) -> Visibility | None:
@@ -146,19 +147,21 @@ def _at_least(span: slice, length: int) -> slice:
 
 
 def _delta_e(before: Levels, after: Levels, changed: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the mean and the 95th percentile of CIEDE2000 over all pixels; it is 0 where nothing changed."""
-    total, counts = 0.0, np.zeros(1, dtype=np.int64)
-    for rows in _blocks(*changed.shape):
-        where = changed[rows]
-        old, new = before[rows][where], after[rows][where]
-        difference = ciede2000(lab(old), lab(new))
-        total += float(difference.sum(dtype=np.float64))
-        found = np.bincount(np.rint(difference * _STEPS).astype(np.int64), minlength=len(counts))
-        found[: len(counts)] += counts
-        counts = found
-    counts[0] += changed.size - int(counts.sum())
-    p95 = int(np.searchsorted(counts.cumsum(), 0.95 * changed.size)) / _STEPS
-    return total / changed.size, p95
+    """Return the mean and the 95th percentile of CIEDE2000 over all pixels; it is 0 where nothing changed.
+
+    Of many changed pixels an even sample is compared.
+    """
+    places = np.flatnonzero(changed)
+    count = len(places)
+    step = -(-count // _SAMPLES)
+    while math.gcd(step, changed.shape[1]) > 1:  # or all would lie in a few columns
+        step += 1
+    old, new = (levels.reshape(-1, 3)[places[step // 2 :: step]] for levels in (before, after))
+    difference = np.sort(ciede2000(lab(old), lab(new)))
+    # The percentile of all pixels is another one of those that changed.
+    share = 1 - 0.05 * changed.size / count
+    p95 = float(difference[int(share * len(difference))]) if share > 0 else 0.0
+    return float(difference.mean(dtype=np.float64)) * count / changed.size, p95
 
 
 def _ssim(before: Levels, after: Levels) -> float:
