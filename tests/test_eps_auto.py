@@ -163,7 +163,7 @@ def test_batch_looks_for_the_least_eps_and_goes_on(cli: Cli, every_model: EveryM
     # A transfer attack has no least eps, so such an entry cannot be had here at all.
     refused = cli(*command[:4], "-e", "3", "--transfer", "-O", "out")
     assert refused.code == 1
-    assert "(eps auto there, 3 here; refine_steps 24 there, 0 here; transfer False there, True here)" in refused.err
+    assert "(eps auto there, 3 here; refine_steps 20 there, 0 here; transfer False there, True here)" in refused.err
     refused = cli(*command[:6], "--max-eps", "8", "-O", "out")
     assert refused.code == 1
     assert "max_eps 32 there, 8 here" in refused.err

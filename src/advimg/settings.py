@@ -191,7 +191,7 @@ class Settings:
     refine: int | None = setting(
         None,
         "The most steps that then make the change less visible; 0 stops as soon as the target is reached.",
-        shown="24; 0 with --transfer or --transform",
+        shown="20; 0 with --transfer or --transform",
         at_least=0,
         recorded="refine_steps",
         formerly=0,
@@ -239,7 +239,7 @@ class Settings:
         """The most steps of refinement, with the default filled in."""
         if self.refine is not None:
             return self.refine
-        return 0 if self.transform_names else 24
+        return 0 if self.transform_names else 20
 
     @property
     def transform_names(self) -> tuple[str, ...]:

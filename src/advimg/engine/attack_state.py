@@ -29,7 +29,7 @@ _REJECTIONS = 3
 _PATIENCE = 20
 
 # In refinement a verdict is asked for where a candidate shows so much less than the last that was confirmed.
-_WORTH = 0.8
+_WORTH = 0.6
 
 
 class AttackState:
