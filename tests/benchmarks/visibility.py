@@ -365,7 +365,7 @@ def _draw(tallies: Mapping[str, Tally], file: Path) -> None:
         _draw_lines(right, places, walk, color, f"--refine {steps}, ")
     right.set(xlabel="confidence asked for", title="--confidence")
     right.grid(alpha=0.3)
-    right.legend(fontsize=8, loc="center right")
+    right.legend(fontsize=8, loc="center right", bbox_to_anchor=(1, 0.35))
     figure.savefig(file)
 
 
@@ -379,7 +379,7 @@ def draw_by_passes(axes: Any, walk: Mapping[int, Tally]) -> None:
     axes.set(xlabel="passes through the network, mean", ylabel="SSIMULACRA2", title="--refine, at confidence 0.9")
     axes.margins(y=0.1)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="center right")
+    axes.legend(fontsize=8, loc="center right", bbox_to_anchor=(1, 0.35))
 
 
 def _draw_lines(axes: Any, places: Sequence[float | str], walk: Sequence[Tally], color: str, name: str) -> None:
