@@ -32,7 +32,7 @@ from advimg.images.decode import photo_from_pixels
 from advimg.images.photo import Photo
 from advimg.record import Failure, Record
 
-# A shell starts what runs in its background deaf to Ctrl-C, which processes inherit and tests of Ctrl-C send.
+# A shell starts what runs in its background ignoring SIGINT, which processes inherit and tests of Ctrl-C send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -115,6 +115,7 @@ def test_debug_can_be_set_in_the_environment(cli: Cli, monkeypatch: pytest.Monke
         ("eps = 'ten'", "eps 'ten' is not a number"),
         ("seed = 1979-05-27", "seed cannot be"),
         ("steps =", "my.toml is not TOML"),
+        ("steps = " + "[" * 5000, "my.toml is not TOML: it is too deep"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line(cli: Cli, tmp_path: Path, text: str, message: str) -> None:

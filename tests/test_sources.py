@@ -283,6 +283,11 @@ _WRONG: dict[str, tuple[str | bytes, str]] = {
 }
 
 
+def test_a_toml_file_whose_name_is_impossible_is_one_line() -> None:
+    with pytest.raises(ClassifierError, match="cannot be read: embedded null byte"):
+        ModelSpec.of("a\0.toml")
+
+
 @pytest.mark.parametrize("case", _WRONG)
 def test_a_toml_file_that_is_wrong_says_where(tmp_path: Path, case: str) -> None:
     content, message = _WRONG[case]

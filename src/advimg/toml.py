@@ -6,7 +6,7 @@ from typing import Any
 from advimg.errors import UsageError
 
 
-def parse_toml(text: bytes, path: Path) -> dict[str, Any]:
+def parse_toml(data: bytes, path: Path) -> dict[str, Any]:
     """Read the bytes of a TOML file; ``path`` names it in the message.
 
     Raises:
@@ -15,7 +15,7 @@ def parse_toml(text: bytes, path: Path) -> dict[str, Any]:
     import tomllib  # --help does without
 
     try:
-        return tomllib.loads(text.decode("utf-8"))
+        return tomllib.loads(data.decode("utf-8"))
     except ValueError as error:  # tomllib's and the codec's are both
         raise UsageError(f"{path} is not TOML: {error}") from None
     except RecursionError:

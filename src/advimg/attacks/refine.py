@@ -12,9 +12,10 @@ linear over changes that small, so each pass replaces f by its tangent, as DeepF
     v <- μ v + (1 - μ) d / mean|d|,  d = the direction in which f rises most for what it shows, A(g)
     δ <- project((1 - η) δ + s v),  s solves f + g·(round(δ) - round(δ_before)) = min(τ + m, f + 5)
 
-So the change shrinks by the share η in each pass and is pushed back to where the target holds, along the directions
-that hold it at least cost. s is solved for the *rounded* change, so the whole levels that are written are accounted
-for. m is a margin that grows while the target is missed and shrinks while it holds.
+So, once the target has held, the change shrinks by the share η in each pass (by a fifth of that in the last few) and is
+pushed back to where the target holds, along the directions that hold it at least cost. s is solved for the *rounded*
+change, so the whole levels that are written are accounted for. m is a margin that grows while the target is missed and
+shrinks while it holds.
 
 What a change shows (D) follows three properties of the eye:
 
@@ -45,7 +46,7 @@ _LUMA = 0.25  # and of the part along luma
 _MARGIN = 6.0  # the most that m grows to: tangents promise too much, and more so where the change shrinks fast
 _SETTLE = 4  # passes at the end that hardly shrink, and so end where the target holds
 _ODDS = 64  # to which part of 1 log-odds are rounded
-_SAMPLES = 1 << 14  # elements by which s is solved for
+_SAMPLES = 1 << 15  # elements by which s is solved for
 
 
 class Refine(Attack):
@@ -94,10 +95,11 @@ class Refine(Attack):
 
     def update(self, gradient: Tensor, evaluation: Evaluation) -> None:
         """Shrink the change, and push it back to where the target holds."""
-        # Coarsely rounded, both: the last bits depend on which photos share the pass, and the file must not.
+        # Coarsely rounded: the last bits depend on which photos share the pass, and few files do then. A rounded
+        # gradient would make it worse: where the last bit decides how an element is rounded, it moves by far more.
         odds = round(_log_odds(evaluation.log_confidence) * _ODDS) / _ODDS
         # The gradient is that of -log p; the gradient of the log-odds is 1 / (p - 1) times as long.
-        gradient = gradient.mul_(-(1 + math.exp(odds))).bfloat16().float()
+        gradient.mul_(-(1 + math.exp(odds)))
         self.keep_to_mask(gradient)
         self._held = self._held or odds >= self._wanted
         if self._held:
@@ -122,8 +124,10 @@ class Refine(Attack):
 
     def _solve(self, gradient: Tensor, rise: float) -> float:
         """Return s: how far to go along v, so that by the tangent the log-odds change by ``rise``."""
-        # Of large pictures a part is enough, spread evenly; the step is odd, so that all columns take their turn.
-        stride = 2 * (gradient.numel() // _SAMPLES // 2) + 1
+        # Of large pictures a part is enough, spread evenly.
+        stride = 1 + gradient.numel() // _SAMPLES
+        while math.gcd(stride, gradient.shape[2]) > 1:  # or it would be of a few columns
+            stride += 1
         slope, before, delta, direction, photo = (
             tensor.view(-1)[::stride].float()
             for tensor in (gradient, self._rounded, self._delta, self._direction, self.photo)

@@ -28,7 +28,7 @@ from advimg.record import Failure, Record
 from advimg.writing import encode_outputs, write_files
 
 _WAITING = 16
-"""Which part of the machine's memory photos may take that are read ahead, and another such part those to be written."""
+"""The machine's memory over this may hold photos that are read ahead, and as much those to be written."""
 _BYTES_A_PIXEL = 12
 """Of an attack whose files are to be written: the photo, its adversarial picture, and the PNG's bytes."""
 

@@ -58,8 +58,8 @@ class ModelSpec:
     def _read(cls, path: Path) -> Self:
         try:
             data = path.read_bytes()
-        except OSError as error:
-            raise ClassifierError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            raise ClassifierError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
         values = parse_toml(data, path)
         known = [field.name for field in fields(cls) if field.name not in ("title", "file")]
         for key in values:

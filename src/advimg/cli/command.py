@@ -127,8 +127,8 @@ def use_config(ctx: click.Context, param: click.Parameter, path: Path | None) ->
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return parse_toml(data, path)
 
 
