@@ -95,8 +95,8 @@ class Refine(Attack):
 
     def update(self, gradient: Tensor, evaluation: Evaluation) -> None:
         """Shrink the change, and push it back to where the target holds."""
-        # Coarsely rounded: the last bits depend on which photos share the pass, and few files do then. A rounded
-        # gradient would make it worse: where the last bit decides how an element is rounded, it moves by far more.
+        # Coarsely rounded: the last bits depend on which photos share the pass, and the file should not. To round the
+        # gradient, too, makes it worse: where the last bit decides how an element is rounded, it moves by far more.
         odds = round(_log_odds(evaluation.log_confidence) * _ODDS) / _ODDS
         # The gradient is that of -log p; the gradient of the log-odds is 1 / (p - 1) times as long.
         gradient.mul_(-(1 + math.exp(odds)))
