@@ -1,9 +1,12 @@
 """Photos, classifiers and a command line for all tests."""
 
 import importlib.util
+import io
 import json
 import os
 import signal
+import struct
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -169,6 +172,20 @@ def random_photo(width: int, height: int, seed: int = 0) -> Photo:
     """Return a photo of noise."""
     levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return photo_from_pixels(levels, source=f"noise{seed}.png")
+
+
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return the bytes of a picture file in a format of Pillow's."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def with_chunk(png: bytes, name: bytes, body: bytes) -> bytes:
+    """Return a PNG with one more chunk, before its pixels."""
+    place = png.index(b"IDAT") - 4
+    chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return png[:place] + chunk + png[place:]
 
 
 def linear_classifier(classes: int = 2, size: int = 8, seed: int = 0, scale: float = 0.01) -> Classifier:

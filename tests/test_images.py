@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,15 +16,9 @@ from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.encode import encode_png
 from advimg.images.files import check_output, made_folder, make_folder, sweep, write_whole
 from advimg.images.perturbation import Amplify, amplified, factor_for, measure_change
-from tests.conftest import random_photo
+from tests.conftest import encoded, random_photo, with_chunk
 
 _RGB = Image.fromarray(random_photo(23, 17).levels)
-
-
-def encoded(picture: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
@@ -65,10 +58,7 @@ def test_sixteen_bits_are_scaled_not_saturated(kind: str) -> None:
 def test_transparency_of_sixteen_bits_is_kept() -> None:
     deep = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
     data = encoded(Image.fromarray(deep), "PNG")
-    body = b"tRNS" + struct.pack(">H", 257 * 5)
-    chunk = struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body))
-    place = data.index(b"IDAT") - 4
-    photo = decode_photo(data[:place] + chunk + data[place:], source="x")
+    photo = decode_photo(with_chunk(data, b"tRNS", struct.pack(">H", 257 * 5)), source="x")
     assert photo.alpha is not None
     assert np.array_equal(photo.alpha, np.where(deep == 257 * 5, 0, 255))
     assert decode_photo(encoded(Image.fromarray(deep), "PNG"), source="x").alpha is None

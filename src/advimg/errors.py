@@ -53,6 +53,11 @@ class ClassifierError(AdvimgError):
     """The classifier cannot be loaded, or does not behave like one."""
 
 
+def unreadable(what: object, error: Exception) -> str:
+    """Return the line that says why a file cannot be read: what the system says, where it says anything."""
+    return f"{what} cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the type and the first line of an error that others raised, short enough for a message of one line."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from advimg.errors import ClassifierError, UsageError
+from advimg.errors import ClassifierError, UsageError, unreadable
 from advimg.labels import Labels
 from advimg.toml import parse_toml
 
@@ -59,7 +59,7 @@ class ModelSpec:
         try:
             data = path.read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-            raise ClassifierError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+            raise ClassifierError(unreadable(path, error)) from error
         values = parse_toml(data, path)
         known = [field.name for field in fields(cls) if field.name not in ("title", "file")]
         for key in values:

@@ -23,7 +23,7 @@ from advimg.cli.options import (
     targets_options,
     tell_of_confidence,
 )
-from advimg.errors import ExitCode, PhotoError, UsageError
+from advimg.errors import ExitCode, PhotoError, UsageError, unreadable
 from advimg.settings import Settings
 
 if TYPE_CHECKING:
@@ -183,8 +183,7 @@ def _read(name: str) -> bytes:
     try:
         return Path(name).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise PhotoError(f"{name} cannot be read: {reason}") from error
+        raise PhotoError(unreadable(name, error)) from error
 
 
 def _decoded(data: bytes, name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 import click
 from click.core import ParameterSource
 
-from advimg.errors import UsageError
+from advimg.errors import UsageError, unreadable
 from advimg.settings import Group
 from advimg.toml import parse_toml
 
@@ -128,7 +128,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise UsageError(unreadable(path, error)) from error
     return parse_toml(data, path)
 
 

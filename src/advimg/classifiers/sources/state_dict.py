@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advimg.errors import ClassifierError, first_line
+from advimg.errors import ClassifierError, first_line, unreadable
 from advimg.images.files import file_sha256
 
 # A checkpoint may hold the optimiser's state and averages of the weights beside them, in twice the precision.
@@ -182,7 +182,7 @@ def _bytes_of(path: Path, most: int) -> bytes:
 def _unreadable(path: Path, error: Exception) -> ClassifierError:
     if isinstance(error, FileNotFoundError):
         return ClassifierError(f"there is no weights file {path}; check the path")
-    return ClassifierError(f"the weights {path} cannot be read: {getattr(error, 'strerror', None) or error}")
+    return ClassifierError(unreadable(f"the weights {path}", error))
 
 
 def _too_large(path: Path, most: int) -> ClassifierError:
