@@ -38,6 +38,8 @@ def trained() -> nn.Module:
 
 def main() -> None:
     """Wrap the network, attack one of its pictures, and save the result."""
+    # For a network that is shown JPEGs, add then="jpeg:75"; for one with code of its own before it, preprocess=CODE, a
+    # function from a PIL picture to the network's input: the verdicts come from there.
     classifier = advimg.Classifier.wrap(
         trained(), labels=CLASSES, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), resize=32, crop=32, name="stripes"
     )

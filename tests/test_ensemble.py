@@ -14,6 +14,7 @@ from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.ensemble import Ensemble
 from advimg.engine.attack_state import AttackState
 from advimg.engine.engine import Engine
+from advimg.engine.forward import Score
 from advimg.engine.job import Failed, Job
 from advimg.errors import UsageError
 from advimg.images.decode import photo_from_pixels
@@ -175,7 +176,9 @@ def test_gradients_are_averaged_after_normalising_each() -> None:
     draw = torch.Generator().manual_seed(0)
     gradients = [torch.randn(3, 8, 8, generator=draw) * scale for scale in (1e-4, 1e3)]
     expected = sum((normalise(gradient.clone()) for gradient in gradients), torch.zeros(3, 8, 8))
-    state.step(gradients, Evaluation(fooled=False, log_confidence=0.0, compute_loss=lambda: 0.0))
+    # Of one view each: that of the picture itself.
+    views = [gradient[None] for gradient in gradients]
+    state.step(views, [Score(0.0, 0)], Evaluation(fooled=False, log_confidence=0.0, compute_loss=lambda: 0.0))
     state.inputs()
     moved = state.candidate_levels().astype(int) - photo.levels.astype(int)
     free = (photo.levels > 0) & (photo.levels < 255)

@@ -15,6 +15,7 @@ _ROOT = Path(advimg.__file__).parent
 _FLOORS = (
     ("errors",),
     ("registry", "formatting", "toml"),
+    ("changes",),
     ("settings", "labels"),
     ("record", "target_names"),
     ("record_schema", "images", "attacks", "transforms"),
@@ -99,6 +100,7 @@ def test_a_library_is_known_in_its_rooms_only(library: str, rooms: set[str]) -> 
     [
         "errors",
         "formatting",
+        "changes",
         "settings",
         "labels",
         "record",

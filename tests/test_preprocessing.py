@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from advimg.classifiers import pil_resize
-from advimg.classifiers.pil_resize import Interpolation
 from advimg.classifiers.preprocessing import Preprocessing
 from advimg.errors import ClassifierError, PhotoError
+from advimg.transforms import pil_resize
+from advimg.transforms.pil_resize import Interpolation
 from tests.conftest import random_photo
 
 _ALL_WEIGHTS = [

@@ -23,6 +23,7 @@ from tests.conftest import linear_classifier, random_photo
 KEYS = [
     *("advimg", "schema", "source", "source_sha256", "size", "model", "weights", "weights_sha256", "view", "target"),
     *("target_rule", "ensemble", "checked", "norm", "eps", "max_eps", "eps_tried", "seed", "min_confidence"),
+    "survive",
     *(
         "max_steps",
         "step_size",
@@ -31,7 +32,6 @@ KEYS = [
         "loss",
         "restarts",
         "refine_steps",
-        "transform",
         "transfer",
         "mask_sha256",
     ),
@@ -44,6 +44,7 @@ KEYS = [
         "after",
         "fooled",
         "confidence",
+        "survives",
         "linf",
         "psnr",
         "visibility",
@@ -75,10 +76,11 @@ def test_the_schema() -> None:
 
 def test_a_record_of_before_there_were_other_attacks_is_one_of_pgd() -> None:
     values = record().to_dict()
-    for name in ("attack", "transform", "schema", "environment"):
+    for name in ("attack", "survive", "survives", "schema", "environment"):
         del values[name]
     read = record_of(values)
-    assert (read.schema, read.attack, read.transform, read.environment) == (1, "pgd", None, None)
+    assert (read.schema, read.attack, read.survive, read.survives) == (1, "pgd", None, ())
+    assert read.environment is None
     del values["seed"]
     with pytest.raises(RecordError):
         record_of(values)
@@ -117,6 +119,21 @@ def test_a_record_is_read_from_its_json() -> None:
         assert read == made
         assert read.to_json() == made.to_json()
         assert read.least_fooled == made.least_fooled
+
+
+def test_networks_saw_the_file_after_the_same_changes() -> None:
+    networks = [linear_classifier(classes=6, seed=seed) for seed in (0, 1)]
+    values = advimg.attack(random_photo(9, 7), 1, model=networks, survive="mirror,jpeg:90").record.to_dict()
+    assert [each.change for each in record_of(values).least_survives] == ["mirror", "jpeg:90"]
+    wrong: list[list[Any]] = [[], values["survives"][:1], values["survives"][::-1]]
+    for changes in wrong:
+        for damaged in (
+            values | {"survives": changes},
+            values | {"ensemble": [values["ensemble"][0] | {"survives": changes}]},
+        ):
+            for read in (record_of, check_record):
+                with pytest.raises(RecordError, match="different changes"):
+                    read(damaged)
 
 
 _SEEN = {"index": 1, "name": "x", "confidence": 0.5}

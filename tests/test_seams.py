@@ -1,7 +1,7 @@
 """What adding takes: an attack, a loss, a transform and a target rule of a test's own, each by one registration."""
 
 from collections.abc import Iterator
-from random import Random
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from advimg.attacks.base import Attack, Evaluation
 from advimg.attacks.losses import Loss, logit, loss_named
+from advimg.changes import number
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
 from advimg.errors import UsageError
@@ -79,23 +80,49 @@ def test_a_target_rule_is_one_registration() -> None:
     assert Engine(classifier).attack(job).target == 3
 
 
+@dataclass(frozen=True, slots=True)
 class _Darker(Transform):
-    """Halves all levels."""
+    """Multiplies all levels by a factor."""
 
-    def apply(self, levels: Tensor, draw: Random) -> Tensor:  # noqa: ARG002
-        return levels / 2
+    factor: float = number(0.5, above=0, at_most=1)
 
-    def apply_to_picture(self, picture: Image.Image, draw: Random) -> Image.Image:  # noqa: ARG002
-        return picture.point(lambda level: level // 2)
+    def apply(self, picture: Image.Image) -> Image.Image:
+        return picture.point(lambda level: int(level * self.factor))
+
+    def pull_back(self, gradient: Tensor, picture: Image.Image) -> Tensor:  # noqa: ARG002
+        return gradient * self.factor
 
 
 def test_a_transform_is_one_class_and_one_registration() -> None:
     TRANSFORMS.register("darker")(_Darker)
-    classifier = linear_classifier(classes=3, size=16, scale=0.05)
-    job = Job(photo=random_photo(16, 16), target=1, settings=Settings(transform="darker", eps=5, steps=20))
-    result = Engine(classifier).attack(job)
+    classifier = linear_classifier(classes=3, size=16, scale=0.1)
+    photo = random_photo(16, 16)
+    settings = Settings(survive="darker,mirror+darker:0.5-0.75", eps=12)
+    assert settings.survive == "darker:0.5,mirror+darker:0.5-0.75"
+    result = Engine(classifier).attack(Job(photo=photo, target=1, settings=settings))
     assert result.fooled
-    assert result.steps >= 18  # the first 18 evaluations are of darker pictures, and judge nothing
+    (judgement,) = result.judgements
+    factors = {"darker:0.5": 0.5, "mirror+darker:0.5": 0.5, "mirror+darker:0.75": 0.75, "mirror+darker:0.625": 0.625}
+    assert [each.change for each in judgement.survives] == list(factors)
+    for each in judgement.survives:
+        levels = np.floor(result.levels * factors[each.change]).astype(np.uint8)
+        seen = classifier.judge(levels[:, ::-1].copy() if "mirror" in each.change else levels)
+        assert seen.top1 == 1
+        assert each.confidence == pytest.approx(seen.confidence(1), abs=1e-6)
+    plain = Engine(classifier).attack(Job(photo=photo, target=1, settings=Settings(eps=12)))
+    assert classifier.judge(plain.levels // 2).confidence(1) < 0.9
+
+
+def test_a_transform_s_limits_and_form_are_told_from_its_fields() -> None:
+    with pytest.raises(UsageError, match="unknown change 'darker'"):
+        Settings(survive="darker:0.5")
+    TRANSFORMS.register("darker")(_Darker)
+    with pytest.raises(UsageError, match="the factor must be above 0 and at most 1"):
+        Settings(survive="darker:2")
+    with pytest.raises(UsageError, match="write darker:FACTOR"):
+        Settings(survive="darker:0.5:1")
+    with pytest.raises(UsageError, match=r"unknown change 'nothing': use jpeg, .*noise, darker, web"):
+        Settings(survive="nothing")
 
 
 @pytest.mark.parametrize("registry", _REGISTRIES)
@@ -106,7 +133,7 @@ def test_every_name_is_registered_by_the_module_it_names(registry: Registry) -> 
         registry["nothing"]
 
 
-@pytest.mark.parametrize("settings", [{"attack": "nothing"}, {"loss": "nothing"}, {"transform": "nothing"}])
+@pytest.mark.parametrize("settings", [{"attack": "nothing"}, {"loss": "nothing"}, {"survive": "nothing"}])
 def test_settings_know_the_names(settings: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match=r"nothing.+give"):
+    with pytest.raises(UsageError, match=r"nothing.+(give|use) \w+, "):
         Settings(**settings)  # type: ignore[arg-type]

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from advimg.attacks.losses import logit
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
 from advimg.settings import Settings
-from advimg.transforms.diversity import Diversity, placing
-from tests.conftest import Cli, linear_classifier, random_photo, run_all
+from advimg.transforms.diversity import diversified, placing
+from tests.conftest import Cli, linear_classifier, random_photo, run_all, sample
 from tests.referee import judge, linf
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 BOTH = ("-m", "efficientnet_lite0", "-m", "efficientnet_lite1")
 PELICAN = 144
-DIVERSITY = Diversity()
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.6, 1.0, 1.37, 2.5])
@@ -59,19 +59,48 @@ def test_a_placing_puts_the_line_where_it_says() -> None:
 def test_what_is_left_free_is_grey_and_the_rest_keeps_its_mean() -> None:
     picture = torch.full((3, 20, 20), 200.0)
     for seed in range(40):
-        values = DIVERSITY.apply(picture, Random(seed)).flatten().tolist()
+        values = diversified(picture, Random(seed)).flatten().tolist()
         assert all(min(abs(value - 127.5), abs(value - 200)) < 1e-3 for value in values)
+
+
+def really_diversified(picture: Image.Image, draw: Random) -> Image.Image:
+    """Resize a picture at random and paste it into a grey one of its own size, by whole pixels."""
+    if draw.random() >= 0.8:
+        return picture
+    length, scale = picture.width, draw.uniform(0.6, 1.6)
+    top, left = (round((length - length * scale) * draw.random()) for _ in range(2))
+    if draw.random() < 0.5:
+        picture = ImageOps.mirror(picture)
+    side = round(length * scale)
+    frame = Image.new("RGB", picture.size, (128, 128, 128))
+    frame.paste(picture.resize((side, side), Image.Resampling.BILINEAR), (left, top))
+    return frame
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_look_is_nearly_a_real_resize_and_paste(seed: int) -> None:
+    with Image.open(sample("chelsea.png")) as image:
+        picture = image.convert("RGB").crop((100, 20, 356, 276)).resize((96, 96), Image.Resampling.LANCZOS)
+    real, look = (
+        torch.from_numpy(np.array(each)).permute(2, 0, 1).float()
+        for each in (really_diversified(picture, Random(seed)), picture)
+    )
+    straight, look = look, diversified(look, Random(seed))
+    assert look.shape == real.shape
+    assert float((look - real).abs().mean()) < 9
+    assert torch.corrcoef(torch.stack([look.flatten(), real.flatten()]))[0, 1] > 0.95
+    assert torch.equal(look, straight) == torch.equal(real, straight)
 
 
 def test_looks_are_straight_one_time_in_five_and_mirrored_half_of_the_others() -> None:
     picture = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0)) * 255
-    looks = [DIVERSITY.apply(picture, Random(seed)) for seed in range(400)]
+    looks = [diversified(picture, Random(seed)) for seed in range(400)]
     straight = sum(torch.equal(look, picture) for look in looks)
     assert 50 <= straight <= 110
     left = torch.zeros(3, 16, 16)
     left[:, :, :8] = 255
     mirrored = [
-        look[:, :, 0].sum() < look[:, :, -1].sum() for look in (DIVERSITY.apply(left, Random(s)) for s in range(400))
+        look[:, :, 0].sum() < look[:, :, -1].sum() for look in (diversified(left, Random(s)) for s in range(400))
     ]
     assert 80 <= sum(map(bool, mirrored)) <= 210
 
@@ -82,8 +111,8 @@ def test_the_gradient_of_a_look_is_its_adjoint() -> None:
     picture = (torch.rand(3, 16, 16, generator=draw) * 255).requires_grad_()
     other = torch.rand(3, 16, 16, generator=draw)
     for seed in range(10):
-        (gradient,) = torch.autograd.grad((DIVERSITY.apply(picture, Random(seed)) * other).sum(), picture)
-        moved = (DIVERSITY.apply(picture, Random(seed)) - DIVERSITY.apply(torch.zeros(3, 16, 16), Random(seed))) * other
+        (gradient,) = torch.autograd.grad((diversified(picture, Random(seed)) * other).sum(), picture)
+        moved = (diversified(picture, Random(seed)) - diversified(torch.zeros(3, 16, 16), Random(seed))) * other
         assert (picture * gradient).sum().item() == pytest.approx(moved.sum().item(), rel=1e-4)
 
 

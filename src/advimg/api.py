@@ -16,12 +16,15 @@ from advimg.batches.photos import absolute, find_photos
 from advimg.batches.plan import Files, each_target
 from advimg.batches.run import opened
 from advimg.batches.stats import BatchStats
+from advimg.changes import cases_of, parse_changes
 from advimg.classifiers.classifier import Verdict
 from advimg.classifiers.ensemble import Ensemble
 from advimg.engine.capacity import BatchSize
+from advimg.engine.criterion import Criterion
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
 from advimg.engine.step_report import Watcher
+from advimg.engine.verdicts import judge, judgements
 from advimg.errors import RecordError, UsageError
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.mask import Mask, mask_for
@@ -33,6 +36,7 @@ from advimg.record import Target
 from advimg.record_schema import read_chunk
 from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Norm, Precision, Settings, parse_eps
 from advimg.tracing import Tracer
+from advimg.transforms.base import check_size
 from advimg.verification import Verification
 
 Picture = str | Path | bytes | Image.Image | npt.NDArray[Any] | Photo
@@ -195,6 +199,7 @@ def verify(
     model: Model = DEFAULT_MODEL,
     device: str = "auto",
     mask: Picture | Mask | None = None,
+    after: str | Sequence[str] = (),
 ) -> Verification:
     """Check the promise on a file, whoever made it: same size, within ε levels, taken for the target.
 
@@ -210,15 +215,22 @@ def verify(
         model: a name as for :func:`advimg.load_classifier`, or a classifier.
         device: where to load a model given by name.
         mask: where the photo may have been changed, as for :func:`attack`.
+        after: changes after which the file has to be taken for the target, too, as the setting ``survive`` has them.
 
     Raises:
-        AdvimgError: a picture cannot be read, the target is unknown, or the model cannot be loaded.
+        AdvimgError: a picture cannot be read, a change or the target is unknown, or the model cannot be loaded.
     """
     picture, photo = open_photo(adversarial), open_photo(original)
     models, norm = _one(model), Settings(norm=norm).norm
     index, eps, free = models.labels[0].find(target), parse_eps(eps, norm), _mask(mask, photo)
+    cases = cases_of(parse_changes(after)) if after else ()
+    for case in cases:
+        check_size(case, *picture.size, source=picture.source)
     (classifier,), _ = models.load(device)
-    verdict = classifier.judge_photo(picture)
+    ensemble = Ensemble([classifier])
+    before = ensemble.judge_photo(picture)
+    (seen,) = judgements(ensemble, [Criterion(index)], before, judge(ensemble, picture.levels, cases))
+    verdict = seen.after
     same_size = picture.size == photo.size
     change = measure_change(photo.levels, picture.levels) if same_size else None
     within = change is not None and change.within(eps, norm)
@@ -246,7 +258,8 @@ def verify(
         record_differs=differs,
         top5=verdict.top(5),
         confidence=round(verdict.confidence(index), 6),
-        holds=verdict.top1 == index and within and False not in (kept, alpha, profile) and not differs,
+        survives=seen.survives,
+        holds=seen.fooled and within and False not in (kept, alpha, profile) and not differs,
     )
 
 
@@ -281,7 +294,9 @@ def _record_differs(picture: Photo, model: str, view: Mapping[str, Any]) -> tupl
     if not recorded or view in recorded:
         return ()
     first = recorded[0]
-    return tuple(f"{name} {first[name]} in the record, {view[name]} here" for name in view if first[name] != view[name])
+    names = dict.fromkeys([*view, *first])
+    pairs = ((name, first.get(name), view.get(name)) for name in names)
+    return tuple(f"{name} {there} in the record, {here} here" for name, there, here in pairs if there != here)
 
 
 def _mask(mask: Picture | Mask | None, photo: Photo) -> Mask | None:

@@ -15,6 +15,7 @@ from advimg.classifiers.classifier import Identity
 from advimg.classifiers.ensemble import Ensemble
 from advimg.engine.criterion import Judgement, criteria_for
 from advimg.engine.job import Result
+from advimg.engine.verdicts import judge, judgements
 from advimg.images.decode import decode_photo
 from advimg.images.encode import encode_png
 from advimg.images.files import write_whole
@@ -126,7 +127,7 @@ def judge_result(result: Result, ensemble: Ensemble) -> tuple[Judgement, ...]:
     before = ensemble.judge_photo(result.job.photo)
     target = None if result.job.target == "untargeted" else result.target
     criteria = criteria_for(target, result.judgements[0].classifier.labels, ensemble.classifiers, before)
-    return tuple(map(Judgement.of, ensemble.classifiers, criteria, before, ensemble.judge(result.levels)))
+    return judgements(ensemble, criteria, before, judge(ensemble, result.levels, result.job.settings.cases))
 
 
 def outcome_of(result: Result, *, checked: Sequence[Judgement] = (), choices: tuple[str, ...] = ()) -> Outcome:
@@ -165,6 +166,7 @@ def outcome_of(result: Result, *, checked: Sequence[Judgement] = (), choices: tu
         after=first.after.top(5),
         fooled=result.fooled,
         confidence=round(first.confidence, 6),
+        survives=first.survives,
         linf=change.linf,
         l2=round(change.l2, 6),
         psnr=change.psnr,
@@ -238,6 +240,7 @@ def _seen(judgement: Judgement) -> NetworkRecord:
         after=judgement.after.top(5),
         fooled=judgement.fooled,
         confidence=round(judgement.confidence, 6),
+        survives=judgement.survives,
     )
 
 

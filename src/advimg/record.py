@@ -45,7 +45,10 @@ Channels = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_len
 
 
 class View(TypedDict):
-    """A classifier's preprocessing, as :class:`advimg.classifiers.preprocessing.Preprocessing` has it."""
+    """A classifier's preprocessing, as :class:`advimg.classifiers.preprocessing.Preprocessing` has it.
+
+    ``preprocess`` is the name of a function, where that was the preprocessing and the rest only describes it.
+    """
 
     resize: Side
     crop: Side
@@ -53,6 +56,9 @@ class View(TypedDict):
     mean: Channels
     std: Channels
     squash: NotRequired[bool]
+    then: NotRequired[Name]
+    channels: NotRequired[Name]
+    preprocess: NotRequired[Name]
 
 
 class Environment(TypedDict):
@@ -96,6 +102,25 @@ class Trial:
     confidence: Share
     gradients: Count
 
+
+@dataclass(frozen=True, slots=True)
+class Survival:
+    """What a network sees in the file after a change that the file is to survive.
+
+    Attributes:
+        change: such as ``resize:0.5+jpeg:75``.
+        fooled: whether it still sees what was wanted.
+        seen: the class that it sees.
+        confidence: of what was wanted.
+    """
+
+    change: Name
+    fooled: bool
+    seen: Prediction
+    confidence: Share
+
+
+Survivals = Annotated[tuple[Survival, ...], Meta(max_length=1000)]
 
 Predictions = Annotated[tuple[Prediction, ...], Meta(min_length=1, max_length=1000)]
 """The most probable classes, the most probable first."""
@@ -154,6 +179,7 @@ class NetworkRecord:
     after: Predictions
     fooled: bool
     confidence: Share
+    survives: Survivals = ()
 
     @property
     def change(self) -> str:
@@ -162,7 +188,14 @@ class NetworkRecord:
         return f"{was.name} {percent(was.confidence)} → {now.name} {percent(now.confidence)}"
 
 
-NOT_JUDGED: dict[str, Any] = {"target": None, "before": [], "after": [], "fooled": False, "confidence": None}
+NOT_JUDGED: dict[str, Any] = {
+    "target": None,
+    "before": [],
+    "after": [],
+    "fooled": False,
+    "confidence": None,
+    "survives": [],
+}
 """The part of a :class:`NetworkRecord`, as JSON values, that is missing where an attack came to nothing."""
 
 
@@ -189,6 +222,9 @@ class Record:
     order, and ``eps`` is that of the file.
 
     A ``step_size`` of None means the usual steps, which go by eps and become shorter.
+
+    ``survive`` names the changes that the file is to survive, ``survives`` holds what is seen after each; ``fooled``
+    means the file itself and after all of them.
 
     ``environment`` is None in records that are older than it. A PNG's chunk leaves out ``checked``, ``seconds`` and
     ``outputs``.
@@ -221,6 +257,7 @@ class Record:
     after: Predictions
     fooled: bool
     confidence: Share
+    survives: Survivals = ()
     linf: Annotated[int, Meta(ge=0, le=255)]
     psnr: Number | None
     visibility: Visibility | None = None
@@ -246,10 +283,17 @@ class Record:
             target=self.target,
             before=self.before,
             after=self.after,
-            fooled=self.after[0].index == self.target.index,
+            fooled=self.after[0].index == self.target.index and all(each.fooled for each in self.survives),
             confidence=self.confidence,
+            survives=self.survives,
         )
         return (first, *self.ensemble)
+
+    @property
+    def least_survives(self) -> tuple[Survival, ...]:
+        """What is seen after each change by the network that is fooled least then."""
+        by_change = zip(*(seen.survives for seen in self.attacked), strict=True)
+        return tuple(min(each, key=lambda survival: (survival.fooled, survival.confidence)) for each in by_change)
 
     @property
     def least_fooled(self) -> NetworkRecord:

@@ -43,7 +43,7 @@ def record_of(values: object, kind: type[Settings] = Settings) -> Record:
         RecordError: they are no record, or one of an attack that came to nothing.
     """
     hashable: Any = kind  # mypy takes the __hash__ of its instances for that of the class
-    read = _converted(values, _ended(hashable))
+    read = _checked(_converted(values, _ended(hashable)))
     settings = {each.recorded: getattr(read, each.recorded) for each in described(kind)}
     own = {each.name: getattr(read, each.name) for each in dataclasses.fields(Record) if each.name != "settings"}
     return Record(settings=settings, **own)
@@ -56,7 +56,22 @@ def check_record(values: object) -> None:
         RecordError: it is none.
     """
     failed = isinstance(values, Mapping) and values.get("error") is not None
-    _converted(values, _failed(Settings) if failed else _ended(Settings))
+    if failed:
+        _converted(values, _failed(Settings))
+    else:
+        _checked(_converted(values, _ended(Settings)))
+
+
+def _checked(read: Any) -> Any:
+    """Return what was read, if all networks saw the file after the same changes.
+
+    Raises:
+        RecordError: they did not.
+    """
+    own, *others = ([each.change for each in seen.survives] for seen in (read, *read.ensemble, *read.checked))
+    if any(other != own for other in others):
+        raise RecordError("its networks saw the file after different changes - at `$.survives`")
+    return read
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -1,4 +1,4 @@
-"""What settings name: attacks, losses, transforms, target rules. A name is registered here, in one line.
+"""What settings name: attacks, losses, transforms of pictures, target rules. A name is registered here, in one line.
 
 Each entry is the module that holds the thing, which is imported when the thing is first asked for: the command line
 lists the names without importing torch. A name may also be registered at run time, with :meth:`Registry.register`.
@@ -55,7 +55,8 @@ class Registry(Mapping[str, Any]):
 
 ATTACKS = Registry("attack", {"pgd": "advimg.attacks.pgd", "apgd": "advimg.attacks.apgd"})
 LOSSES = Registry("loss", dict.fromkeys(("ce", "margin", "logit"), "advimg.attacks.losses"))
-TRANSFORMS = Registry("transform", {"diversity": "advimg.transforms.diversity", "mirror": "advimg.transforms.mirror"})
+_CHANGES = "jpeg", "webp", "resize", "crop", "mirror", "brightness", "blur", "noise"
+TRANSFORMS = Registry("change", {name: f"advimg.transforms.{name}" for name in _CHANGES})
 TARGET_RULES = Registry(
     "target rule", dict.fromkeys(("random", "least-likely", "runner-up"), "advimg.attacks.target_rules")
 )

@@ -8,8 +8,9 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from advimg.changes import Change, cases_of, parse_changes
 from advimg.errors import UsageError
-from advimg.registry import ATTACKS, LOSSES, TRANSFORMS
+from advimg.registry import ATTACKS, LOSSES
 
 DEFAULT_MODEL = "resnet50:IMAGENET1K_V1"
 """The network of the article that this tool follows; its softmax is sharp."""
@@ -117,7 +118,12 @@ class Setting:
         if self.kind is float and type(value) is int and abs(value) < 1 << 63:
             value = float(value)
         if type(value) is not self.kind or (self.choices and value not in self.choices):
-            kinds = {bool: "True or False", int: "a whole number", float: "a number", str: ", ".join(self.choices)}
+            kinds = {
+                bool: "True or False",
+                int: "a whole number",
+                float: "a number",
+                str: ", ".join(self.choices) or "text",
+            }
             hint = kinds[self.kind]
         elif self.kind in (bool, str) or self.about.allows(value):
             return value
@@ -165,6 +171,12 @@ class Settings:
         recorded="min_confidence",
         by_eps=True,
     )
+    survive: str | None = setting(
+        None,
+        "The file is to be the target after each of these changes, too: jpeg:75, resize:0.5+jpeg:75, jpeg:50-95, web.",
+        group="What to reach",
+        formerly=None,
+    )
     steps: int | None = setting(
         None,
         "The most steps from each start, at each eps.",
@@ -191,22 +203,19 @@ class Settings:
     refine: int | None = setting(
         None,
         "The most steps that then make the change less visible; 0 stops as soon as the target is reached.",
-        shown="20; 0 with --transfer or --transform",
+        shown="20; 0 with --transfer",
         at_least=0,
         recorded="refine_steps",
         formerly=0,
-    )
-    transform: str | None = setting(
-        None,
-        "Attack the picture changed in this way, so that it may hold when that happens.",
-        choices=TRANSFORMS,
-        formerly=None,
     )
     transfer: bool = setting(
         False, "Attack the picture resized, cropped and mirrored at random, so that it may fool other models, too."
     )
 
     def __post_init__(self) -> None:
+        changes: Any = self.survive
+        if isinstance(changes, list | tuple):
+            object.__setattr__(self, "survive", ",".join(map(str, changes)))
         for each in described(type(self)):
             object.__setattr__(self, each.name, each.checked(getattr(self, each.name)))
         given: Any = self.eps
@@ -215,10 +224,10 @@ class Settings:
         object.__setattr__(self, "max_eps", parse_eps(self.max_eps))
         if eps == "auto" and self.norm != "linf":
             raise UsageError("eps auto looks for whole levels; with l2 give a number")
-        if eps == "auto" and self.transform_names:
-            raise UsageError(
-                "transfer goes with an eps that is given, as transform does: at the least eps a file withstands least"
-            )
+        if eps == "auto" and self.transfer:
+            raise UsageError("transfer goes with an eps that is given: at the least eps a file withstands least")
+        if self.survive is not None:
+            object.__setattr__(self, "survive", ",".join(map(str, parse_changes(self.survive))))
 
     @property
     def min_confidence(self) -> float:
@@ -239,12 +248,17 @@ class Settings:
         """The most steps of refinement, with the default filled in."""
         if self.refine is not None:
             return self.refine
-        return 0 if self.transform_names else 20
+        return 0 if self.transfer else 20
 
     @property
-    def transform_names(self) -> tuple[str, ...]:
-        """The transforms, with that of ``transfer``."""
-        return (*filter(None, [self.transform]), *(("diversity",) if self.transfer else ()))
+    def changes(self) -> tuple[Change, ...]:
+        """The changes that the file is to survive."""
+        return () if self.survive is None else parse_changes(self.survive)
+
+    @property
+    def cases(self) -> tuple[Change, ...]:
+        """The changes that the verdict takes: without ranges."""
+        return cases_of(self.changes)
 
     def changed(self, **changes: Any) -> Self:
         """Return settings in which some are different; another norm without an eps has its own default eps.

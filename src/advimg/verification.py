@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from advimg.record import Prediction, Target
+from advimg.record import Prediction, Survival, Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +15,8 @@ class Verification:
     forbids it, and is None without one. ``alpha_kept`` and ``profile_kept`` tell whether transparency and colour
     profile are the original's: with others the same levels are another picture to a person. Both are None where there
     are only levels. ``view`` is the preprocessing that judged, ``record_differs`` what the file's own record says
-    otherwise of it. The field names are the keys of ``verify --json``.
+    otherwise of it. ``survives`` is what is seen after each change that was asked about. The field names are the keys
+    of ``verify --json``.
     """
 
     adversarial: str
@@ -35,6 +36,7 @@ class Verification:
     record_differs: tuple[str, ...]
     top5: tuple[Prediction, ...]
     confidence: float
+    survives: tuple[Survival, ...]
     holds: bool
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ one, write a file like :mod:`advimg.attacks.pgd` and name its module in :data:`a
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,8 @@ from advimg.settings import Settings
 # tensors, and no temporaries of their size. GPUs take the picture whole.
 _PIECE = 1 << 17
 
-# The share of the steps that go through the transforms, where there are any.
-_TRANSFORMED = 0.9
+# The share of the steps that take the networks' inputs altered by chance, with ``transfer``.
+_DIVERSIFIED = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +108,20 @@ class Attack(ABC):
         return self.steps >= self.settings.max_steps
 
     @property
-    def transformed(self) -> bool:
-        """Whether the next evaluation goes through the transforms, if there are any, and so tells nothing of the file.
+    def diversified(self) -> bool:
+        """Whether, with ``transfer``, the next evaluation is of altered inputs, and so tells nothing of the file.
 
         The last steps go without, until the classifiers themselves are fooled.
         """
-        return self.steps < math.floor(_TRANSFORMED * self.settings.max_steps)
+        return self.steps < math.floor(_DIVERSIFIED * self.settings.max_steps)
+
+    def weigh(self, log_confidences: Sequence[float]) -> list[float]:
+        """Return the weight of each view's loss in the next gradient, where changes are to be survived.
+
+        Args:
+            log_confidences: of what the attack wants, in the picture itself and after changes.
+        """
+        return [1.0] * len(log_confidences)
 
     @property
     def loss(self) -> str:

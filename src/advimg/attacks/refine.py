@@ -17,6 +17,10 @@ pushed back to where the target holds, along the directions that hold it at leas
 change, so the whole levels that are written are accounted for. m is a margin that grows while the target is missed and
 shrinks while it holds.
 
+Where changes are to be survived, f is a smooth least of the log-odds in several views, and its tangent promises more
+than it keeps: as one view gains, another becomes the least. There each pass rises by more, the margin grows from the
+start but to less, and η falls to 0 as the target is missed by 4, for a change shrunk too far is not regained in time.
+
 What a change shows (D) follows three properties of the eye:
 
 - Coarse patterns are seen sooner than fine noise: contrast sensitivity falls at high frequencies (Mannos and Sakrison
@@ -29,6 +33,7 @@ changes the direction of steepest ascent; the third power then takes the root of
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -41,9 +46,12 @@ from advimg.settings import Settings
 _SHRINK = 0.35  # η
 _MOMENTUM = 0.6  # μ
 _RISE = 5.0  # the most that the log-odds are to rise in a pass
+_RISE_OF_VIEWS = 8.0  # the same, of the least of several views
 _COARSE = 0.9  # how much of the blurred part is taken off
 _LUMA = 0.25  # and of the part along luma
 _MARGIN = 6.0  # the most that m grows to: tangents promise too much, and more so where the change shrinks fast
+_MARGIN_OF_VIEWS = 2.0
+_MISSED = 4.0  # by how much the least of several views misses τ where the change no longer shrinks
 _SETTLE = 4  # passes at the end that hardly shrink, and so end where the target holds
 _ODDS = 64  # to which part of 1 log-odds are rounded
 _SAMPLES = 1 << 15  # elements by which s is solved for
@@ -59,9 +67,10 @@ class Refine(Attack):
         self._direction = torch.zeros_like(self._delta)
         self._rounded = torch.zeros_like(self._delta)
         # From one half on, the target is the first class as well.
-        self._wanted = _log_odds(math.log(max(settings.min_confidence, 0.5)))
+        self._wanted = log_odds(math.log(max(settings.min_confidence, 0.5)))
         self._margin = 0.1
         self._held = False
+        self._views = bool(settings.changes)
 
     @property
     def out_of_steps(self) -> bool:
@@ -74,9 +83,24 @@ class Refine(Attack):
         return "ce"
 
     @property
-    def transformed(self) -> bool:
+    def diversified(self) -> bool:
         """Never: the file itself has to hold the target."""
         return False
+
+    def weigh(self, log_confidences: Sequence[float]) -> list[float]:
+        """Weigh views so that the gradient is that of a smooth least of their log-odds.
+
+        f is then -log Σ exp(-f_v), whose gradient is the mean of ∇f_v = ∇log p_v / (1 - p_v) by the softmax of -f_v;
+        the last factor is brought to that of the least, by which :meth:`update` multiplies.
+        """
+        odds = [log_odds(each) for each in log_confidences]
+        least = min(odds)
+        shares = [math.exp(least - each) for each in odds]
+        # 1 / (1 - p) is 1 + exp(f).
+        return [
+            share / sum(shares) * (1 + math.exp(each)) / (1 + math.exp(least))
+            for share, each in zip(shares, odds, strict=True)
+        ]
 
     @property
     def softness(self) -> tuple[float, float]:
@@ -97,21 +121,27 @@ class Refine(Attack):
         """Shrink the change, and push it back to where the target holds."""
         # Coarsely rounded: the last bits depend on which photos share the pass, and the file should not. To round the
         # gradient, too, makes it worse: where the last bit decides how an element is rounded, it moves by far more.
-        odds = round(_log_odds(evaluation.log_confidence) * _ODDS) / _ODDS
+        odds = round(log_odds(evaluation.log_confidence) * _ODDS) / _ODDS
         # The gradient is that of -log p; the gradient of the log-odds is 1 / (p - 1) times as long.
         gradient.mul_(-(1 + math.exp(odds)))
         self.keep_to_mask(gradient)
         self._held = self._held or odds >= self._wanted
-        if self._held:
-            self._margin = min(_MARGIN, max(0.0, self._margin + 0.5 * (self._wanted - odds) + 0.02))
+        if self._held or self._views:
+            most = _MARGIN_OF_VIEWS if self._views else _MARGIN
+            self._margin = min(most, max(0.0, self._margin + 0.5 * (self._wanted - odds) + 0.02))
         self._direction.mul_(_MOMENTUM).add_(self._least_visible(gradient), alpha=1 - _MOMENTUM)
-        rise = min(self._wanted + self._margin - odds, _RISE)
+        rise = min(self._wanted + self._margin - odds, _RISE_OF_VIEWS if self._views else _RISE)
         if self._held:
-            self._delta.mul_(1 - (_SHRINK if self.steps < self.settings.refine_steps - _SETTLE else _SHRINK / 5))
+            self._delta.mul_(1 - self._shrink(odds))
         self._delta.add_(self._direction, alpha=self._solve(gradient, rise))
         for delta, photo in self._ball.split(self._delta, self.photo):
             self._ball.project(delta, photo, self.eps * self._ball.unit)
         self.steps += 1
+
+    def _shrink(self, odds: float) -> float:
+        """Return η for this pass, where the log-odds are ``odds``."""
+        shrink = _SHRINK if self.steps < self.settings.refine_steps - _SETTLE else _SHRINK / 5
+        return shrink * min(1.0, max(0.0, 1 - (self._wanted - odds) / _MISSED)) if self._views else shrink
 
     def _least_visible(self, gradient: Tensor) -> Tensor:
         """Return the direction in which f rises most for what it shows, with a mean absolute value of 1."""
@@ -168,5 +198,6 @@ def _blurred(planes: Tensor) -> Tensor:
     return planes.div_(625)
 
 
-def _log_odds(log_confidence: float) -> float:
+def log_odds(log_confidence: float) -> float:
+    """Return log p - log(1 - p), of log p."""
     return log_confidence - math.log(max(1e-9, -math.expm1(log_confidence)))

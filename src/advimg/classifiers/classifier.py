@@ -9,13 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from advimg.classifiers.description import check_description
 from advimg.classifiers.device import evaluated, failing_as, find_device, repeatable
-from advimg.classifiers.pil_resize import Interpolation
-from advimg.classifiers.preprocessing import Preprocessing
+from advimg.classifiers.own_preprocessing import PreprocessFunction
+from advimg.classifiers.preprocessing import Channels, Preprocessing, read_then
 from advimg.errors import ClassifierError
 from advimg.images.photo import Levels, Photo
 from advimg.labels import Labels
 from advimg.record import Prediction
+from advimg.transforms.pil_resize import Interpolation
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +92,10 @@ class Classifier(Identity):
         resize: int = 256,
         crop: int = 224,
         interpolation: Interpolation = "bilinear",
+        squash: bool = False,
+        then: str | None = None,
+        channels: Channels = "rgb",
+        preprocess: PreprocessFunction | None = None,
         name: str | None = None,
         device: str = "auto",
     ) -> Self:
@@ -97,23 +103,42 @@ class Classifier(Identity):
 
         The network is put into eval mode and moved to the device; its parameters are not changed.
 
+        A picture is resized, cropped, changed by ``then`` and normalised. Where ``preprocess`` is given, it does all of
+        that for every verdict. The other arguments then describe it for the gradient, and they are held against it here
+        on a few pictures: they have to agree up to 2 of 255 levels at nearly all pixels.
+
         Args:
             network: normalised pictures [n, 3, crop, crop] to logits [n, classes], 32-bit.
             labels: the names of the classes, in the order of the logits.
-            mean: of each channel, on the scale 0..1, as in training.
-            std: of each channel, on the same scale.
+            mean: of each channel, on the scale 0..1, as in training; in the order of ``channels``.
+            std: of each channel, on the same scale and in the same order.
             resize: length of the shorter side after the resize.
             crop: width and height of the centre crop.
             interpolation: "bilinear" or "bicubic", antialiased.
+            squash: whether both sides are resized to ``resize``, whatever the picture's shape.
+            then: what happens to the crop before it is normalised, such as "jpeg:75" or "jpeg:85:444+blur:1".
+            channels: the order in which the network takes them, "rgb" or "bgr".
+            preprocess: the network's own preprocessing, from an RGB PIL picture to normalised floats [3, crop, crop].
             name: its name in the record; by default that of the network's class.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
 
         Raises:
-            ClassifierError: a value is out of range, or the device is not there.
+            ClassifierError: a value is out of range, the device is not there, or ``preprocess`` fails, depends on
+                chance, or is not as it is described.
         """
         preprocessing = Preprocessing(
-            resize=resize, crop=crop, interpolation=interpolation, mean=tuple(mean), std=tuple(std)
+            resize=resize,
+            crop=crop,
+            interpolation=interpolation,
+            mean=tuple(mean),
+            std=tuple(std),
+            squash=squash,
+            then=None if then is None else read_then(then),
+            channels=channels,
+            preprocess=preprocess,
         )
+        if preprocess is not None:
+            check_description(preprocessing)
         place = find_device(device)
         network = network.to(place).eval()
         return cls(
@@ -141,7 +166,7 @@ class Classifier(Identity):
             levels: RGB, shape [height, width, 3], uint8.
 
         Raises:
-            ClassifierError: the output is not one finite logit a class.
+            ClassifierError: the output is not one finite logit a class, or the preprocessing is a function that fails.
         """
         picture = self.preprocessing.stock(Image.fromarray(levels))
         with evaluated(self.network), torch.inference_mode(), repeatable(self.device, exact=True):

@@ -1,27 +1,30 @@
-"""Preprocessing: a classifier's resize, crop and normalisation.
+"""Preprocessing: a classifier's resize, crop and normalisation, and what it may do to the crop between them.
 
 There are two forms. The *stock* form is the official preprocessing: PIL's resize and crop of a picture, then 32-bit
-floats; every verdict comes from it. :class:`ResizeCrop` does the same to a tensor of levels and can be differentiated:
-the attack uses it.
+floats, or a function of the classifier's authors; every verdict comes from it. :class:`ResizeCrop` does the same to a
+tensor of levels and can be differentiated: the attack uses it.
 """
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from advimg.classifiers.pil_resize import Axis, Interpolation, resample_axis, round_levels, rows_first
-from advimg.errors import ClassifierError, PhotoError
+from advimg.changes import Change, parse_changes
+from advimg.classifiers.own_preprocessing import PreprocessFunction, input_from, name_of
+from advimg.errors import ClassifierError, PhotoError, UsageError
 from advimg.settings import MAX_PIXELS
+from advimg.transforms.base import Transform, changed_picture, transforms_of
+from advimg.transforms.pil_resize import FILTERS, Axis, Interpolation, resample_axis, round_levels, rows_first
 
-_FILTERS: dict[Interpolation, Image.Resampling] = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+Channels = Literal["rgb", "bgr"]
+
+_INTERPOLATIONS = get_args(Interpolation)
 # The resize of a square photo of that side has as many pixels as a photo may have.
 _LONGEST = math.isqrt(MAX_PIXELS)
 # Beyond them it is no mean or std of a channel on the scale 0..1, and 32 bits may not tell it from zero or infinity.
@@ -36,8 +39,11 @@ class Preprocessing:
         resize: the length of the shorter side after the resize.
         crop: width and height of the centre crop, at most ``resize``.
         interpolation: the filter of the resize.
-        mean, std: of each channel, on the scale 0..1.
+        mean, std: of each channel, on the scale 0..1, in the order of ``channels``.
         squash: whether both sides are resized to ``resize``, whatever the photo's shape.
+        then: what happens to the crop before it is normalised, such as ``jpeg:75``: no ranges, and it keeps the size.
+        channels: the order in which the network takes them.
+        preprocess: the stock form, where it is somebody's own function; all else then only describes it.
 
     Raises:
         ClassifierError: the crop is larger than the resized picture, or a value is out of range.
@@ -49,6 +55,9 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     squash: bool = False
+    then: Change | None = None
+    channels: Channels = "rgb"
+    preprocess: PreprocessFunction | None = field(default=None, hash=False)  # not every callable has a hash
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
@@ -57,8 +66,10 @@ class Preprocessing:
                 raise ClassifierError(f"the {name} must be a whole number of pixels, at most {_LONGEST}")
         if not 1 <= self.crop <= self.resize:
             raise ClassifierError(f"the crop ({self.crop}) must lie between 1 and the resize ({self.resize})")
-        if self.interpolation not in _FILTERS:
-            raise ClassifierError(f"unknown interpolation {self.interpolation!r}; use one of {', '.join(_FILTERS)}")
+        if self.interpolation not in _INTERPOLATIONS:
+            raise ClassifierError(
+                f"unknown interpolation {self.interpolation!r}; use one of {', '.join(_INTERPOLATIONS)}"
+            )
         if len(self.mean) != 3 or len(self.std) != 3:
             raise ClassifierError("mean and std need three values each")
         means, stds = all(_within(-_MOST, each) for each in self.mean), all(_within(_LEAST, each) for each in self.std)
@@ -67,6 +78,27 @@ class Preprocessing:
                 f"mean and std are numbers on the scale 0..1: every mean must lie between -{_MOST} and {_MOST}, every "
                 f"std must be above 0, between {_LEAST} and {_MOST}"
             )
+        if self.channels not in get_args(Channels):
+            raise ClassifierError(f"unknown channels {self.channels!r}; use one of {', '.join(get_args(Channels))}")
+        if self.then is not None:
+            self._check_then(self.then)
+
+    def _check_then(self, then: Change) -> None:
+        if not then.fixed:
+            raise ClassifierError(f"what follows the crop ({then}) must have no ranges, because it is always the same")
+        size = self.crop, self.crop
+        for transform in transforms_of(then):
+            size = transform.size(*size)
+        if size != (self.crop, self.crop):
+            raise ClassifierError(
+                f"what follows the crop ({then}) makes {size[0]}x{size[1]} pixels of it; it must keep its "
+                f"{self.crop}x{self.crop}"
+            )
+
+    @property
+    def description(self) -> Self:
+        """The preprocessing without a function of its own: as it is described."""
+        return self if self.preprocess is None else replace(self, preprocess=None)
 
     @classmethod
     def from_preset(cls, preset: Any) -> Self:
@@ -88,8 +120,22 @@ class Preprocessing:
             raise ClassifierError(f"its preprocessing is not that of an image classifier: {preset!r}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the preprocessing as plain JSON values."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return the preprocessing as plain JSON values; what not many have has a key only where it is used."""
+        values: dict[str, Any] = {
+            "resize": self.resize,
+            "crop": self.crop,
+            "interpolation": self.interpolation,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "squash": self.squash,
+        }
+        if self.then is not None:
+            values["then"] = str(self.then)
+        if self.channels != "rgb":
+            values["channels"] = self.channels
+        if self.preprocess is not None:
+            values["preprocess"] = name_of(self.preprocess)
+        return values
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height after the resize."""
@@ -113,13 +159,28 @@ class Preprocessing:
             )
 
     def stock(self, picture: Image.Image) -> Tensor:
-        """Return the official preprocessing of an RGB picture: normalised floats, [3, crop, crop], on the CPU."""
+        """Return the official preprocessing of an RGB picture: normalised floats, [3, crop, crop], on the CPU.
+
+        Raises:
+            ClassifierError: it is a function of its own, which fails or does not return that.
+        """
+        if self.preprocess is not None:
+            return input_from(self.preprocess, picture, self.crop)
+        return self.finished(self.cropped(picture))
+
+    def cropped(self, picture: Image.Image) -> Image.Image:
+        """Return the resized crop of an RGB picture, as PIL makes it."""
         size = self.resized(*picture.size)
         if picture.size != size:
-            picture = picture.resize(size, _FILTERS[self.interpolation])
+            picture = picture.resize(size, FILTERS[self.interpolation].number)
         left, top = self._corner(*size)
-        picture = picture.crop((left, top, left + self.crop, top + self.crop))
-        return self.normalise(torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(torch.float32))
+        return picture.crop((left, top, left + self.crop, top + self.crop))
+
+    def finished(self, crop: Image.Image) -> Tensor:
+        """Return what the network gets of a crop: normalised floats, [3, crop, crop]."""
+        if self.then is not None:
+            crop = changed_picture(self.then, crop)
+        return self.normalise(torch.from_numpy(np.array(crop)).permute(2, 0, 1).to(torch.float32))
 
     def resize_crop(self, width: int, height: int, device: torch.device | str = "cpu") -> "ResizeCrop":
         """Return the differentiable form for photos of one size."""
@@ -127,10 +188,13 @@ class Preprocessing:
         left, top = self._corner(wide, high)
         columns = resample_axis(-1, width, wide, slice(left, left + self.crop), self.interpolation, device)
         rows = resample_axis(-2, height, high, slice(top, top + self.crop), self.interpolation, device)
-        return ResizeCrop((rows, columns) if rows_first((width, height), (wide, high)) else (columns, rows))
+        axes = (rows, columns) if rows_first((width, height), (wide, high)) else (columns, rows)
+        return ResizeCrop(axes, then=() if self.then is None else transforms_of(self.then))
 
     def normalise(self, levels: Tensor) -> Tensor:
-        """Normalise float levels 0..255, shape [..., 3, h, w], for the network."""
+        """Normalise float levels 0..255, RGB, shape [..., 3, h, w], in the order that the network takes them in."""
+        if self.channels == "bgr":
+            levels = levels.flip(-3)
         mean = torch.tensor(self.mean, dtype=levels.dtype, device=levels.device).view(3, 1, 1)
         std = torch.tensor(self.std, dtype=levels.dtype, device=levels.device).view(3, 1, 1)
         return levels.div(255).sub_(mean).div_(std)
@@ -138,6 +202,21 @@ class Preprocessing:
     def _corner(self, width: int, height: int) -> tuple[int, int]:
         """Return left and top of the crop, rounded as in torchvision: halves to even."""
         return round((width - self.crop) / 2), round((height - self.crop) / 2)
+
+
+def read_then(text: str) -> Change:
+    """Read what follows the crop.
+
+    Raises:
+        ClassifierError: it is not one change.
+    """
+    try:
+        changes = parse_changes(text)
+    except UsageError as error:
+        raise ClassifierError(f"what follows the crop cannot be read: {error}") from error
+    if len(changes) != 1:
+        raise ClassifierError(f"what follows the crop must be one change, such as jpeg:75, not {len(changes)}")
+    return changes[0]
 
 
 def _within(least: float, value: object) -> bool:
@@ -153,9 +232,11 @@ class ResizeCrop:
 
     Attributes:
         axes: the resampling of the two axes, in the order in which PIL resizes them.
+        then: what follows the crop. It is for those who hold the state of a pass, as many passes share this object.
     """
 
     axes: tuple[Axis, Axis]
+    then: Sequence[Transform] = field(default=(), kw_only=True)
 
     @property
     def window(self) -> tuple[slice, slice]:

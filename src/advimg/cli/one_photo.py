@@ -8,14 +8,14 @@ from advimg.errors import PhotoError
 from advimg.formatting import percent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from advimg.classifiers.classifier import Classifier
     from advimg.images.mask import Mask
     from advimg.images.photo import Photo
     from advimg.outcome import Outcome
-    from advimg.record import NetworkRecord, Record
+    from advimg.record import NetworkRecord, Record, Survival
     from advimg.settings import Settings, TargetRule
 
 
@@ -87,9 +87,13 @@ def describe(record: "Record", console: Console) -> None:
     if record.eps_tried:
         tried = (f"{trial.eps} {'enough' if trial.reached else 'too little'}" for trial in record.eps_tried)
         console.say(f"  tried ε = {', '.join(tried)}")
+    for line in _survival(record.least_survives):
+        console.say(f"  {line}")
     for seen in record.checked:
         at = "" if seen.fooled else f" ({seen.target.name} is at {percent(seen.confidence)})"
         console.say(f"  {seen.change}{at}, by {seen.model}, which took no part")
+        for line in _survival(seen.survives):
+            console.say(f"    {line}")
     if console.verbose:
         for seen in (*attacked, *record.checked):
             by = f", {seen.model}" if len(attacked) + len(record.checked) > 1 else ""
@@ -98,12 +102,20 @@ def describe(record: "Record", console: Console) -> None:
         console.say(f"  {key:<13}{path}")
     untargeted = record.target_rule == "untargeted"
     least = record.least_fooled
+    least_seen = least.after[0]
     by = f" by {least.model}" if others else ""
-    if not record.fooled:
+    larger = "--eps" if record.max_eps is None else "--max-eps"
+    fallen = [each.change for each in record.least_survives if not each.fooled]
+    if fallen and least_seen.index == least.target.index:
+        console.warn(
+            f"{least.target.name} is what is seen in the file, but not after {', '.join(fallen)}; this is the best "
+            f"attempt. Try a larger {larger}, more --steps, or fewer changes"
+        )
+    elif not record.fooled:
         missed = "no other class was reached" if untargeted else f"{least.target.name} was not reached"
         console.warn(
             f"{missed} ({least.target.name} is at {percent(least.confidence)}{by}); this is the best attempt. "
-            f"Try a larger {'--eps' if record.max_eps is None else '--max-eps'}, more --steps, or --restarts"
+            f"Try a larger {larger}, more --steps, or --restarts"
         )
     elif not untargeted and all(seen.before[0].index == seen.target.index for seen in attacked):
         console.warn(f"the photo shows {first.target.name} already: no attack was needed")
@@ -117,6 +129,17 @@ def describe(record: "Record", console: Console) -> None:
             f"{least.target.name} is top-1 at {percent(least.confidence)}{by}, short of the "
             f"{percent(record.min_confidence)} asked for"
         )
+    elif weak := [each.change for each in record.least_survives if each.confidence < record.min_confidence]:
+        console.warn(f"after {', '.join(weak)} the file is short of the {percent(record.min_confidence)} asked for")
+
+
+def _survival(survives: "Sequence[Survival]") -> "Iterator[str]":
+    """Yield a line of what holds after changes, and one for each change after which the file falls."""
+    if held := [f"{each.change} ({percent(each.confidence)})" for each in survives if each.fooled]:
+        yield f"holds after {', '.join(held)}"
+    for each in survives:
+        if not each.fooled:
+            yield f"falls after {each.change}: {each.seen.name} {percent(each.seen.confidence)}"
 
 
 def _left(seen: "NetworkRecord") -> float:

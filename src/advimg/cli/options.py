@@ -36,7 +36,7 @@ _photos: Callable[..., Decorator[Any]] = partial(option, group="Photos")
 _files: Callable[..., Decorator[Any]] = partial(option, group="Files")
 _said: Callable[..., Decorator[Any]] = partial(option, group="What is said")
 _PATH: Any = click.Path(path_type=Path)
-_RECORDED = "By default what the PNG's record says."
+RECORDED = "By default what the PNG's record says."
 
 
 def _several_targets(ctx: click.Context, param: click.Parameter, targets: tuple[str, ...]) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ def target_option(*, recorded: bool = False) -> Decorator[Any]:
         callback=_one_target,
         shell_complete=complete_target,
         help="The target class: a name or an index"
-        + (f". {_RECORDED}" if recorded else "; or random, least-likely, runner-up."),
+        + (f". {RECORDED}" if recorded else "; or random, least-likely, runner-up."),
     )
 
 
@@ -203,7 +203,7 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices:
             multiple=True,
             shell_complete=complete_model,
             help="A torchvision classifier; efficientnet_lite0, which needs no download; timm/NAME; or a TOML file. "
-            f"`advimg models` lists them. {several}" + ("" if default else f" {_RECORDED}"),
+            f"`advimg models` lists them. {several}" + ("" if default else f" {RECORDED}"),
         ),
         _models(
             "--weights",

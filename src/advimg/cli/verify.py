@@ -8,6 +8,7 @@ import click
 
 from advimg.cli.command import Command, option
 from advimg.cli.options import (
+    RECORDED,
     mask_option,
     model_options,
     photo_options,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from advimg.record import Record, Target
     from advimg.verification import Verification
 
-_RECORDED: dict[str, Any] = {"default": None, "show_default": "what the PNG's record says"}
+_FROM_RECORD: dict[str, Any] = {"default": None, "show_default": "what the PNG's record says"}
 
 
 @click.command(cls=Command, no_args_is_help=True, short_help="Check the promise on a file, whoever made it.")
@@ -42,8 +43,14 @@ _RECORDED: dict[str, Any] = {"default": None, "show_default": "what the PNG's re
     help="The photo it was made from.",
 )
 @target_option(recorded=True)
-@setting_option("norm", **_RECORDED)
-@setting_option("eps", **_RECORDED, help="The most that may have changed, in levels of 255 (10 or 10/255).")
+@setting_option("norm", **_FROM_RECORD)
+@setting_option("eps", **_FROM_RECORD, help="The most that may have changed, in levels of 255 (10 or 10/255).")
+@option(
+    "--after",
+    metavar="CHANGE,...",
+    group="What to reach",
+    help=f"The file is to be the target after each of these changes, too: jpeg:75, resize:0.5+jpeg:75, web. {RECORDED}",
+)
 @mask_option("Check that nothing is changed where this picture is not white.")
 @model_options(several="Given several times: the promise is for all.", default=None)
 @photo_options
@@ -53,15 +60,16 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     """Check the promise on a file, whoever made it.
 
     ADV has the size of PHOTO, with its transparency and colour profile, no colour channel of any pixel differs by more
-    than eps levels, and reopened through the classifier's official preprocessing it is the target. What the options
-    leave out is read from the PNG's own record, but for the preprocessing: that is the published one, or what the
-    options say, and a record that names another does not hold. A model that is not on disk, and one with weights or a
-    file of its own, has to be given with -m.
+    than eps levels, and reopened through the classifier's official preprocessing it is the target, also after each
+    change that it is to survive. What the options leave out is read from the PNG's own record, but for the
+    preprocessing: that is the published one, or what the options say, and a record that names another does not hold. A
+    model that is not on disk, and one with weights or a file of its own, has to be given with -m.
 
     \b
     Examples:
       advimg verify dog_pelican.png --original dog.jpg
       advimg verify theirs.png --original dog.jpg -t pelican -e 8 -m resnet50:IMAGENET1K_V1
+      advimg verify theirs.png --original dog.jpg -t pelican -e 8 --after jpeg:75,resize:0.5
 
     \b
     Exit code: 0 the promise holds; 3 it does not; 1 a file cannot be read; 2 wrong usage.
@@ -94,12 +102,13 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     elif recorded and mask is not None and recorded.mask_sha256 not in (None, mask.sha256):
         console.warn("this mask is not the one that the PNG's record names")
     weights = {each.model: each.weights_sha256 for each in recorded.attacked} if recorded else {}
+    after = given["after"] if given["after"] is not None else (recorded.survive if recorded else None) or ()
     found = []
     for models, target in claimed:
         (classifier,), _ = models.load(given["device"], progress=not given["quiet"])
         if weights.get(classifier.name) not in (None, classifier.weights_sha256):
             console.warn("these weights are not those that the PNG's record names")
-        found.append(api.verify(picture, photo, target, eps=eps, norm=norm, model=classifier, mask=mask))
+        found.append(api.verify(picture, photo, target, eps=eps, norm=norm, model=classifier, mask=mask, after=after))
     _print(found, photo.size, picture.size, console)
     if given["as_json"]:
         for each in found:
@@ -197,9 +206,13 @@ def _print(
         seen = each.top5[0]
         by = f", by {each.model}" if len(found) > 1 else ""
         rows.append((seen.index == each.target.index, each.target.name, f"{seen.name} {percent(seen.confidence)}{by}"))
+        for survival in each.survives:
+            told = f"{survival.seen.name} {percent(survival.seen.confidence)}{by}"
+            rows.append((survival.fooled, f"after {survival.change}", told))
     console.say(f"{first.adversarial}, judged by {' and '.join(each.model for each in found)}", style="bold")
+    wide = max(20, *(len(what) for _, what, _ in rows))
     for good, what, detail in rows:
-        console.say(f"  {'ok ' if good else 'NO '} {what:<20} {detail}", style="" if good else "red")
+        console.say(f"  {'ok ' if good else 'NO '} {what:<{wide}} {detail}", style="" if good else "red")
     holds = all(each.holds for each in found)
     console.say("the promise holds" if holds else "the promise does not hold", style="bold")
     if console.verbose:

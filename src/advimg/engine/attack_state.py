@@ -6,20 +6,25 @@ from collections.abc import Sequence
 from random import Random
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from advimg.attacks.base import Attack, Evaluation, normalise
 from advimg.attacks.eps_search import EpsSearch
-from advimg.attacks.refine import Refine, visibility
+from advimg.attacks.refine import Refine, log_odds, visibility
 from advimg.attacks.target_rules import choose_target
 from advimg.classifiers.classifier import Verdict
 from advimg.classifiers.ensemble import Ensemble
-from advimg.engine.criterion import Criterion, Judgement, criteria_for
+from advimg.engine.criterion import Criterion, criteria_for
+from advimg.engine.forward import Score
 from advimg.engine.job import Attempt, Job, Result
-from advimg.engine.paths import Path, TransformedPath
+from advimg.engine.paths import ChangedPath, Path
+from advimg.engine.verdicts import Verdicts, judge, judgements
+from advimg.engine.views import Views
 from advimg.images.photo import Levels
 from advimg.registry import ATTACKS
-from advimg.transforms.base import apply_all, transforms_named
+from advimg.transforms.base import check_size
+from advimg.transforms.diversity import diversified
 
 _TINY = 1e-300
 _WORST = (-1, float("-inf"))
@@ -51,18 +56,14 @@ class AttackState:
         self._window = _hull([resize_crop.window for resize_crop in resize_crops])
         photo = _planes(job.photo.levels[self._window]).to(device)
         free = None if job.mask is None else torch.from_numpy(job.mask.free[self._window].copy()).to(device)
-        eps, names = job.settings.eps, job.settings.transform_names
+        eps, changes = job.settings.eps, job.settings.changes
+        for case in job.settings.cases:
+            check_size(case, *job.photo.size, source=job.photo.source)
         self._search = EpsSearch(1, job.settings.max_eps) if eps == "auto" else EpsSearch(eps, eps)
         self.attack: Attack = ATTACKS[job.settings.attack](photo, job.settings, self._search.eps, free)
-        self._input_transforms = transforms_named(names, "input")
         self._paths = [Path(resize_crop, self._window) for resize_crop in resize_crops]
-        if transforms := transforms_named(names, "photo"):
-            whole = _planes(job.photo.levels).to(device, torch.float32)
-            self._paths = [
-                TransformedPath(path, whole, transforms, each)
-                for path, each in zip(self._paths, classifiers, strict=True)
-            ]
-        self._transformable = bool(names)
+        self.views = Views(changes)
+        self._changed: list[ChangedPath] = []
         # First the candidate, then, once it has been evaluated and kept, the gradient.
         self._scratch = torch.empty(photo.shape, device=device)
         self._best = photo.clone()
@@ -76,20 +77,28 @@ class AttackState:
         self._rejections: set[int] = set()
         self.gradients = 0
 
-    def inputs(self) -> list[Tensor]:
-        """Return the current candidate as each network gets it, float levels [3, crop, crop]."""
+    def inputs(self) -> list[list[Tensor]]:
+        """Return what each network gets in a pass, each [3, crop, crop], float levels.
+
+        First the current candidate itself, then what changes make of it.
+        """
         self.attack.propose(self._scratch)
-        return [path.forward(self._scratch, self._draw(number)) for number, path in enumerate(self._paths)]
+        changes = self.views.choose(self._draw("views"))
+        picture = Image.fromarray(self.candidate_levels()) if changes else None
+        self._changed = [ChangedPath(each, picture, self._ensemble.device) for each in changes if picture is not None]
+        return [
+            [path.forward(self._scratch), *(each.forward(classifier.preprocessing) for each in self._changed)]
+            for path, classifier in zip(self._paths, self._ensemble.classifiers, strict=True)
+        ]
 
     @property
-    def transformed(self) -> bool:
-        """Whether the candidate goes through transforms, so that what networks make of it does not judge the file."""
-        return self._transformable and self.attack.transformed
+    def diversified(self) -> bool:
+        """Whether the networks' inputs are altered by chance, so that what comes of them does not judge the file."""
+        return self.job.settings.transfer and self.attack.diversified
 
-    def transform_input(self, levels: Tensor, number: int) -> Tensor:
-        """Return what the network of this number gets, [3, crop, crop], after the transforms of its input."""
-        draw = self._draw(number)
-        return levels if draw is None else apply_all(self._input_transforms, levels, draw)
+    def diversify(self, levels: Tensor, number: int) -> Tensor:
+        """Alter what the network of this number gets, [3, crop, crop], if this pass is to."""
+        return diversified(levels, self._draw(number)) if self.diversified else levels
 
     @property
     def steps(self) -> int:
@@ -132,9 +141,21 @@ class AttackState:
         assert self._refined is not None
         return self._refined
 
-    def least_log_confidence(self, verdicts: Sequence[Verdict]) -> float:
+    def judge(self, levels: Levels, *, whole: bool = False) -> Verdicts:
+        """Have the untouched classifiers judge a picture, and what each change that it is to survive makes of it.
+
+        Args:
+            levels: of the picture.
+            whole: whether to go on after a verdict that is not what is wanted.
+        """
+        verdicts = judge(self._ensemble, levels, self.views.cases, lambda last: whole or self._holds(last))
+        for change, each in verdicts.changed.items():
+            self.views.note(change, log_odds(math.log(max(self._least(each), _TINY))))
+        return verdicts
+
+    def least_log_confidence(self, verdicts: Verdicts) -> float:
         """Return the logarithm of the confidence of the classifier that is least sure of what is wanted."""
-        return math.log(max(self._least(verdicts), _TINY))
+        return math.log(max(min(map(self._least, verdicts.all)), _TINY))
 
     def keep_if_best(self, *, fooled: int, log_confidence: float) -> None:
         """Rank the candidate just evaluated: by how many classifiers it fools, then by the least confidence."""
@@ -144,24 +165,32 @@ class AttackState:
             self._best.copy_(self._scratch)
             self.best_steps = self.attack.steps
 
-    def step(self, gradients: Sequence[Tensor], evaluation: Evaluation) -> None:
-        """Have the attack take a step along the gradients with respect to each network's input, [3, crop, crop]."""
+    def step(self, gradients: Sequence[Tensor], scores: Sequence[Score], evaluation: Evaluation) -> None:
+        """Have the attack take a step.
+
+        Args:
+            gradients: for each network, with respect to all of its inputs, [views, 3, crop, crop].
+            scores: of the views.
+            evaluation: of the candidate.
+        """
+        self.views.note_pass(log_odds(score.log_confidence) for score in scores[1:])
         self._gather(gradients)
+        self._changed = []
         self.attack.update(self._scratch, evaluation)
 
     def count_pass(self, precision: str) -> None:
-        """Count a pass through the network, and note its precision."""
-        self.gradients += 1
+        """Count a pass of each view through the network, and note its precision."""
+        self.gradients += self.views.count
         self._precisions[precision] = None
 
-    def reject(self, verdicts: Sequence[Verdict]) -> None:
+    def reject(self, verdicts: Verdicts) -> None:
         """Note that the untouched classifiers do not confirm what the gradient networks made of the candidate.
 
         To reject one candidate twice makes no difference.
         """
         self._rejections.add(self.attack.steps)
         if self.best_steps == self.attack.steps:  # it is the best so far, but not by as much as was believed
-            met = sum(map(Criterion.met, self.criteria, verdicts))
+            met = sum(sum(map(Criterion.met, self.criteria, each)) for each in verdicts.all)
             self._best_rank = (met, self.least_log_confidence(verdicts))
 
     @property
@@ -178,9 +207,9 @@ class AttackState:
         self.attack.restart()
         self._rejections.clear()
 
-    def attempt(self, levels: Levels, verdicts: Sequence[Verdict], *, steps: int) -> Attempt:
+    def attempt(self, levels: Levels, verdicts: Verdicts, *, steps: int) -> Attempt:
         """Sum up the present eps: ``levels``, for which the classifiers give ``verdicts``."""
-        return Attempt(levels, tuple(verdicts), self.attack.eps, steps, self.reached(verdicts))
+        return Attempt(levels, verdicts, self.attack.eps, steps, self.reached(verdicts))
 
     def end_trial(self, attempt: Attempt) -> Attempt | None:
         """Note the result of the present eps and, where the least is searched for, go on to the next from this point.
@@ -191,7 +220,7 @@ class AttackState:
         if self._nearest is None or attempt.reached or not self._nearest.reached:
             self._nearest = attempt
         gradients = self.gradients - sum(trial.gradients for trial in self._search.tried)
-        confidence = self._least(attempt.verdicts)
+        confidence = min(map(self._least, attempt.verdicts.all))
         if not self._search.end_trial(reached=attempt.reached, confidence=confidence, gradients=gradients):
             return self._nearest
         self.attack.change_eps(self._search.eps)
@@ -205,10 +234,9 @@ class AttackState:
         """Whether this start has taken all the steps it may, and is the last."""
         return self.attack.out_of_steps and self.attack.restarts_left == 0
 
-    def reached(self, verdicts: Sequence[Verdict]) -> bool:
-        """Tell whether every classifier's verdict is what is wanted, with the confidence asked for."""
-        met = all(map(Criterion.met, self.criteria, verdicts))
-        return met and self._least(verdicts) >= self.job.settings.min_confidence
+    def reached(self, verdicts: Verdicts) -> bool:
+        """Tell whether every verdict is what is wanted, with the confidence asked for."""
+        return len(verdicts.changed) == len(self.views.cases) and all(map(self._holds, verdicts.all))
 
     def candidate_levels(self) -> Levels:
         """Return the picture that was just evaluated, whole, [height, width, 3], uint8."""
@@ -225,37 +253,49 @@ class AttackState:
             levels=attempt.levels,
             eps=attempt.eps,
             tried=tuple(self._search.tried) if self.job.settings.eps == "auto" else (),
-            judgements=tuple(
-                map(Judgement.of, self._ensemble.classifiers, self.criteria, self._before, attempt.verdicts)
-            ),
+            judgements=judgements(self._ensemble, self.criteria, self._before, self._ordered(attempt.verdicts)),
             steps=attempt.steps,
             gradients=self.gradients,
             seconds=time.perf_counter() - self._began,
             precision=", then ".join(self._precisions),
         )
 
-    def _draw(self, number: int) -> Random | None:
-        """Return where the transforms of a network's pass take their chance from; None if the pass goes without.
+    def _ordered(self, verdicts: Verdicts) -> Verdicts:
+        """Return verdicts in the order in which the changes were given."""
+        return Verdicts(verdicts.plain, {each: verdicts.changed[each] for each in self.job.settings.cases})
+
+    def _draw(self, what: int | str) -> Random:
+        """Return where this pass takes its chance from, for one thing.
 
         Not a generator that goes on: a pass that ran out of memory is tried again.
         """
-        if not self.transformed:
-            return None
-        return Random(f"{self.job.settings.seed} {self.attack.restarts_left} {self.attack.steps} {number}")
+        return Random(f"{self.job.settings.seed} {self.attack.restarts_left} {self.attack.steps} {what}")
+
+    def _holds(self, verdicts: Sequence[Verdict]) -> bool:
+        """Tell whether each classifier's verdict is what is wanted, with the confidence asked for."""
+        met = all(map(Criterion.met, self.criteria, verdicts))
+        return met and self._least(verdicts) >= self.job.settings.min_confidence
 
     def _least(self, verdicts: Sequence[Verdict]) -> float:
         """Return the confidence of the classifier that is least sure of what is wanted."""
         return min(map(Criterion.confidence, self.criteria, verdicts))
 
     def _gather(self, gradients: Sequence[Tensor]) -> None:
-        """Carry the gradients back to the window, into the scratch; of several, the mean, each normalised before."""
-        if len(gradients) == 1:
-            self._paths[0].backward(gradients[0], out=self._scratch)
+        """Carry the gradients back to the window, into the scratch; of several networks each is normalised before."""
+        if len(gradients) == 1 and not self._changed:
+            self._paths[0].backward(gradients[0][0], out=self._scratch)
             return
         self._scratch.zero_()
-        for gradient, path in zip(gradients, self._paths, strict=True):
+        for slopes, path, classifier in zip(gradients, self._paths, self._ensemble.classifiers, strict=True):
             part = path.part(self._scratch)
-            part += normalise(path.backward(gradient, out=torch.empty_like(part)))
+            carried = path.backward(slopes[0], out=torch.empty_like(part))
+            if self._changed:
+                whole = torch.zeros_like(self._scratch)
+                path.part(whole).copy_(carried)
+                for slope, changed in zip(slopes[1:], self._changed, strict=True):
+                    whole += changed.backward(slope, classifier.preprocessing)[:, *self._window]
+                part, carried = self._scratch, whole
+            part += normalise(carried) if len(gradients) > 1 else carried
 
     def _whole(self, window: Tensor) -> Levels:
         levels = self.job.photo.levels.copy()

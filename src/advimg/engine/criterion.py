@@ -1,11 +1,13 @@
 """The criterion of an attack for each classifier, and each classifier's judgement of the result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from advimg.changes import Change
 from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.labels import Labels
+from advimg.record import Survival
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class Judgement:
         after: on the adversarial picture, through the official preprocessing.
         target: the index of the target class; for an untargeted attack, of the other class that was reached, or
             came nearest.
-        fooled: whether ``after`` meets the criterion.
+        fooled: whether ``after`` meets the criterion, and every verdict after a change, too.
+        survives: what is seen after each change that the picture is to survive.
     """
 
     classifier: Classifier
@@ -54,11 +57,24 @@ class Judgement:
     after: Verdict
     target: int
     fooled: bool
+    survives: tuple[Survival, ...] = ()
 
     @classmethod
-    def of(cls, classifier: Classifier, criterion: Criterion, before: Verdict, after: Verdict) -> Self:
-        """Hold a verdict against the criterion."""
-        return cls(classifier, before, after, criterion.target(after), criterion.met(after))
+    def of(
+        cls,
+        classifier: Classifier,
+        criterion: Criterion,
+        before: Verdict,
+        after: Verdict,
+        changed: Mapping[Change, Verdict],
+    ) -> Self:
+        """Hold verdicts against the criterion; ``changed`` are those after changes."""
+        survives = tuple(
+            Survival(str(change), criterion.met(each), each.top(1)[0], round(criterion.confidence(each), 6))
+            for change, each in changed.items()
+        )
+        fooled = criterion.met(after) and all(each.fooled for each in survives)
+        return cls(classifier, before, after, criterion.target(after), fooled, survives)
 
     @property
     def confidence(self) -> float:

@@ -8,7 +8,7 @@ networks are attacked together: the photo is finished when all of them are foole
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
-from itertools import repeat
+from itertools import accumulate, chain, repeat
 from statistics import fmean
 from typing import Literal
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from advimg.attacks.base import Evaluation
+from advimg.attacks.refine import log_odds
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import differentiable, is_out_of_memory, repeatable
 from advimg.classifiers.ensemble import Ensemble
@@ -141,8 +142,8 @@ class Engine:
         size = self.batch_size
         exact, others = ([state for state in live if state.exact == wanted] for wanted in (True, False))
         for states in (exact, others) if any(network.precision == "bf16" for network in self._networks) else (live,):
-            for begin in range(0, len(states), size):
-                ended |= self._pass_in_memory(states[begin : begin + size], watch)
+            for share in _shares(states, size):
+                ended |= self._pass_in_memory(share, watch)
         return ended
 
     def _pass_in_memory(self, states: Sequence[AttackState], watch: Watcher | None) -> Ended:
@@ -166,33 +167,43 @@ class Engine:
 
         All that can run out of memory comes before anything is changed that a second try would change again.
         """
-        inputs = zip(*(state.inputs() for state in states), strict=True)
+        inputs = [list(chain(*each)) for each in zip(*(state.inputs() for state in states), strict=True)]
+        # A row for each view of each photo; those of one photo stand together.
+        owners = [state for state in states for _ in range(state.views.count)]
+        ends = list(accumulate(state.views.count for state in states))
+        rows = [slice(end - state.views.count, end) for state, end in zip(states, ends, strict=True)]
         networks = self._exact_networks if states[0].exact else self._networks
-        criteria = zip(*(state.criteria for state in states), strict=True)
-        transforms = [partial(_transform, states, number) for number in range(len(self._networks))]
-        softness = [state.attack.softness for state in states]
+        criteria = zip(*(state.criteria for state in owners), strict=True)
+        transforms = [partial(_diversify, owners, number) for number in range(len(self._networks))]
+        softness = [state.attack.softness for state in owners]
         run = partial(forward, in_company=self._in_company)
         passes = list(map(run, inputs, networks, criteria, repeat(softness), transforms))
-        scores = [least(each) for each in zip(*(each.scores for each in passes), strict=True)]
-        turns = []
-        for position, state in enumerate(states):
-            turn, scores[position] = self._turn(state, scores[position])
+        views = [least(each) for each in zip(*(each.scores for each in passes), strict=True)]
+        scores, turns = [], []
+        for state, own in zip(states, rows, strict=True):
+            turn, score = self._turn(state, least(views[own]))
             turns.append(turn)
+            scores.append(score)
         if "step" in turns:
-            losses = [state.attack.loss for state in states]
-            temperatures = [state.attack.temperature for state in states]
-            gradients = [each.gradient(losses, temperatures) for each in passes]
+            losses = [state.attack.loss for state in owners]
+            temperatures = [state.attack.temperature for state in owners]
+            weights = [
+                weight
+                for state, own in zip(states, rows, strict=True)
+                for weight in state.attack.weigh([view.log_confidence for view in views[own]])
+            ]
+            gradients = [each.gradient(losses, temperatures, weights) for each in passes]
         ended: Ended = {}
         precision = _precision_of(networks)
-        for position, (state, score, turn) in enumerate(zip(states, scores, turns, strict=True)):
+        for state, own, score, turn in zip(states, rows, scores, turns, strict=True):
             state.count_pass(precision)
             if watch is not None:
-                with offered(state, passes, position) as candidate:
+                with offered(state, passes, own.start) as candidate:
                     watch(StepReport(state.job, state.steps, state.attack.eps, score.confidence, candidate))
             if turn == "step":
-                loss = partial(_mean_loss, passes, position, state.attack.loss)
-                evaluation = Evaluation(score.fooled == len(networks), score.log_confidence, loss)
-                state.step([gradient[position] for gradient in gradients], evaluation)
+                loss = partial(_mean_loss, passes, own, state.attack.loss)
+                evaluation = Evaluation(self._fooled(state, score), score.log_confidence, loss)
+                state.step([gradient[own] for gradient in gradients], views[own], evaluation)
             elif turn == "restart":
                 state.restart()
             elif isinstance(turn, Failed):
@@ -206,7 +217,7 @@ class Engine:
     def _choose(self, state: AttackState, share: int) -> None:
         """Choose each network's precision by what it takes for so many photos a pass."""
         self._chosen_for = share
-        inputs = (levels.expand(share, -1, -1, -1) for levels in state.inputs())
+        inputs = (levels[0].expand(share, -1, -1, -1) for levels in state.inputs())
         try:
             choices = [chosen(network, levels) for network, levels in zip(self._exact_networks, inputs, strict=True)]
         except (MemoryError, RuntimeError) as error:
@@ -234,7 +245,7 @@ class Engine:
             name = self._ensemble.name
             error = ClassifierError(f"{name} gives logits that are not finite (NaN) during the attack")
             return Failed(state.job, error), score
-        if state.transformed:
+        if state.diversified:
             return "step", score
         try:
             return self._refining_turn(state, score) if state.refining else (self._attacking_turn(state, score), score)
@@ -245,44 +256,65 @@ class Engine:
         state.keep_if_best(fooled=score.fooled, log_confidence=score.log_confidence)
         if self._seems_reached(state, score):
             levels = state.candidate_levels()
-            verdicts = self._ensemble.judge(levels)
+            verdicts = state.judge(levels)
             # The untouched classifier has the last word.
             if state.reached(verdicts):
                 return state.attempt(levels, verdicts, steps=state.steps)
             state.reject(verdicts)
         if state.out_of_starts:
             levels = state.best_levels()
-            return state.attempt(levels, self._ensemble.judge(levels), steps=state.best_steps)
+            return state.attempt(levels, state.judge(levels, whole=True), steps=state.best_steps)
         return "restart" if state.attack.out_of_steps else "step"
 
     def _refining_turn(self, state: AttackState, score: Score) -> tuple[Turn, Score]:
         if self._seems_reached(state, score) and state.worth_judging:
             levels = state.candidate_levels()
-            verdicts = self._ensemble.judge(levels)
+            verdicts = state.judge(levels)
             if state.reached(verdicts):
                 state.keep_refined(state.attempt(levels, verdicts, steps=state.steps))
             score = Score(state.least_log_confidence(verdicts), score.fooled)
         return (state.refined if state.attack.out_of_steps else "step"), score
 
     def _seems_reached(self, state: AttackState, score: Score) -> bool:
-        """Tell whether the gradient networks predict what is wanted, with the confidence asked for."""
-        return score.fooled == len(self._networks) and score.confidence >= state.job.settings.min_confidence
+        """Tell whether the gradient networks predict what is wanted, with the confidence asked for.
+
+        Of views that do not share this pass it counts what was last known of them.
+        """
+        wanted = state.job.settings.min_confidence
+        present = self._fooled(state, score) and score.confidence >= wanted
+        return present and state.views.absent >= log_odds(math.log(max(wanted, 0.5)))
+
+    def _fooled(self, state: AttackState, score: Score) -> bool:
+        """Tell whether all gradient networks predict what is wanted, in all views."""
+        return score.fooled == len(self._networks) * state.views.count
+
+
+def _shares(states: Sequence[AttackState], size: int) -> Iterator[Sequence[AttackState]]:
+    """Yield the photos whose views share a pass: at most ``size`` views, or one photo."""
+    share: list[AttackState] = []
+    for state in states:
+        if share and sum(each.views.most for each in share) + state.views.most > size:
+            yield share
+            share = []
+        share.append(state)
+    if share:
+        yield share
 
 
 def _precision_of(networks: Iterable[GradientNetwork]) -> str:
     return " and ".join(dict.fromkeys(network.precision for network in networks))
 
 
-def _transform(states: Sequence[AttackState], number: int, inputs: Tensor) -> Tensor:
-    """Apply each photo's transforms to what the network of this number gets, [n, 3, crop, crop]."""
-    if not any(state.transformed for state in states):
+def _diversify(owners: Sequence[AttackState], number: int, inputs: Tensor) -> Tensor:
+    """Alter, by chance, what the network of this number gets, [n, 3, crop, crop], of each photo that is to transfer."""
+    if not any(state.diversified for state in owners):
         return inputs
-    pairs = zip(states, inputs, strict=True)
-    return torch.stack([state.transform_input(levels, number) for state, levels in pairs])
+    pairs = zip(owners, inputs, strict=True)
+    return torch.stack([state.diversify(levels, number) for state, levels in pairs])
 
 
-def _mean_loss(passes: Sequence[ForwardPass], position: int, name: str) -> float:
-    return fmean(each.loss(position, name) for each in passes)
+def _mean_loss(passes: Sequence[ForwardPass], rows: slice, name: str) -> float:
+    return fmean(each.loss(position, name) for each in passes for position in range(rows.start, rows.stop))
 
 
 def _pixels(job: Job) -> int:

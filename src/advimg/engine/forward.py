@@ -50,12 +50,15 @@ class ForwardPass:
     targets: Tensor
     scores: list[Score]
 
-    def gradient(self, losses: Sequence[str], temperatures: Sequence[float]) -> Tensor:
+    def gradient(
+        self, losses: Sequence[str], temperatures: Sequence[float], weights: Sequence[float] | None = None
+    ) -> Tensor:
         """Return the gradient of each candidate's own loss with respect to its input, [n, 3, crop, crop].
 
         Args:
             losses: the name of each candidate's.
             temperatures: what each candidate's logits are divided by before.
+            weights: what each candidate's loss is multiplied by; 1 if left out.
         """
         kinds = [(loss, criterion.away) for loss, criterion in zip(losses, self.criteria, strict=True)]
         total = torch.zeros((), device=self.logits.device)
@@ -63,7 +66,10 @@ class ForwardPass:
         for name, away in set(kinds):
             chosen = [position for position, kind in enumerate(kinds) if kind == (name, away)]
             loss = loss_named(name, away=away)
-            total = total + loss(logits[chosen], self.targets[chosen]).sum()
+            values = loss(logits[chosen], self.targets[chosen])
+            if weights is not None:
+                values = values * values.new_tensor([weights[position] for position in chosen])
+            total = total + values.sum()
         (gradient,) = torch.autograd.grad(total, self.inputs)
         return gradient
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from advimg.classifiers.classifier import Verdict
 from advimg.engine.criterion import Judgement
+from advimg.engine.verdicts import Verdicts
 from advimg.errors import AdvimgError
 from advimg.images.mask import Mask
 from advimg.images.photo import Levels, Photo
@@ -87,14 +88,14 @@ class Attempt(NamedTuple):
 
     Attributes:
         levels: whole, [height, width, 3], uint8.
-        verdicts: of each classifier.
+        verdicts: of the classifiers.
         eps: within which it is.
         steps: that led to it from its start.
         reached: whether each criterion is met, with the confidence asked for.
     """
 
     levels: Levels
-    verdicts: tuple[Verdict, ...]
+    verdicts: Verdicts
     eps: float
     steps: int
     reached: bool

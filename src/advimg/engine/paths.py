@@ -1,14 +1,14 @@
 """The ways from a photo's window to a network's input, and the gradient's way back."""
 
-from collections.abc import Sequence
-from random import Random
+from functools import lru_cache
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from advimg.classifiers.classifier import Classifier
-from advimg.classifiers.preprocessing import ResizeCrop
-from advimg.transforms.base import Transform, apply_all
+from advimg.changes import Change
+from advimg.classifiers.preprocessing import Preprocessing, ResizeCrop
+from advimg.transforms.base import apply_all, picture_of, planes, pull_all_back, transforms_of
 
 
 class Path:
@@ -20,8 +20,8 @@ class Path:
     """
 
     def __init__(self, resize_crop: ResizeCrop, window: tuple[slice, slice]) -> None:
-        self.window = window
         self._resize_crop = resize_crop
+        self._crops: list[Image.Image] = []
         places = zip(resize_crop.window, window, strict=True)
         self._rows, self._columns = (slice(own.start - held.start, own.stop - held.start) for own, held in places)
 
@@ -29,71 +29,57 @@ class Path:
         """Return that part of a tensor of the window, [3, height, width], which :meth:`backward` has gradients for."""
         return window[:, self._rows, self._columns]
 
-    def forward(self, candidate: Tensor, draw: Random | None) -> Tensor:  # noqa: ARG002
-        """Return the network's input, float levels [3, crop, crop].
-
-        Args:
-            candidate: whole float levels of the window.
-            draw: where the transforms take their chance from; None for none.
-        """
-        return self._resize_crop.forward(self.part(candidate))
+    def forward(self, candidate: Tensor) -> Tensor:
+        """Return the network's input, float levels [3, crop, crop], of a candidate's window, whole float levels."""
+        crop = self._resize_crop.forward(self.part(candidate))
+        if not self._resize_crop.then:
+            return crop
+        self._crops = apply_all(self._resize_crop.then, picture_of(crop))
+        return planes(self._crops[-1], crop.device)
 
     def backward(self, gradient: Tensor, out: Tensor) -> Tensor:
-        """Carry a gradient [3, crop, crop] back, into ``out``, of the shape of :meth:`part`."""
+        """Carry a gradient [3, crop, crop] of the last candidate back, into ``out``, of the shape of :meth:`part`."""
+        gradient = pull_all_back(self._resize_crop.then, gradient, self._crops)
         return self._resize_crop.backward(gradient, out)
 
 
-class TransformedPath(Path):
-    """The way through transforms of the whole photo, and then the preprocessing.
+class ChangedPath:
+    """The way of one candidate through a change of the whole picture, and then any classifier's preprocessing.
 
     Args:
-        straight: the way without them.
-        photo: float levels [3, height, width] of the whole photo.
-        transforms: in their order.
-        classifier: whose preprocessing it is.
+        change: without ranges.
+        picture: the whole candidate.
+        device: of the networks' inputs.
     """
 
-    def __init__(self, straight: Path, photo: Tensor, transforms: Sequence[Transform], classifier: Classifier) -> None:
-        self.window = straight.window
-        self._straight = straight
-        self._photo = photo
-        self._transforms = transforms
-        self._preprocessing = classifier.preprocessing
-        self._transformed: tuple[Tensor, Tensor, ResizeCrop] | None = None
+    def __init__(self, change: Change, picture: Image.Image, device: torch.device) -> None:
+        self._transforms = transforms_of(change)
+        self._pictures = apply_all(self._transforms, picture)
+        self._paths: dict[Preprocessing, Path] = {}
+        self._device = device
 
-    def part(self, window: Tensor) -> Tensor:
-        """Return all of it: transforms may move any pixel of it into the crop."""
-        return window
-
-    def forward(self, candidate: Tensor, draw: Random | None) -> Tensor:
-        """Return the network's input of the transformed photo."""
-        self._transformed = None
-        if draw is None:
-            return self._straight.forward(candidate, None)
-        rows, columns = self.window
-        leaf = candidate.clone().requires_grad_()
-        whole = self._photo.clone()
-        whole[:, rows, columns] = leaf
-        changed = apply_all(self._transforms, whole, draw)
-        height, width = changed.shape[1:]
-        resize_crop = self._preprocessing.resize_crop(width, height, changed.device)
-        self._transformed = leaf, changed, resize_crop
-        # As a file would hold it; the gradient passes the rounding straight through.
-        levels = changed.detach().round().clamp_(0, 255)
+    def forward(self, preprocessing: Preprocessing) -> Tensor:
+        """Return a network's input, float levels [3, crop, crop]."""
+        changed = self._pictures[-1]
+        resize_crop = _resize_crop(preprocessing.description, *changed.size, self._device)
         rows, columns = resize_crop.window
-        return resize_crop.forward(levels[:, rows, columns].contiguous())
+        path = self._paths[preprocessing] = Path(resize_crop, resize_crop.window)
+        # Only the window goes to the device.
+        box = columns.start, rows.start, columns.stop, rows.stop
+        return path.forward(planes(changed.crop(box), self._device))
 
-    def backward(self, gradient: Tensor, out: Tensor) -> Tensor:
-        """Carry a gradient back through preprocessing and transforms."""
-        if self._transformed is None:
-            out.zero_()
-            part = self._straight.part(out)
-            part.copy_(self._straight.backward(gradient, out=torch.empty_like(part)))
-            return out
-        leaf, changed, resize_crop = self._transformed
+    def backward(self, gradient: Tensor, preprocessing: Preprocessing) -> Tensor:
+        """Carry a gradient [3, crop, crop] back to the whole candidate, [3, height, width]."""
+        width, height = self._pictures[-1].size
+        resize_crop = _resize_crop(preprocessing.description, width, height, self._device)
         rows, columns = resize_crop.window
-        carried = torch.zeros_like(changed)
+        carried = torch.zeros((3, height, width), device=self._device)
         part = carried[:, rows, columns]
-        part.copy_(resize_crop.backward(gradient, out=torch.empty_like(part)))
-        (slope,) = torch.autograd.grad(changed, leaf, carried)
-        return out.copy_(slope)
+        part.copy_(self._paths[preprocessing].backward(gradient, out=torch.empty_like(part)))
+        return pull_all_back(self._transforms, carried, self._pictures)
+
+
+@lru_cache(maxsize=64)
+def _resize_crop(preprocessing: Preprocessing, width: int, height: int, device: torch.device) -> ResizeCrop:
+    """Return the differentiable form of a description for one size; many passes use the same."""
+    return preprocessing.resize_crop(width, height, device)

@@ -17,7 +17,7 @@ from advimg.images.photo import Levels
 class Candidate:
     """The picture that a step evaluated, and each gradient network's output for it, in the engine's order.
 
-    With transforms, the networks were given it altered by chance.
+    With ``transfer``, the networks were given it altered by chance.
 
     Attributes:
         levels: whole, [height, width, 3], uint8.

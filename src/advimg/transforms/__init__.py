@@ -1,1 +1,1 @@
-"""What may lie between the file and the network: differentiable maps of pixels, each with its real counterpart."""
+"""What may happen to a picture before a network gets it: real changes of PIL pictures, and the gradient's way back."""

@@ -7,11 +7,7 @@ may be enlarged and cropped, and mirrored, as well.
 from random import Random
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
-
-from advimg.registry import TRANSFORMS
-from advimg.transforms.base import Transform
 
 _SHARE = 0.8
 """Of all pictures; the others stay as they are."""
@@ -19,37 +15,22 @@ _SCALES = 0.6, 1.6
 _GREY = 127.5
 
 
-@TRANSFORMS.register("diversity")
-class Diversity(Transform):
-    """Resizes a square picture at random and puts it at a random place of a grey frame of its own size."""
+def diversified(levels: Tensor, draw: Random) -> Tensor:
+    """Resize a square picture at random and put it at a random place of a grey frame of its own size.
 
-    stage = "input"
-
-    def apply(self, levels: Tensor, draw: Random) -> Tensor:
-        """Change float levels."""
-        if draw.random() >= _SHARE:
-            return levels
-        length = levels.shape[-1]
-        scale = draw.uniform(*_SCALES)
-        rows = placing(length, scale, draw.random()).to(levels.device)
-        columns = placing(length, scale, draw.random()).to(levels.device)
-        if draw.random() < 0.5:
-            columns = columns.flip(1)
-        return rows @ (levels - _GREY) @ columns.T + _GREY
-
-    def apply_to_picture(self, picture: Image.Image, draw: Random) -> Image.Image:
-        """Change an RGB picture."""
-        if draw.random() >= _SHARE:
-            return picture
-        length = picture.width
-        scale = draw.uniform(*_SCALES)
-        top, left = (round((length - length * scale) * draw.random()) for _ in range(2))
-        if draw.random() < 0.5:
-            picture = ImageOps.mirror(picture)
-        side = round(length * scale)
-        frame = Image.new("RGB", picture.size, (128, 128, 128))
-        frame.paste(picture.resize((side, side), Image.Resampling.BILINEAR), (left, top))
-        return frame
+    Args:
+        levels: float, 0..255, [3, length, length], to be differentiated.
+        draw: where chance comes from.
+    """
+    if draw.random() >= _SHARE:
+        return levels
+    length = levels.shape[-1]
+    scale = draw.uniform(*_SCALES)
+    rows = placing(length, scale, draw.random()).to(levels.device)
+    columns = placing(length, scale, draw.random()).to(levels.device)
+    if draw.random() < 0.5:
+        columns = columns.flip(1)
+    return rows @ (levels - _GREY) @ columns.T + _GREY
 
 
 def placing(length: int, scale: float, place: float) -> Tensor:

@@ -1,6 +1,6 @@
 """The picture mirrored, left for right."""
 
-from random import Random
+from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -8,17 +8,16 @@ from torch import Tensor
 from advimg.registry import TRANSFORMS
 from advimg.transforms.base import Transform
 
-_SHARE = 0.5
-
 
 @TRANSFORMS.register("mirror")
+@dataclass(frozen=True, slots=True)
 class Mirror(Transform):
-    """Mirrors every other picture, by chance."""
+    """Mirrors a picture."""
 
-    def apply(self, levels: Tensor, draw: Random) -> Tensor:
-        """Change float levels."""
-        return levels.flip(-1) if draw.random() < _SHARE else levels
+    def apply(self, picture: Image.Image) -> Image.Image:
+        """Mirror a picture."""
+        return ImageOps.mirror(picture)
 
-    def apply_to_picture(self, picture: Image.Image, draw: Random) -> Image.Image:
-        """Change an RGB picture."""
-        return ImageOps.mirror(picture) if draw.random() < _SHARE else picture
+    def pull_back(self, gradient: Tensor, picture: Image.Image) -> Tensor:  # noqa: ARG002
+        """Mirror the gradient."""
+        return gradient.flip(-1)

@@ -7,7 +7,9 @@ transposes, and both can be restricted to the part of the picture that a centre 
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import EllipsisType
 from typing import Literal, NamedTuple
 
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL
 import torch
+from PIL import Image
 from torch import Tensor
 
 Interpolation = Literal["bilinear", "bicubic"]
@@ -78,7 +81,7 @@ def rows_first(size: tuple[int, int], resized: tuple[int, int]) -> bool:
 
 
 def resample_axis(
-    dim: int, size: int, resized: int, kept: slice, interpolation: Interpolation, device: torch.device | str = "cpu"
+    dim: int, size: int, resized: int, kept: slice, interpolation: str, device: torch.device | str = "cpu"
 ) -> Axis:
     """Build the resampling of an axis of ``size`` samples to ``resized``, of which the slice ``kept`` is kept."""
     starts, weights = _pillow_weights(size, resized, interpolation)
@@ -104,17 +107,30 @@ def resample_axis(
     return Axis(dim, slice(low, high), length, tuple(blocks))
 
 
+@lru_cache(maxsize=64)
+def resize_axes(
+    size: tuple[int, int], resized: tuple[int, int], interpolation: str, device: torch.device | str = "cpu"
+) -> tuple[Axis, Axis]:
+    """Return the resampling of both axes of whole pictures, in the order in which PIL resizes them.
+
+    Sizes are width and height.
+    """
+    columns = resample_axis(-1, size[0], resized[0], slice(0, resized[0]), interpolation, device)
+    rows = resample_axis(-2, size[1], resized[1], slice(0, resized[1]), interpolation, device)
+    return (rows, columns) if rows_first(size, resized) else (columns, rows)
+
+
 def round_levels(picture: Tensor) -> Tensor:
     """Round to whole levels 0..255 in place, halves up, as PIL does after each axis."""
     return picture.add_(0.5).floor_().clamp_(0, 255)
 
 
 def _pillow_weights(
-    size: int, resized: int, interpolation: Interpolation
+    size: int, resized: int, interpolation: str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return for each output its first input, shape [resized], and its weights, shape [resized, taps]."""
     scale = size / resized
-    radius, kernel = (1.0, _triangle) if interpolation == "bilinear" else (2.0, _cubic)
+    _, radius, kernel = FILTERS[interpolation]
     stretch = max(scale, 1.0)  # antialiasing: when shrinking, the filter widens with the scale
     support = radius * stretch
     taps = math.ceil(support) * 2 + 1
@@ -129,6 +145,21 @@ def _pillow_weights(
     return starts, fixed / _FIXED_POINT
 
 
+_Kernel = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+
+def _box(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)
+
+
+def _hamming(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where(np.abs(x) < 1.0, np.sinc(x) * (0.54 + 0.46 * np.cos(np.pi * x)), 0.0)
+
+
+def _lanczos(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where((x >= -3.0) & (x < 3.0), np.sinc(x) * np.sinc(x / 3), 0.0)
+
+
 def _triangle(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.maximum(1.0 - np.abs(x), 0.0)
 
@@ -139,3 +170,20 @@ def _cubic(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
     far = (((x - 5.0) * x + 8.0) * x - 4.0) * a
     return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+
+
+class Filter(NamedTuple):
+    """A filter of PIL: its number, its radius in input samples where nothing is shrunk, and its kernel."""
+
+    number: Image.Resampling
+    radius: float
+    kernel: _Kernel
+
+
+FILTERS: Mapping[str, Filter] = {
+    "box": Filter(Image.Resampling.BOX, 0.5, _box),
+    "bilinear": Filter(Image.Resampling.BILINEAR, 1.0, _triangle),
+    "hamming": Filter(Image.Resampling.HAMMING, 1.0, _hamming),
+    "bicubic": Filter(Image.Resampling.BICUBIC, 2.0, _cubic),
+    "lanczos": Filter(Image.Resampling.LANCZOS, 3.0, _lanczos),
+}
