@@ -1,6 +1,7 @@
 """``advimg report``: what the gallery shows, what it reuses, what it leaves alone."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -284,6 +285,99 @@ def test_an_empty_journal_is_a_page_that_says_so(cli: Cli, tmp_path: Path) -> No
     (tmp_path / "out" / "results.jsonl").touch()
     assert cli("report", "out").code == 0
     assert "No attack has ended yet." in Page(tmp_path / "out" / "report" / "index.html").words
+
+
+# What survives changes.
+
+
+def survival(change: str, sure: float, *, name: str = "class 0") -> dict[str, Any]:
+    """Return what is seen after a change: the target, or another class where it is not at least half sure."""
+    seen = {"index": 1, "name": "class 1"} if sure >= 0.5 else {"index": 0, "name": name}
+    return {
+        "change": change,
+        "fooled": sure >= 0.5,
+        "seen": seen | {"confidence": max(sure, 1 - sure)},
+        "confidence": sure,
+    }
+
+
+def judged(record: dict[str, Any], **sure: float) -> dict[str, Any]:
+    """Return a record, or a network's part of it, with verdicts after changes."""
+    survives = [survival(change, value) for change, value in sure.items()]
+    return record | {"survives": survives, "fooled": all(each["fooled"] for each in survives)}
+
+
+def table_of(page: Page) -> list[list[str]]:
+    """Return the words of the page's table, by row; none where there is no table."""
+    text = page.path.read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>(.*?)</tr>", text, re.DOTALL)
+    cells = [re.findall(r"<t[hd]\b.*?</t[hd]>", row, re.DOTALL) for row in rows]
+    return [[" ".join(re.sub("<[^>]*>", " ", cell).split()) for cell in row] for row in cells]
+
+
+def test_a_table_tells_how_many_files_hold_after_each_change(folder: Path) -> None:
+    record = one_of(folder)
+    lost = record | {"after": list(reversed(record["after"]))}
+    other = record | {"model": "other"}
+    third = record | {"model": "a_third"}
+    records = [
+        judged(record, jpeg=0.9, crop=0.8)
+        | {"ensemble": [judged(other, jpeg=0.6, crop=0.6)], "checked": [judged(third, jpeg=0.7, crop=0.9)]},
+        judged(record, jpeg=0.9, crop=0.8)
+        | {"ensemble": [judged(other, jpeg=0.6, crop=0.1)], "checked": [judged(third, jpeg=0.2, crop=0.1)]},
+        judged(lost, jpeg=0.1, crop=0.1)
+        | {"ensemble": [judged(lost | {"model": "other"}, jpeg=0.6, crop=0.6)], "checked": []},
+    ]
+    records = [each | {"source": f"/photos/{number}.jpg"} for number, each in enumerate(records)]
+    page = Page(write_gallery([*records, record | {"error": "broken"}], folder, force=False).page)
+    assert table_of(page) == [
+        ["Files that hold", "linear and other attacked", "a_ third took no part"],
+        ["the file itself", "66.7 % 2 of 3", "100 % 2 of 2"],
+        ["jpeg", "66.7 % 2 of 3", "50.0 % 1 of 2"],
+        ["crop", "33.3 % 1 of 3", "50.0 % 1 of 2"],
+        ["all of these", "33.3 % 1 of 3", "50.0 % 1 of 2"],
+    ]
+    assert [found["style"] for found in page.all("td")][:2] == ["--share:66.7%", "--share:100.0%"]
+    assert any("as it is and after every change, as linear and other see it" in text for text in page.words)
+
+
+def test_a_card_marks_each_change(folder: Path) -> None:
+    record = judged(one_of(folder), **{"jpeg:75": 0.9, "resize:0.5+jpeg:75": 0.25})
+    checked = judged(record, **{"jpeg:75": 0.1, "resize:0.5+jpeg:75": 0.1}) | {"model": "other"}
+    page = Page(write_gallery([record | {"checked": [checked]}], folder, force=False).page)
+    assert page.cards[0]["data-status"] == "not reached"
+    assert [found["title"] for found in page.all("li", class_="held")] == ["jpeg:75: class 1 90.0 %"]
+    assert [found["title"] for found in page.all("li", class_="fell")] == [
+        "resize:0.5+jpeg:75: class 0 75.0 %; class 1 25.0 %"
+    ]
+    said = " ".join(page.words)
+    assert "Holds after 1 of 2 changes" in said
+    assert "held after jpeg:75 : class 1 90.0 %" in said
+    assert "fell after resize:0.5+ jpeg:75 → : class 0 75.0 %; class 1 25.0 %" in said
+    # The file itself fools it.
+    assert "other is fooled, too: it sees class 1," in said
+    assert "; it is fooled after 0 of 2 changes." in said
+
+
+def test_an_untargeted_attack_wants_any_other_class(folder: Path) -> None:
+    record = judged(one_of(folder), jpeg=0.25) | {"target_rule": "untargeted"}
+    page = Page(write_gallery([record], folder, force=False).page)
+    assert [found["title"] for found in page.all("li", class_="fell")] == ["jpeg: class 0 75.0 %; another class 25.0 %"]
+
+
+def test_changes_mean_nothing_to_a_browser(folder: Path) -> None:
+    record = one_of(folder) | {"survives": [survival(HOSTILE, 0.9), survival(f"+{HOSTILE}", 0.1, name=HOSTILE)]}
+    page = Page(write_gallery([record | {"checked": [record | {"model": HOSTILE}]}], folder, force=False).page)
+    assert len(page.all("script")) == 1
+    assert not [found for _, found in page.elements if any(name.startswith("on") for name in found)]
+    assert not page.all("img", src="x")
+
+
+def test_where_nothing_is_to_be_survived_the_page_tells_nothing_of_it(folder: Path) -> None:
+    _, page = write(folder)
+    assert table_of(page) == []
+    assert not page.all("ul", class_="survives")
+    assert not any("Holds after" in text or "After changes" in text or "every change" in text for text in page.words)
 
 
 # The thumbnails.

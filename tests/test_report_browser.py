@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="neither chromium nor g
 
 # Windows does not take such a name; there the labels alone are hostile.
 HOSTILE = "<img onerror=alert(1)>.jpg" if sys.platform != "win32" else "img onerror=alert(1).jpg"
+OTHERS = ("<img onerror=alert(1)>_of_a_long_name", "other", "third")
 MANY = 2000
 
 
@@ -65,16 +66,25 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four photos, one of them broken, with results that tell them apart."""
+    """Four photos, one of them broken, with results that tell them apart, judged after changes by four networks."""
     folder = tmp_path_factory.mktemp("gallery")
     photos = [save_photo(folder / "photos" / name, seed) for seed, name in enumerate(("a.jpg", "b.jpg", HOSTILE))]
     broken = folder / "photos" / "broken.jpg"
     broken.write_bytes(b"no picture")
     attack_all([*photos, broken], folder / "out", quick_classifier())
     records = {Path(record["source"]).name: record for record in read_records(folder / "out")}
+    survives = [survival("jpeg:75", 0.75), survival("resize:0.5+jpeg:75", 0.875)]
+    fallen = [survival("jpeg:75", 0.625), survival("resize:0.5+jpeg:75", 0.25)]
     changes: dict[str, dict[str, Any]] = {
         "a.jpg": {"confidence": 0.5, "steps": 9, "eps": 4, "visibility": visible(0.75)},
-        "b.jpg": {"confidence": 0.9, "steps": 3, "eps": 10, "fooled": False, "visibility": visible(0.25)},
+        "b.jpg": {
+            "confidence": 0.9,
+            "steps": 3,
+            "eps": 10,
+            "fooled": False,
+            "visibility": visible(0.25),
+            "survives": fallen,
+        },
         HOSTILE: {
             "confidence": 0.7,
             "steps": 5,
@@ -83,8 +93,18 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "before": [prediction(4, "<b>cup</b>", 0.75), prediction(1, "one", 0.25)],
         },
     }
-    changed = [record | {"fooled": record["error"] is None} | changes.get(name, {}) for name, record in records.items()]
+    changed = [records["broken.jpg"]]
+    for name, change in changes.items():
+        record = records[name] | {"fooled": True, "survives": survives} | change
+        others = [record | {"model": model, "survives": fallen, "fooled": False} for model in OTHERS]
+        changed.append(record | {"checked": others})
     return write_gallery(changed, folder / "out", force=False).page
+
+
+def survival(change: str, sure: float) -> dict[str, Any]:
+    """Return what is seen after a change: the target, or another class where it is not at least half sure."""
+    seen = prediction(1, "one", sure) if sure >= 0.5 else prediction(4, "<b>cup</b>", 1 - sure)
+    return {"change": change, "fooled": sure >= 0.5, "seen": seen, "confidence": sure}
 
 
 def visible(delta_e: float) -> dict[str, float]:
@@ -246,6 +266,43 @@ def test_each_control_has_a_name_and_each_picture_a_text(tab: Tab) -> None:
         assert name == f"Adversarial picture of {tab.cards()[card]}"
 
 
+def test_a_table_tells_how_many_files_hold(tab: Tab) -> None:
+    def texts(role: str) -> list[str]:
+        found = [" ".join(text.split()) for text in tab.page.get_by_role(role).all_inner_texts()]
+        assert all(tab.page.get_by_role(role).nth(number).is_visible() for number in range(len(found)))
+        return found
+
+    assert texts("columnheader") == [
+        "Files that hold",
+        "linear attacked",
+        *(f"{model} took no part" for model in OTHERS),
+    ]
+    assert texts("rowheader") == ["the file itself", "jpeg:75", "resize:0.5+jpeg:75", "all of these"]
+    every, two, none = "100 % 3 of 3", "66.7 % 2 of 3", "0 % 0 of 3"
+    assert texts("cell") == [*[every] * 8, two, *[none] * 3, two, *[none] * 3]
+
+
+def test_a_wide_table_scrolls_in_its_place(browser: Any, gallery: Path) -> None:
+    tab = opened(browser, gallery, viewport={"width": 320, "height": 800})
+    table = tab.page.get_by_role("region", name="After changes")
+    table.focus()
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.wait_for_timeout(300)
+    assert table.evaluate("(element) => element.scrollLeft") > 0
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= 320
+    tab.page.context.close()
+
+
+def test_each_change_has_a_mark_that_tells_what_is_seen(tab: Tab) -> None:
+    fallen = tab.page.locator(".card", has_text="b.jpg").locator(".survives li")
+    assert [" ".join(text.split()) for text in fallen.all_text_contents()] == [
+        "✓held after jpeg:75: one 62.5 %",
+        "✗fell after resize:0.5+jpeg:75 →: <b>cup</b> 75.0 %; class 1 25.0 %",
+    ]
+    assert fallen.nth(0).get_attribute("title") == "jpeg:75: one 62.5 %"
+    assert fallen.nth(1).get_attribute("title") == "resize:0.5+jpeg:75: <b>cup</b> 75.0 %; class 1 25.0 %"
+
+
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_nothing_is_wider_than_the_page_or_its_place(browser: Any, gallery: Path, width: int) -> None:
     tab = opened(browser, gallery, viewport={"width": width, "height": 800})
@@ -270,11 +327,11 @@ def test_the_page_follows_the_scheme_and_its_text_can_be_read(browser: Any, gall
             const own = getComputedStyle(element).backgroundColor;
             return own === "rgba(0, 0, 0, 0)" ? behind(element.parentElement) : own;
         };
-        return [...document.querySelectorAll("h1, h2, h3, h4, p, a, label, figcaption, li > span, .status")].map(
-            (element) => {
-                const pair = [getComputedStyle(element).color, behind(element)].map(light).sort((a, b) => b - a);
-                return (pair[0] + 0.05) / (pair[1] + 0.05);
-            });
+        const text = "h1, h2, h3, h4, p, a, label, figcaption, li, li > span, .status, th, th > span, td, td span";
+        return [...document.querySelectorAll(text)].map((element) => {
+            const pair = [getComputedStyle(element).color, behind(element)].map(light).sort((a, b) => b - a);
+            return (pair[0] + 0.05) / (pair[1] + 0.05);
+        });
     }""")
     assert min(contrasts) >= 4.5
     dark = tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(20, 20, 20)"

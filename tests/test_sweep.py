@@ -3,17 +3,20 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from advimg.classifiers.classifier import Classifier
+from advimg.formatting import percent
 from advimg.report.curves import draw_curves
-from advimg.report.robustness import Point, points_of, to_csv
-from tests.batches import quick_classifier, records_of, save_photos
+from advimg.report.robustness import AfterChange, Point, points_of, to_csv
+from tests.batches import attack_all, quick_classifier, records_of, save_photos
 from tests.conftest import Cli, EveryModel
 from tests.referee import judge
 
@@ -87,6 +90,75 @@ def test_a_table_reads_back(photos: list[Path]) -> None:
     assert (row["model"], row["eps"], row["share"]) == ("a, b", "1", "1.0")
 
 
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Return whole records, of files that show their target."""
+    folder = tmp_path_factory.mktemp("attacked")
+    attack_all(save_photos(folder / "photos", 3), folder / "out", quick_classifier())
+    records = records_of(folder / "out")
+    assert all(record["fooled"] for record in records)
+    return records
+
+
+def surviving(record: dict[str, Any], **outcomes: float) -> dict[str, Any]:
+    """Return a record of a file that was judged after changes: how sure the network is, below 0.5 where it falls."""
+    survives = [
+        {
+            "change": change,
+            "fooled": sure >= 0.5,
+            "confidence": sure,
+            "seen": {"index": 1 if sure >= 0.5 else 0, "name": "a class", "confidence": max(sure, 1 - sure)},
+        }
+        for change, sure in outcomes.items()
+    ]
+    return record | {"survives": survives, "fooled": all(each["fooled"] for each in survives)}
+
+
+def test_shares_are_told_by_change(attacked: list[dict[str, Any]]) -> None:
+    one, two, three = attacked
+    lost = three | {"after": list(reversed(three["after"]))}
+    records = [
+        surviving(one, jpeg=0.9, blur=0.7),
+        surviving(two, jpeg=0.6, blur=0.2),
+        surviving(lost, jpeg=0.3, blur=0),
+    ]
+    (point,) = points_of([*records, one | {"error": "broken", "fooled": False}])
+    assert (point.files, point.verified, point.failed) == (3, 1, 1)
+    assert [(each.change, each.files, each.verified) for each in point.survives] == [
+        ("none", 3, 2),
+        ("jpeg", 3, 2),
+        ("blur", 3, 1),
+    ]
+    assert [each.share for each in point.survives] == pytest.approx([2 / 3, 2 / 3, 1 / 3], abs=1e-6)
+    assert [each.confidence for each in point.survives[1:]] == pytest.approx([0.6, 0.3])
+    (alone,) = points_of(record("a", 1, fooled=number == 0, confidence=0.5) for number in range(3))
+    assert (point.survives[2].share_low, point.survives[2].share_high) == (alone.share_low, alone.share_high)
+
+
+def test_what_survives_nothing_is_told_as_ever() -> None:
+    (point,) = points_of([record("a", 1, fooled=True, confidence=0.5)])
+    keys = (
+        "model eps files verified share share_low share_high confidence confidence_low confidence_high gradients failed"
+    )
+    assert list(point.to_dict()) == keys.split()
+    assert to_csv([point]).splitlines()[0] == keys.replace(" ", ",")
+
+
+def test_a_table_has_a_row_for_each_change(attacked: list[dict[str, Any]]) -> None:
+    one, two, _ = attacked
+    points = points_of([surviving(one, jpeg=0.9), surviving(two, jpeg=0.2), surviving(one | {"eps": 20}, jpeg=0.8)])
+    rows = list(csv.DictReader(io.StringIO(to_csv(points), newline="")))
+    assert [(row["eps"], row["change"], row["verified"], row["share"]) for row in rows] == [
+        ("10", "none", "2", "1.0"),
+        ("10", "jpeg", "1", "0.5"),
+        ("10", "all", "1", "0.5"),
+        ("20", "none", "1", "1.0"),
+        ("20", "jpeg", "1", "1.0"),
+        ("20", "all", "1", "1.0"),
+    ]
+    assert all(row["model"] == "linear" and row["failed"] == "0" and row["gradients"] for row in rows)
+
+
 # The plot.
 
 
@@ -130,6 +202,75 @@ def test_odd_names_and_single_points_are_drawn(name: str) -> None:
     assert draw_curves(points(name, (3, 0.4)), caption=name).startswith(b"\x89PNG")
 
 
+def after(change: str, share: float) -> AfterChange:
+    """Return what is left after a change, of 10 files."""
+    shares = {"share": share, "share_low": max(0.0, share - 0.1), "share_high": min(1.0, share + 0.1)}
+    sure = dict.fromkeys(("confidence", "confidence_low", "confidence_high"), share)
+    return AfterChange(change=change, files=10, verified=round(10 * share), **shares, **sure)
+
+
+def surviving_points(model: str, changes: dict[str, float], *pairs: tuple[int, float]) -> list[Point]:
+    """Return points with the same shares after changes at each eps."""
+    survives = tuple(after(change, share) for change, share in changes.items())
+    return [replace(point, survives=survives) for point in points(model, *pairs)]
+
+
+def height_of(png: bytes) -> int:
+    with Image.open(io.BytesIO(png)) as image:
+        return image.height
+
+
+def pixels_of(png: bytes, colour: tuple[int, int, int]) -> int:
+    """Count the pixels of a colour."""
+    with Image.open(io.BytesIO(png)) as image:
+        return int((np.asarray(image.convert("RGB")) == colour).all(axis=2).sum())
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 15])
+def test_each_change_has_a_panel(count: int) -> None:
+    """Of four changes no panel is a fifth: the file itself has one, too."""
+    pairs = ((1, 0.2), (2, 0.8))
+    changes = {"none": 1.0} | {f"jpeg:{quality}": 0.5 for quality in range(1, count + 1)}
+    plain, drawn = (
+        draw_curves(each, caption="10 photos") for each in (points("a", *pairs), surviving_points("a", changes, *pairs))
+    )
+    rows = -(-(count + 1) // 4)
+    assert height_of(drawn) - height_of(plain) == pytest.approx((38 + 132 * rows) * 180 / 72, abs=2)
+    blue = (0x00, 0x72, 0xB2)
+    # A curve of a panel takes about as many pixels as that of any other.
+    one = draw_curves(surviving_points("a", {"none": 1.0}, *pairs), caption="10 photos")
+    assert pixels_of(drawn, blue) - pixels_of(plain, blue) > 0.1 * count * (
+        pixels_of(one, blue) - pixels_of(plain, blue)
+    )
+
+
+def test_curves_that_coincide_are_all_seen() -> None:
+    pairs = ((1, 1.0), (2, 1.0), (8, 1.0))
+    both = [*surviving_points("a", {"none": 1.0}, *pairs), *surviving_points("b", {"none": 1.0}, *pairs)]
+    with Image.open(io.BytesIO(draw_curves(both, caption="10 photos"))) as image:
+        panel = np.asarray(image.convert("RGB"))[round(330 * 180 / 72) :]
+    seen = [(panel == colour).all(axis=2).sum() for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00))]
+    assert min(seen) > 0.3 * max(seen)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_model_on_which_all_attacks_failed_has_no_curve_after_changes() -> None:
+    pairs = ((1, 0.5), (2, 0.5), (4, 0.5))
+    draw_curves([*surviving_points("a", {"none": 0.5, "jpeg:75": 0.5}, *pairs), *points("b", *pairs)], caption="")
+
+
+def test_labels_of_eps_do_not_touch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where eps are many, some have no label in a small panel."""
+    written: list[list[str]] = []
+    monkeypatch.setattr(Axes, "set_xticks", lambda *given: written.append(given[-1]))
+    changes = dict.fromkeys(["none", *(f"jpeg:{quality}" for quality in range(3))], 0.5)
+    pairs = [(eps, 0.5) for eps in (1, 2, 3, 4, 6, 8, 10, 12, 14, 15, 16)]
+    draw_curves(surviving_points("a", changes, *pairs), caption="")
+    small = ["1", "2", "3", "4", "6", "8", "", "12", "", "", "16"]
+    large = [*"123468", "10", "12", "14", "", "16"]
+    assert written == [small] * 4 + [large] * 2
+
+
 # The command.
 
 
@@ -156,6 +297,32 @@ def test_a_sweep_writes_sums_and_a_plot(cli: Cli, quick: Classifier, photos: lis
                 verified += quick.judge(np.asarray(image.convert("RGB"))).top1 == 3
         assert (point["files"], point["verified"]) == (4, verified)
         assert point["confidence"] == pytest.approx(np.mean([each["confidence"] for each in files]), abs=1e-6)
+
+
+def test_a_sweep_tells_what_survives(cli: Cli, quick: Classifier, photos: list[Path]) -> None:
+    ran = cli(*COMMAND, "--survive", "jpeg:50,resize:0.5+jpeg:75", "--json")
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert json.loads(Path("out/sweep.json").read_bytes())["points"] == told
+    changes = ["jpeg:50", "resize:0.5+jpeg:75"]
+    (folder,) = (path for path in Path("out").iterdir() if path.is_dir())
+    for point in told:
+        files = [each for each in records_of(folder) if each["eps"] == point["eps"]]
+        assert [each["change"] for each in point["survives"]] == ["none", *changes]
+        assert point["survives"][0]["verified"] == sum(each["after"][0]["index"] == 3 for each in files)
+        for number, survives in enumerate(point["survives"][1:]):
+            assert survives["verified"] == sum(each["survives"][number]["fooled"] for each in files)
+        assert point["verified"] == sum(each["fooled"] for each in files)
+    rows = list(csv.DictReader(io.StringIO(Path("out/sweep.csv").read_text(encoding="utf-8"), newline="")))
+    assert [row["change"] for row in rows] == ["none", *changes, "all"] * 3
+    lines = ran.err.splitlines()
+    table = lines[lines.index("files that hold, by linear") + 1 :]
+    assert table[0].split() == ["ε", "=", "1", "ε", "=", "2", "ε", "=", "4"]
+    assert [line[:18].strip() for line in table[1:5]] == ["the file itself", *changes, "all of these"]
+    for line, number in zip(table[1:4], range(3), strict=True):
+        shares = [percent(point["survives"][number]["share"]) for point in told]
+        assert line[18:].split() == " ".join(shares).split()
+    assert table[4][18:].split() == " ".join(percent(point["share"]) for point in told).split()
 
 
 def test_a_sweep_goes_on_where_it_was(cli: Cli, quick: Classifier, photos: list[Path]) -> None:

@@ -24,7 +24,8 @@ def command(folder: Path, **given: Any) -> None:
 
     The page is DIR/report/index.html, with small pictures in DIR/report/thumbnails. It needs no server and no network:
     open it from the disk, or pass DIR on as a whole. Called again, it is written anew, and only pictures that are not
-    there yet are made. The journal is only read, so a batch may be running.
+    there yet are made. The journal is only read, so a batch may be running. Of files that are to survive changes, a
+    table tells how many hold after each.
 
     With --quiz, DIR/report/quiz.html asks of up to 20 pairs which one is the file, and says at the end what guessing
     would have done. DIR/report/quiz holds copies of both pictures, of full size.

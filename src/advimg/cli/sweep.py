@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
 
     PATH is a photo or a folder of photos. Each model has a folder of its own in OUT, with its adversarial PNGs and the
     journal; the same command, started again, goes on where the last run was stopped. The sum is OUT/sweep.json,
-    OUT/sweep.csv and the plot OUT/sweep.png.
+    OUT/sweep.csv and the plot OUT/sweep.png. With --survive it tells how many files hold after each change, too.
 
     \b
     Examples:
@@ -120,7 +119,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     _write(folder, points, _caption(records), norm=settings.norm)
     _print(points, folder, console)
     if given["as_json"]:
-        click.echo(json.dumps([asdict(point) for point in points]))
+        click.echo(json.dumps([point.to_dict() for point in points]))
     ctx.exit(ExitCode.FAILED if failed else ExitCode.OK)
 
 
@@ -153,7 +152,7 @@ def _write(folder: Path, points: "Sequence[Point]", caption: str, *, norm: str) 
     from advimg.report.curves import draw_curves
     from advimg.report.robustness import to_csv
 
-    sums = {"advimg": __version__, "norm": norm, "caption": caption, "points": [asdict(point) for point in points]}
+    sums = {"advimg": __version__, "norm": norm, "caption": caption, "points": [point.to_dict() for point in points]}
     contents = (json.dumps(sums, indent=2).encode("ascii") + b"\n", to_csv(points).encode(), None)
     for name, content in zip(_NAMES, contents, strict=True):
         data = draw_curves(points, caption=caption, norm=norm) if content is None else content
@@ -161,7 +160,7 @@ def _write(folder: Path, points: "Sequence[Point]", caption: str, *, norm: str) 
 
 
 def _print(points: "Sequence[Point]", folder: Path, console: "Console") -> None:
-    for line in _lines(points):
+    for line in (*_lines(points), *_lines_of_changes(points)):
         console.say(line)
     from advimg.cli.console import shown_path
 
@@ -180,3 +179,23 @@ def _lines(points: "Sequence[Point]") -> Iterator[str]:
             f"{point.model:<{wide}}  {point.eps:>4g}  {counted:>11}  {percent(point.share):>8}  {span:>15}  "
             f"{percent(point.confidence):>10}  {point.gradients:>9.1f}"
         )
+
+
+def _lines_of_changes(points: "Sequence[Point]") -> Iterator[str]:
+    """Yield a table for each model whose files are to survive changes: the share that holds, by change and eps."""
+    from advimg.report.survival import ALL, in_words
+
+    for model in dict.fromkeys(point.model for point in points if point.survives):
+        shares: dict[str, dict[float, float]] = {}
+        own = [point for point in points if point.model == model]
+        for point in own:
+            for each in point.survives:
+                shares.setdefault(each.change, {})[point.eps] = each.share
+        shares[ALL] = {point.eps: point.share for point in own}
+        wide = max(len(in_words(change)) for change in shares)
+        yield f"files that hold, by {model}"
+        heads = (f"ε = {point.eps:g}" for point in own)
+        yield f"{'':<{wide}}{''.join(f'{head:>10}' for head in heads)}"
+        for change, by_eps in shares.items():
+            cells = (percent(by_eps[point.eps]) if point.eps in by_eps else "-" for point in own)
+            yield f"{in_words(change):<{wide}}{''.join(f'{cell:>10}' for cell in cells)}"

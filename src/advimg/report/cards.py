@@ -37,6 +37,11 @@ class Card:
         """Verified or not reached."""
         return VERIFIED if self.record.fooled else NOT_REACHED
 
+    @property
+    def wanted(self) -> str:
+        """What is to be seen in the file, for people."""
+        return "another class" if self.record.target_rule == "untargeted" else self.seen.target.name
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:

@@ -106,7 +106,7 @@ def _headings(record: Record, amplify: float) -> tuple[tuple[str, str], ...]:
 
 
 def _verdict(record: Record) -> list[tuple[float, str, layout.Type]]:
-    """Say whether the target was reached, what is seen if not, and how it was tried.
+    """Say whether the target was reached, what is seen if not, what the file survives, and how it was tried.
 
     Returns:
         Lines, the second of which has the target's mark: how far each is below the last, its text and its type.
@@ -116,17 +116,21 @@ def _verdict(record: Record) -> list[tuple[float, str, layout.Type]]:
     room = _COLUMN - layout.MARK_ROOM - text_width(confidence, layout.NAME)
     *first, last = wrapped(seen.target.name, layout.NAME, room)
     names = [[*first, last + confidence]]
-    if not record.fooled:
+    is_seen = seen.after[0].index == seen.target.index
+    if not is_seen:
         names.append(wrapped(f"seen instead: {seen.after[0].name}", layout.NAME, _COLUMN))
     steps = "1 step" if record.steps == 1 else f"{record.steps} steps"
     facts = [f"ε = {record.budget} · {steps}"]
     if record.visibility is not None:
         facts.append(record.visibility.measures)
+    if record.survives:
+        facts.append(_survival(record))
     facts.append(fitted(record.least_fooled_model, layout.FACT, _COLUMN, middle=True))
     if _is_cropped(record):
         facts += wrapped("The network sees only the square (the crop); the rest is unchanged.", layout.FACT, _COLUMN)
+    missed = "✗ target lost after changes" if is_seen else "✗ target not reached"
     return [
-        (layout.LINE, "✓ target reached" if record.fooled else "✗ target not reached", layout.HEADING),
+        (layout.LINE, "✓ target reached" if record.fooled else missed, layout.HEADING),
         *(
             (layout.NAME_LINE if number else layout.LINE, line, layout.NAME)
             for lines in names
@@ -134,6 +138,21 @@ def _verdict(record: Record) -> list[tuple[float, str, layout.Type]]:
         ),
         *((layout.LINE if number else 1.5 * layout.LINE, line, layout.FACT) for number, line in enumerate(facts)),
     ]
+
+
+def _survival(record: Record) -> str:
+    """Say in one line after which changes the file falls, or after how many of how many where they are too long."""
+    survives = record.least_survives
+    fallen = [each.change for each in survives if not each.fooled]
+    if not fallen:
+        return f"survives {len(survives)} of {_changes(len(survives))}"
+    named = f"falls after {', '.join(fallen)}"
+    counted = f"falls after {len(fallen)} of {_changes(len(survives))}"
+    return named if text_width(named, layout.FACT) <= _COLUMN else counted
+
+
+def _changes(count: int) -> str:
+    return f"{count} change{'s' * (count != 1)}"
 
 
 def _is_cropped(record: Record) -> bool:

@@ -13,6 +13,7 @@ from advimg.record_schema import check_record, record_of
 from advimg.report.cards import FAILED, NOT_REACHED, VERIFIED, Card, Failed, card_of, failed_of, root_of
 from advimg.report.histogram import Histogram, of_confidences, of_numbers
 from advimg.report.page import check_page, rendered
+from advimg.report.survival import matrix_of
 from advimg.report.thumbnails import OWN, Pictures, make_thumbnails
 
 FOLDER = "report"
@@ -112,6 +113,7 @@ def _rendered(name: str, cards: Sequence[Card], failures: Sequence[Failed]) -> b
         total=len(cards) + len(failures),
         models=list(dict.fromkeys(seen.model for card in cards for seen in card.record.attacked)),
         histograms=list(_histograms(cards)),
+        survival=matrix_of(card.record for card in cards),
         seen_classes=_classes(card.seen.before[0] for card in cards),
         target_classes=_classes([*(card.seen.target for card in cards), *(each.target for each in failures)]),
         cards=cards,

@@ -3,13 +3,36 @@
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean, stdev
 from typing import Any
 
+from advimg.record_schema import record_of
+from advimg.report.survival import ALL, NONE, changes_in, held
+
 _Z = 1.96
 """Standard deviations on either side that hold 95 % of a normal distribution."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AfterChange:
+    """What of the files of a point is left after one change; the fields are as in :class:`Point`.
+
+    Attributes:
+        change: that the files are to survive; ``none`` where they are left as they are.
+        verified: how many still show their target.
+    """
+
+    change: str
+    files: int
+    verified: int
+    share: float
+    share_low: float
+    share_high: float
+    confidence: float
+    confidence_low: float
+    confidence_high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,13 +41,14 @@ class Point:
 
     Attributes:
         files: how many were written.
-        verified: how many of them show their target.
+        verified: how many of them show their target, as they are and after every change that they are to survive.
         share: verified / files.
         share_low, share_high: its 95 % interval (Wilson 1927, doi:10.1080/01621459.1927.10502953).
-        confidence: of the target, the mean over all files.
+        confidence: of the target, the mean over all files, as they are.
         confidence_low, confidence_high: its 95 % interval, by the normal distribution.
         gradients: passes through the network, the mean over all files.
         failed: attacks that came to nothing, which are in none of these numbers.
+        survives: the same for the files as they are, and after each change; empty where there is none to survive.
     """
 
     model: str
@@ -39,6 +63,14 @@ class Point:
     confidence_high: float
     gradients: float
     failed: int
+    survives: tuple[AfterChange, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON holds of the point: ``survives`` only where there is something to survive."""
+        values = asdict(self)
+        if not self.survives:
+            del values["survives"]
+        return values
 
 
 def points_of(records: Iterable[Mapping[str, Any]]) -> list[Point]:
@@ -49,36 +81,66 @@ def points_of(records: Iterable[Mapping[str, Any]]) -> list[Point]:
     return [_point(model, eps, group) for model, by_eps in groups.items() for eps, group in sorted(by_eps.items())]
 
 
-def to_csv(points: Iterable[Point]) -> str:
-    """Return a table with a header."""
+def to_csv(points: Sequence[Point]) -> str:
+    """Return a table with a header.
+
+    Where files are to survive changes, each point has a row for each ``change``: for ``none``, for each of them, and
+    for ``all``, which is the point's own.
+    """
+    columns = [field.name for field in fields(Point) if field.name != "survives"]
+    if any(point.survives for point in points):
+        columns.insert(columns.index("eps") + 1, "change")
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in fields(Point)], lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(point) for point in points)
+    for point in points:
+        own = asdict(point) | {"change": ALL}
+        writer.writerows([*(own | asdict(each) for each in point.survives), own])
     return text.getvalue()
 
 
-def _point(model: str, eps: float, records: list[Mapping[str, Any]]) -> Point:
+def _point(model: str, eps: float, records: Sequence[Mapping[str, Any]]) -> Point:
     written = [record for record in records if record["error"] is None]
-    verified = sum(record["fooled"] for record in written)
-    confidences = [record["confidence"] for record in written]
-    share_low, share_high = _wilson(verified, len(written))
-    mean = fmean(confidences) if confidences else 0.0
-    half = _Z * stdev(confidences) / math.sqrt(len(confidences)) if len(confidences) > 1 else 0.0
     return Point(
         model=model,
         eps=eps,
-        files=len(written),
-        verified=verified,
-        share=round(verified / len(written), 6) if written else 0.0,
-        share_low=share_low,
-        share_high=share_high,
-        confidence=round(mean, 6),
-        confidence_low=round(max(0.0, mean - half), 6),
-        confidence_high=round(min(1.0, mean + half), 6),
+        **_sums([record["fooled"] for record in written], [record["confidence"] for record in written]),
         gradients=round(fmean(record["gradients"] for record in written), 2) if written else 0.0,
         failed=len(records) - len(written),
+        survives=tuple(_after_changes(written)),
     )
+
+
+def _after_changes(records: Iterable[Mapping[str, Any]]) -> Iterator[AfterChange]:
+    read = [record_of(record) for record in records if record.get("survives")]
+    if not read:
+        return
+    fooled = [held(record.attacked) for record in read]
+    sure = [
+        {NONE: record.confidence} | {each.change: each.confidence for each in record.least_survives} for record in read
+    ]
+    for change in changes_in(fooled)[:-1]:
+        hits = [file[change] for file in fooled if change in file]
+        confidences = [file[change] for file in sure if change in file]
+        yield AfterChange(change=change, **_sums(hits, confidences))
+
+
+def _sums(fooled: Sequence[bool], confidences: Sequence[float]) -> dict[str, Any]:
+    """Return shares and confidences of files, and their intervals, as a point has them."""
+    files, verified = len(fooled), sum(fooled)
+    share_low, share_high = _wilson(verified, files)
+    mean = fmean(confidences) if confidences else 0.0
+    half = _Z * stdev(confidences) / math.sqrt(files) if files > 1 else 0.0
+    return {
+        "files": files,
+        "verified": verified,
+        "share": round(verified / files, 6) if files else 0.0,
+        "share_low": share_low,
+        "share_high": share_high,
+        "confidence": round(mean, 6),
+        "confidence_low": round(max(0.0, mean - half), 6),
+        "confidence_high": round(min(1.0, mean + half), 6),
+    }
 
 
 def _wilson(hits: int, trials: int) -> tuple[float, float]:
