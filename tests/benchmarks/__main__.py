@@ -15,6 +15,7 @@ NAMES = (
     "endurance",
     "transfer",
     "visibility",
+    "survival",
 )
 
 

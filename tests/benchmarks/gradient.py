@@ -129,7 +129,7 @@ def _contenders(
         "advimg, fp32": partial(_ours, network, states, gradients),
         _BARE: partial(_bare, bare, fed, targets, gradients),
     }
-    quicker = chosen(network, torch.stack([seen for state in states for seen in state.inputs()])).network
+    quicker = chosen(network, torch.stack(_inputs(states))).network
     if quicker.precision == "bf16":
         low = copy.deepcopy(bare).to(torch.bfloat16)
         loops["advimg, bf16"] = partial(_ours, quicker, states, gradients)
@@ -151,13 +151,17 @@ def _ours(network: GradientNetwork, states: Sequence[AttackState], gradients: in
     losses = [state.job.settings.loss for state in states]
     criteria = [criterion for state in states for criterion in state.criteria]
     for _ in range(gradients):
-        pictures = [picture for state in states for picture in state.inputs()]
-        look = forward(pictures, network, criteria, [state.attack.softness for state in states])
+        look = forward(_inputs(states), network, criteria, [state.attack.softness for state in states])
         for state, standing in zip(states, look.scores, strict=True):
             state.keep_if_best(fooled=0, log_confidence=standing.log_confidence)
         temperatures = [state.attack.temperature for state in states]
-        for state, slope in zip(states, look.gradient(losses, temperatures), strict=True):
-            state.step([slope], _UNSEEN)
+        for state, slope, score in zip(states, look.gradient(losses, temperatures), look.scores, strict=True):
+            state.step([slope[None]], [score], _UNSEEN)
+
+
+def _inputs(states: Sequence[AttackState]) -> list[Tensor]:
+    """Return what the one network gets of each photo: nothing is to be survived, so there is one view of each."""
+    return [picture for state in states for views in state.inputs() for picture in views]
 
 
 def _bare(network: nn.Module, fed: Tensor, targets: Tensor, gradients: int) -> None:

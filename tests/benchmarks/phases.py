@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from advimg.attacks.base import Evaluation
-from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.ensemble import Ensemble
 from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.classifiers.load import load_classifier
@@ -106,16 +105,16 @@ def _phases(path: Path, weights: Path, device: str) -> dict[str, float]:
     state = watch.time("set up the attack", lambda: AttackState(job, ensemble), _REPEATS)
     for _ in range(STEPS):
         _step(state, network, watch)
-    _save(state, classifier, watch)
+    _save(state, watch)
     return _medians(watch.seconds)
 
 
 def _step(state: AttackState, network: GradientNetwork, watch: Stopwatch) -> None:
     """Take one step as the engine does."""
-    seen = watch.time("see", state.inputs)
+    (views,) = watch.time("see", state.inputs)  # of the one network; the file itself is the only view
 
     def gradient() -> tuple[Tensor, Score]:
-        each = forward(seen, network, state.criteria, [state.attack.softness])
+        each = forward(views, network, state.criteria, [state.attack.softness])
         return each.gradient([state.job.settings.loss], [state.attack.temperature]), each.scores[0]
 
     slopes, score = watch.time(_NETWORK, gradient)
@@ -123,14 +122,16 @@ def _step(state: AttackState, network: GradientNetwork, watch: Stopwatch) -> Non
     watch.time(
         "step",
         lambda: state.step(
-            [slopes[0]], Evaluation(fooled=False, log_confidence=score.log_confidence, compute_loss=lambda: 0.0)
+            [slopes],
+            [score],
+            Evaluation(fooled=False, log_confidence=score.log_confidence, compute_loss=lambda: 0.0),
         ),
     )
 
 
-def _save(state: AttackState, classifier: Classifier, watch: Stopwatch) -> None:
+def _save(state: AttackState, watch: Stopwatch) -> None:
     levels = state.best_levels()
-    outcome = outcome_of(state.result(state.attempt(levels, [classifier.judge(levels)], steps=state.best_steps)))
+    outcome = outcome_of(state.result(state.attempt(levels, state.judge(levels), steps=state.best_steps)))
     watch.time("encode the PNG", outcome.png, _REPEATS)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adversarial.png"
