@@ -150,8 +150,8 @@ def test_published_weights_are_read_from_torch_s_cache(name: str, cache: Path, m
     classifier = load_classifier(f"{name}:IMAGENET1K_V1", device="cpu")
     # The same file through torchvision's own loading.
     reference = models.get_model(name, weights=weights).eval()
-    crop = classifier.preprocessing.crop
-    picture = torch.randn(1, 3, crop, crop)
+    width, height = classifier.preprocessing.size
+    picture = torch.randn(1, 3, height, width)
     with torch.inference_mode():
         torch.testing.assert_close(classifier.network(picture), reference(picture))
     assert classifier.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -270,8 +270,8 @@ def test_the_gradient_network_agrees_with_the_untouched_one(network: str, lite0:
             crop=preset.crop_size[0],
             device="cpu",
         )
-    crop = classifier.preprocessing.crop
-    seen = torch.randint(0, 256, (2, 3, crop, crop)).float().requires_grad_()
+    width, height = classifier.preprocessing.size
+    seen = torch.randint(0, 256, (2, 3, height, width)).float().requires_grad_()
     logits = GradientNetwork(classifier, "fp32").logits(seen)
     with torch.inference_mode():
         untouched = classifier.network(classifier.preprocessing.normalise(seen))

@@ -1,6 +1,8 @@
 """The preprocessing: its stock form against torchvision, its differentiable form against PIL."""
 
+from dataclasses import replace
 from math import inf, nan
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,11 +11,13 @@ import torchvision
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 
-from advimg.classifiers.preprocessing import Preprocessing
+from advimg.classifiers.preprocessing import Corner, Preprocessing
 from advimg.errors import ClassifierError, PhotoError
-from advimg.transforms import pil_resize
-from advimg.transforms.pil_resize import Interpolation
+from advimg.transforms import resampling
+from advimg.transforms.resampling import Interpolation
 from tests.conftest import random_photo
 
 _ALL_WEIGHTS = [
@@ -108,7 +112,7 @@ def test_one_product_as_on_gpus_gives_what_blocks_give(size: tuple[int, int], mo
     blocks = shown.resize_crop(*size)
     there = shown.resize_crop(*size, "meta")
     assert [len(axis.blocks) for axis in (*blocks.axes, *there.axes)] == [7, 7, 1, 1]
-    monkeypatch.setattr(pil_resize, "_BLOCK", 224)
+    monkeypatch.setattr(resampling, "_BLOCK", 224)
     whole = shown.resize_crop(*size)
     assert whole.window == blocks.window == there.window
     picture = window_of(random_photo(*size).levels, whole.window)
@@ -151,7 +155,7 @@ def test_long_and_thin_shapes_are_refused() -> None:
     [
         {"crop": 65},
         {"crop": 0},
-        {"interpolation": "lanczos"},
+        {"interpolation": "sinc"},
         {"std": (0.0, 1.0, 1.0)},
         {"mean": (0.5,)},
         *({name: value} for name in ("crop", "resize") for value in (inf, nan, 10**400, -(10**400), 60.5, "60", True)),
@@ -202,3 +206,37 @@ def test_a_squashing_resize_crop_agrees_with_pil_within_a_level(
     resize_crop = shown.resize_crop(width, height)
     official = shown.stock(Image.fromarray(levels)).round()
     assert (resize_crop.forward(window_of(levels, resize_crop.window)) - official).abs().max() <= 1
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("resized", [(64, 64), (97, 41), (300, 211)])
+def test_torch_s_resize_is_that_of_torchvision(interpolation: Interpolation, resized: tuple[int, int]) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (131, 203, 3), dtype=np.uint8)
+    described = replace(preprocessing(), resize=resized, crop=resized, interpolation=interpolation, library="torch")
+    ours = np.asarray(described.cropped(Image.fromarray(levels))).astype(int)
+    mode = InterpolationMode(interpolation)
+    size = [resized[1], resized[0]]
+    theirs = (
+        functional.resize(torch.from_numpy(levels).permute(2, 0, 1), size, mode).permute(1, 2, 0).numpy().astype(int)
+    )
+    assert np.abs(ours - theirs).max() <= 1
+    assert (ours != theirs).mean() < 0.001
+
+
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+def test_every_filter_of_pil_has_a_differentiable_form(interpolation: Interpolation) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (131, 203, 3), dtype=np.uint8)
+    described = replace(preprocessing(), resize=(97, 141), crop=(90, 50), interpolation=interpolation)
+    form = described.resize_crop(203, 131)
+    rows, columns = form.window
+    ours = form.forward(torch.from_numpy(levels).permute(2, 0, 1)[:, rows, columns].float())
+    theirs = np.asarray(described.cropped(Image.fromarray(levels))).transpose(2, 0, 1)
+    assert ours.shape == (3, 50, 90)
+    assert np.abs(ours.numpy() - theirs).max() <= 1
+    assert (ours.numpy() != theirs).mean() < 0.001
+
+
+@pytest.mark.parametrize(("corner", "left"), [("nearest", 2), ("lower", 1)])
+def test_the_corner_of_a_crop_between_two_pixels(corner: Corner, left: int) -> None:
+    described = replace(preprocessing(resize=64, crop=61), corner=corner)
+    assert described.resize_crop(64, 64).window == (slice(left, left + 61), slice(left, left + 61))

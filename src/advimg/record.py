@@ -36,6 +36,8 @@ PathName = Annotated[str, Meta(max_length=32_767)]
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{1,64}$")]
 Index = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Side = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Sides = Annotated[list[Side], Meta(min_length=2, max_length=2)]
+"""Width and height."""
 Count = Annotated[int, Meta(ge=0, le=MOST)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Number = Annotated[float, Meta(ge=0, le=1e12)]
@@ -50,14 +52,16 @@ class View(TypedDict):
     ``preprocess`` is the name of a function, where that was the preprocessing and the rest only describes it.
     """
 
-    resize: Side
-    crop: Side
+    resize: Side | Sides
+    crop: Side | Sides
     interpolation: Name
     mean: Channels
     std: Channels
     squash: NotRequired[bool]
     then: NotRequired[Name]
     channels: NotRequired[Name]
+    library: NotRequired[Name]
+    corner: NotRequired[Name]
     preprocess: NotRequired[Name]
 
 

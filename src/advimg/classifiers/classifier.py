@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from advimg.classifiers.description import check_description
 from advimg.classifiers.device import evaluated, failing_as, find_device, repeatable
 from advimg.classifiers.own_preprocessing import PreprocessFunction
-from advimg.classifiers.preprocessing import Channels, Preprocessing, read_then
+from advimg.classifiers.preprocessing import Channels, Preprocessing, read_then, shown
 from advimg.errors import ClassifierError
 from advimg.images.photo import Levels, Photo
 from advimg.labels import Labels
 from advimg.record import Prediction
-from advimg.transforms.pil_resize import Interpolation
+from advimg.transforms.resampling import Interpolation
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Classifier(Identity):
     A verdict is always that of the network in eval mode and in 32 bits, whatever the caller has set since.
 
     Attributes:
-        network: 32-bit, on ``device``: normalised pictures [n, 3, crop, crop] to logits [n, classes].
+        network: 32-bit, on ``device``: normalised pictures [n, 3, height, width] to logits [n, classes].
         device: where the network is.
     """
 
@@ -114,7 +114,7 @@ class Classifier(Identity):
             std: of each channel, on the same scale and in the same order.
             resize: length of the shorter side after the resize.
             crop: width and height of the centre crop.
-            interpolation: "bilinear" or "bicubic", antialiased.
+            interpolation: "bilinear", "bicubic", "lanczos", "box" or "hamming", antialiased; or "nearest".
             squash: whether both sides are resized to ``resize``, whatever the picture's shape.
             then: what happens to the crop before it is normalised, such as "jpeg:75" or "jpeg:85:444+blur:1".
             channels: the order in which the network takes them, "rgb" or "bgr".
@@ -183,8 +183,7 @@ class Classifier(Identity):
         Raises:
             ClassifierError: in the place of any error, unless memory ran out.
         """
-        size = f"{self.preprocessing.crop}x{self.preprocessing.crop}"
-        return failing_as(f"{self.name} fails on an input of {size} pixels")
+        return failing_as(f"{self.name} fails on an input of {shown(self.preprocessing.size)} pixels")
 
     def not_finite(self) -> ClassifierError:
         """Return the error of a network whose logits are NaN."""

@@ -17,7 +17,7 @@ from advimg.changes import parse_changes
 from advimg.classifiers.own_preprocessing import name_of
 from advimg.classifiers.preprocessing import Channels, Preprocessing
 from advimg.errors import ClassifierError
-from advimg.transforms.pil_resize import Interpolation
+from advimg.transforms.resampling import Interpolation
 
 # Values that differ by no more are the same, as resizes of other libraries round otherwise.
 _LEVELS = 2
@@ -119,7 +119,7 @@ def _alternatives(described: Preprocessing) -> Iterator[dict[str, Any]]:
         "squash": (False, True),
         "then": (None, *parse_changes(f"jpeg:{quality}" for quality in _QUALITIES)),
         "interpolation": get_args(Interpolation),
-        "resize": (described.crop, round(described.crop / 0.875)),
+        "resize": (described.size[0], round(described.size[0] / 0.875)),
     }
     single = [(name, value) for name, others in values.items() for value in others if value != getattr(described, name)]
     for count in range(_MOST_CHANGES + 1):

@@ -11,6 +11,7 @@ from torch import nn
 
 from advimg.classifiers.classifier import Classifier, Identity
 from advimg.classifiers.device import differentiable, failing_as, find_device, repeatable, takes_channels_last
+from advimg.classifiers.own_preprocessing import name_of
 from advimg.classifiers.preprocessing import Preprocessing
 from advimg.classifiers.sources.base import Published, find, hash_digits, listed
 from advimg.classifiers.sources.state_dict import (
@@ -56,7 +57,7 @@ def load_classifier(
         labels: the names of the classes, or a text file with one a line.
         input_size: width and height of the network's input, in pixels.
         resize: the length of the shorter side before the crop, in pixels.
-        interpolation: "bilinear" or "bicubic".
+        interpolation: "bilinear", "bicubic", "lanczos", "box", "hamming" or "nearest".
         mean: of each channel, on the scale 0..1.
         std: of each channel, on the same scale.
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
@@ -124,12 +125,12 @@ def assemble(published: Published, spec: ModelSpec, device: torch.device, *, pro
     path = spec.weights or published.fetch(progress)
     with differentiable(), repeatable(device, exact=True):
         if spec.weights is None and published.load is not None:
-            network, sha256 = _loaded(published, published.load, path, preprocessing.crop)
+            network, sha256 = _loaded(published, published.load, path, max(preprocessing.size))
             classes = len(published.labels)
         else:
-            state, network, classes = _read(published, spec, path, preprocessing.crop)
+            state, network, classes = _read(published, spec, path, max(preprocessing.size))
             if classes != len(published.labels):
-                network = _built(published, classes, preprocessing.crop)
+                network = _built(published, classes, max(preprocessing.size))
             fill(network, state.tensors, source=path)
             sha256 = state.sha256
         network = _placed(network, device).eval()
@@ -218,7 +219,7 @@ def _labels(published: Published, spec: ModelSpec, classes: int | None = None) -
         return given
     own = published.labels
     if classes is None:
-        size = _preprocessing(published, spec).crop
+        size = max(_preprocessing(published, spec).size)
         classes = len(own) if spec.weights is None else _read(published, spec, spec.weights, size)[2]
     return own if len(own) == classes else Labels(f"class {index}" for index in range(classes))
 
@@ -227,7 +228,7 @@ def _preprocessing(published: Published, spec: ModelSpec) -> Preprocessing:
     """Return the published preprocessing with what the spec changes; an input size alone keeps the crop's share."""
     own, crop, resize = published.preprocessing, spec.input_size, spec.resize
     if resize is None and type(crop) is int and abs(crop) <= MAX_PIXELS:  # else the crop is refused anyway
-        resize = round(own.resize * crop / own.crop)
+        resize = round(_side(own.resize) * crop / _side(own.crop))
     changes: dict[str, Any] = {
         "crop": crop,
         "resize": resize,
@@ -235,4 +236,14 @@ def _preprocessing(published: Published, spec: ModelSpec) -> Preprocessing:
         "mean": spec.mean,
         "std": spec.std,
     }
-    return replace(own, **{name: value for name, value in changes.items() if value is not None})
+    given = {name: value for name, value in changes.items() if value is not None}
+    if given and own.preprocess is not None:
+        raise ClassifierError(
+            f"{published.name} comes with a preprocessing of its own ({name_of(own.preprocess)}), which settles "
+            f"{', '.join(sorted(given))}"
+        )
+    return replace(own, **given)
+
+
+def _side(side: int | tuple[int, int]) -> int:
+    return side if isinstance(side, int) else side[0]

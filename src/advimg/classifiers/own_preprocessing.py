@@ -25,8 +25,8 @@ def name_of(function: PreprocessFunction) -> str:
     return printable(str(getattr(named, "__name__", type(named).__name__)), _LONGEST_NAME)
 
 
-def input_from(function: PreprocessFunction, picture: Image.Image, size: int) -> Tensor:
-    """Return what the network is given of a picture: floats, [3, size, size], on the CPU.
+def input_from(function: PreprocessFunction, picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Return what the network is given of a picture: floats, [3, height, width], on the CPU.
 
     Args:
         function: from an RGB picture to a tensor of that shape, floats of any precision, on any device.
@@ -43,9 +43,11 @@ def input_from(function: PreprocessFunction, picture: Image.Image, size: int) ->
         given: object = function(picture)
     if not isinstance(given, Tensor):
         raise ClassifierError(f"{name} makes a {type(given).__name__} of {shown}; a tensor was expected")
-    if given.shape != (3, size, size):
+    width, height = size
+    if given.shape != (3, height, width):
         raise ClassifierError(
-            f"{name} makes a tensor {list(given.shape)} of {shown}; {[3, size, size]} was expected, as crop is {size}"
+            f"{name} makes a tensor {list(given.shape)} of {shown}; {[3, height, width]} was expected, as crop is "
+            f"{width if width == height else size}"
         )
     if not given.is_floating_point():
         kind = str(given.dtype).removeprefix("torch.")

@@ -19,10 +19,11 @@ from advimg.changes import Change, parse_changes
 from advimg.classifiers.own_preprocessing import PreprocessFunction, input_from, name_of
 from advimg.errors import ClassifierError, PhotoError, UsageError
 from advimg.settings import MAX_PIXELS
-from advimg.transforms.base import Transform, changed_picture, transforms_of
-from advimg.transforms.pil_resize import FILTERS, Axis, Interpolation, resample_axis, round_levels, rows_first
+from advimg.transforms.base import Transform, changed_picture, picture_of, planes, transforms_of
+from advimg.transforms.resampling import FILTERS, Axis, Interpolation, Library, resample_axis, round_levels, rows_first
 
 Channels = Literal["rgb", "bgr"]
+Corner = Literal["nearest", "lower"]
 
 _INTERPOLATIONS = get_args(Interpolation)
 # The resize of a square photo of that side has as many pixels as a photo may have.
@@ -36,36 +37,43 @@ class Preprocessing:
     """Resize the shorter side (or both), crop the centre, normalise: what ImageNet classifiers do with a photo.
 
     Attributes:
-        resize: the length of the shorter side after the resize.
-        crop: width and height of the centre crop, at most ``resize``.
+        resize: the length of the shorter side after the resize; a pair is the width and the height of all that is
+            resized.
+        crop: width and height of the centre crop, at most ``resize``; a pair if they differ.
         interpolation: the filter of the resize.
         mean, std: of each channel, on the scale 0..1, in the order of ``channels``.
         squash: whether both sides are resized to ``resize``, whatever the photo's shape.
         then: what happens to the crop before it is normalised, such as ``jpeg:75``: no ranges, and it keeps the size.
         channels: the order in which the network takes them.
+        library: whose resize it is; that of torch is described here, but its stock form is a function.
+        corner: how the crop's corner is rounded where it lies between two pixels: to the even one, or down.
         preprocess: the stock form, where it is somebody's own function; all else then only describes it.
 
     Raises:
         ClassifierError: the crop is larger than the resized picture, or a value is out of range.
     """
 
-    resize: int
-    crop: int
+    resize: int | tuple[int, int]
+    crop: int | tuple[int, int]
     interpolation: Interpolation
     mean: tuple[float, ...]
     std: tuple[float, ...]
     squash: bool = False
     then: Change | None = None
     channels: Channels = "rgb"
+    library: Library = "pil"
+    corner: Corner = "nearest"
     preprocess: PreprocessFunction | None = field(default=None, hash=False)  # not every callable has a hash
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
             value = getattr(self, name)
-            if type(value) is not int or abs(value) > _LONGEST:
+            sides = value if isinstance(value, tuple) and len(value) == 2 else [value]
+            if any(type(side) is not int or abs(side) > _LONGEST for side in sides):
                 raise ClassifierError(f"the {name} must be a whole number of pixels, at most {_LONGEST}")
-        if not 1 <= self.crop <= self.resize:
-            raise ClassifierError(f"the crop ({self.crop}) must lie between 1 and the resize ({self.resize})")
+        if not all(1 <= crop <= least for crop, least in zip(self.size, _pair(self.resize), strict=True)):
+            crop, resize = (shown(each) for each in (self.crop, self.resize))
+            raise ClassifierError(f"the crop ({crop}) must lie between 1 and the resize ({resize})")
         if self.interpolation not in _INTERPOLATIONS:
             raise ClassifierError(
                 f"unknown interpolation {self.interpolation!r}; use one of {', '.join(_INTERPOLATIONS)}"
@@ -86,14 +94,18 @@ class Preprocessing:
     def _check_then(self, then: Change) -> None:
         if not then.fixed:
             raise ClassifierError(f"what follows the crop ({then}) must have no ranges, because it is always the same")
-        size = self.crop, self.crop
+        size = self.size
         for transform in transforms_of(then):
             size = transform.size(*size)
-        if size != (self.crop, self.crop):
+        if size != self.size:
             raise ClassifierError(
-                f"what follows the crop ({then}) makes {size[0]}x{size[1]} pixels of it; it must keep its "
-                f"{self.crop}x{self.crop}"
+                f"what follows the crop ({then}) makes {shown(size)} pixels of it; it must keep its {shown(self.size)}"
             )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the network's input."""
+        return _pair(self.crop)
 
     @property
     def description(self) -> Self:
@@ -122,8 +134,8 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """Return the preprocessing as plain JSON values; what not many have has a key only where it is used."""
         values: dict[str, Any] = {
-            "resize": self.resize,
-            "crop": self.crop,
+            "resize": _plain(self.resize),
+            "crop": _plain(self.crop),
             "interpolation": self.interpolation,
             "mean": list(self.mean),
             "std": list(self.std),
@@ -133,12 +145,18 @@ class Preprocessing:
             values["then"] = str(self.then)
         if self.channels != "rgb":
             values["channels"] = self.channels
+        if self.library != "pil":
+            values["library"] = self.library
+        if self.corner != "nearest":
+            values["corner"] = self.corner
         if self.preprocess is not None:
             values["preprocess"] = name_of(self.preprocess)
         return values
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height after the resize."""
+        if isinstance(self.resize, tuple):
+            return self.resize
         if self.squash:
             return self.resize, self.resize
         if width <= height:
@@ -159,25 +177,31 @@ class Preprocessing:
             )
 
     def stock(self, picture: Image.Image) -> Tensor:
-        """Return the official preprocessing of an RGB picture: normalised floats, [3, crop, crop], on the CPU.
+        """Return the official preprocessing of an RGB picture: normalised floats, [3, height, width] of ``size``.
+
+        It is on the CPU.
 
         Raises:
             ClassifierError: it is a function of its own, which fails or does not return that.
         """
         if self.preprocess is not None:
-            return input_from(self.preprocess, picture, self.crop)
+            return input_from(self.preprocess, picture, self.size)
         return self.finished(self.cropped(picture))
 
     def cropped(self, picture: Image.Image) -> Image.Image:
-        """Return the resized crop of an RGB picture, as PIL makes it."""
+        """Return the resized crop of an RGB picture, as the library makes it."""
+        if self.library != "pil":
+            resize_crop = self.resize_crop(*picture.size)
+            rows, columns = resize_crop.window
+            return picture_of(resize_crop.forward(planes(picture, torch.device("cpu"))[:, rows, columns]))
         size = self.resized(*picture.size)
         if picture.size != size:
             picture = picture.resize(size, FILTERS[self.interpolation].number)
         left, top = self._corner(*size)
-        return picture.crop((left, top, left + self.crop, top + self.crop))
+        return picture.crop((left, top, left + self.size[0], top + self.size[1]))
 
     def finished(self, crop: Image.Image) -> Tensor:
-        """Return what the network gets of a crop: normalised floats, [3, crop, crop]."""
+        """Return what the network gets of a crop: normalised floats, [3, height, width]."""
         if self.then is not None:
             crop = changed_picture(self.then, crop)
         return self.normalise(torch.from_numpy(np.array(crop)).permute(2, 0, 1).to(torch.float32))
@@ -186,9 +210,10 @@ class Preprocessing:
         """Return the differentiable form for photos of one size."""
         wide, high = self.resized(width, height)
         left, top = self._corner(wide, high)
-        columns = resample_axis(-1, width, wide, slice(left, left + self.crop), self.interpolation, device)
-        rows = resample_axis(-2, height, high, slice(top, top + self.crop), self.interpolation, device)
-        axes = (rows, columns) if rows_first((width, height), (wide, high)) else (columns, rows)
+        across, down = slice(left, left + self.size[0]), slice(top, top + self.size[1])
+        columns = resample_axis(-1, width, wide, across, self.interpolation, device, self.library)
+        rows = resample_axis(-2, height, high, down, self.interpolation, device, self.library)
+        axes = (rows, columns) if rows_first((width, height), (wide, high), self.library) else (columns, rows)
         return ResizeCrop(axes, then=() if self.then is None else transforms_of(self.then))
 
     def normalise(self, levels: Tensor) -> Tensor:
@@ -200,8 +225,22 @@ class Preprocessing:
         return levels.div(255).sub_(mean).div_(std)
 
     def _corner(self, width: int, height: int) -> tuple[int, int]:
-        """Return left and top of the crop, rounded as in torchvision: halves to even."""
-        return round((width - self.crop) / 2), round((height - self.crop) / 2)
+        """Return left and top of the crop; torchvision rounds halves to even, transformers down."""
+        beside, above = width - self.size[0], height - self.size[1]
+        return (beside // 2, above // 2) if self.corner == "lower" else (round(beside / 2), round(above / 2))
+
+
+def shown(side: int | tuple[int, int]) -> str:
+    """Return a side or a pair of sides for a message."""
+    return f"{side[0]}x{side[1]}" if isinstance(side, tuple) else str(side)
+
+
+def _pair(side: int | tuple[int, int]) -> tuple[int, int]:
+    return side if isinstance(side, tuple) else (side, side)
+
+
+def _plain(side: int | tuple[int, int]) -> int | list[int]:
+    return list(side) if isinstance(side, tuple) else side
 
 
 def read_then(text: str) -> Change:
@@ -245,7 +284,7 @@ class ResizeCrop:
         return rows.window, columns.window
 
     def forward(self, window: Tensor) -> Tensor:
-        """Resize and crop: float levels [3, window height, window width] to whole float levels [3, crop, crop].
+        """Resize and crop: float levels [3, window height, window width] to whole float levels of the crop.
 
         Agrees with PIL to the level wherever single precision can tell which side of a half a sum falls on, and
         within one level everywhere.
@@ -254,7 +293,7 @@ class ResizeCrop:
         return round_levels(second.forward(round_levels(first.forward(window))))
 
     def backward(self, seen: Tensor, out: Tensor) -> Tensor:
-        """Map a gradient back: [3, crop, crop] into ``out``, [3, window height, window width].
+        """Map a gradient back: of the crop into ``out``, [3, window height, window width].
 
         The adjoint of the resize; rounding and clipping pass it straight through (arXiv:1308.3432).
         """

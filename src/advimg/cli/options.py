@@ -213,7 +213,11 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices:
         _models("--labels", type=_PATH, help="Names of the classes, one a line, for such weights."),
         _models("--input-size", type=click.IntRange(min=1), help="Side of the network's input, in pixels."),
         _models("--resize", type=click.IntRange(min=1), help="Length of the shorter side before the crop."),
-        _models("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Filter of the resize."),
+        _models(
+            "--interpolation",
+            type=click.Choice(["bilinear", "bicubic", "lanczos", "box", "hamming", "nearest"]),
+            help="Filter of the resize.",
+        ),
         _models("--mean", type=ChannelsType(), help="Of red, green and blue in training: 0.485,0.456,0.406."),
         _models("--std", type=ChannelsType(), help="Of red, green and blue in training: 0.229,0.224,0.225."),
         _models(

@@ -158,8 +158,10 @@ def _changes(count: int) -> str:
 def _is_cropped(record: Record) -> bool:
     """Tell whether the photo is larger than what the network sees of it."""
     (width, height), view = record.size, record.least_fooled.view
+    if isinstance(view["resize"], list):
+        return view["resize"] != view["crop"]
     as_long_as_wide = view["squash"] or width == height
-    return not as_long_as_wide or view["crop"] < view["resize"]
+    return not as_long_as_wide or view["crop"] != view["resize"]
 
 
 def _draw_verdict(axes: Any, lines: Sequence[tuple[float, str, layout.Type]]) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from advimg.changes import number, word
 from advimg.registry import TRANSFORMS
 from advimg.transforms.base import Transform
-from advimg.transforms.pil_resize import FILTERS, resize_axes
+from advimg.transforms.resampling import FILTERS, resize_axes
 
 
 @TRANSFORMS.register("resize")

@@ -71,7 +71,7 @@ class GradientNetwork:
         """Return logits [n, classes], float32.
 
         Args:
-            seen: float levels 0..255, [n, 3, crop, crop].
+            seen: float levels 0..255, [n, 3, height, width].
             softness: of the derivative of ReLU for each picture, deep in the network and before; the derivative is the
                 true one where it is 0 or left out. Logits do not depend on it.
 
@@ -151,7 +151,7 @@ def _made(classifier: Classifier) -> _Form:
     with evaluated(network), classifier.failing_clearly():
         for softened, candidate in _candidates(network) if trial else ():
             candidate.requires_grad_(False).eval()
-            softness = soften(candidate, classifier.preprocessing.crop) if softened else Softness(0)
+            softness = soften(candidate, max(classifier.preprocessing.size)) if softened else Softness(0)
             for layout in _layouts(candidate):
                 form = _Form(candidate.to(memory_format=layout), layout, softness, trial)
                 if _passes(form, softened=softened):

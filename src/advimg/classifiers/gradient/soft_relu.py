@@ -103,16 +103,16 @@ class SoftReLU(nn.Module):
         return soft
 
 
-def soften(network: nn.Module, crop: int) -> Softness:
+def soften(network: nn.Module, side: int) -> Softness:
     """Replace the ReLUs of a network, in place, by soft ones, and return their common softness.
 
     Only modules ``nn.ReLU`` and ``nn.ReLU6`` are replaced, and none with hooks, which may do anything.
 
     Args:
         network: changed in place.
-        crop: width and height of its input.
+        side: the longer of its input.
     """
-    softness = Softness(max(_SMALL, math.ceil(crop / _SHARE)))
+    softness = Softness(max(_SMALL, math.ceil(side / _SHARE)))
     for path, module in list(network.named_modules(remove_duplicate=False)):
         hooked = module._forward_hooks or module._forward_pre_hooks
         if path and type(module) in (nn.ReLU, nn.ReLU6) and not hooked:

@@ -26,9 +26,9 @@ class Trial:
     """A picture, and what the untouched network makes of it.
 
     Attributes:
-        picture: normalised, [1, 3, crop, crop].
+        picture: normalised, [1, 3, height, width].
         logits: [1, classes].
-        gradient: of the weighted sum of the logits, [1, 3, crop, crop].
+        gradient: of the weighted sum of the logits, [1, 3, height, width].
         weights: of the logits in that sum, [classes].
     """
 
@@ -45,7 +45,7 @@ class Trial:
             ClassifierError: it fails, its output is not one finite logit a class, or torch cannot differentiate it.
         """
         chance = torch.Generator().manual_seed(0)
-        levels = _structured(classifier.preprocessing.crop, chance).to(classifier.device)
+        levels = _structured(*classifier.preprocessing.size, chance).to(classifier.device)
         picture = classifier.preprocessing.normalise(levels)
         weights = torch.randn(len(classifier.labels), generator=chance).to(classifier.device)
         with evaluated(classifier.network), classifier.failing_clearly():
@@ -105,19 +105,19 @@ def _apart(gradient: Tensor, expected: Tensor) -> float:
     return difference / length if length else difference
 
 
-def _structured(crop: int, chance: torch.Generator) -> Tensor:
-    """Return a picture with what photos have, a quarter each, as levels [1, 3, crop, crop].
+def _structured(width: int, height: int, chance: torch.Generator) -> Tensor:
+    """Return a picture with what photos have, a quarter each, as levels [1, 3, height, width].
 
     That is a slope, edges, soft clouds and noise: noise alone is one grey to most networks. No area is quite even, for
     there a rounding would decide for all its pixels at once which way a gradient takes through a maximum.
     """
-    places = torch.linspace(0, 1, crop)
-    y, x = places[:, None].expand(crop, crop), places[None, :].expand(crop, crop)
+    y = torch.linspace(0, 1, height)[:, None].expand(height, width)
+    x = torch.linspace(0, 1, width)[None, :].expand(height, width)
     slope = torch.stack([x, y, 1 - x])
     edges = torch.stack([((8 * x).floor() + (k * y).floor()) % 2 for k in (8, 4, 2)])
-    clouds = functional.interpolate(torch.rand(1, 3, 8, 8, generator=chance), (crop, crop), mode="bilinear")[0]
-    noise = torch.rand(3, crop, crop, generator=chance)
+    clouds = functional.interpolate(torch.rand(1, 3, 8, 8, generator=chance), (height, width), mode="bilinear")[0]
+    noise = torch.rand(3, height, width, generator=chance)
     upper = torch.where(x < 0.5, slope, edges)
     lower = torch.where(x < 0.5, clouds, noise)
-    grain = torch.rand(3, crop, crop, generator=chance)
+    grain = torch.rand(3, height, width, generator=chance)
     return torch.where(y < 0.5, upper, lower).mul(239).add(16 * grain)[None].round()

@@ -66,7 +66,7 @@ def listed() -> Iterator[Listed]:
         for weights in models.get_model_weights(name):
             yield Listed(
                 name=f"{name}:{weights.name}",
-                input_size=Preprocessing.from_preset(weights.transforms()).crop,
+                input_size=Preprocessing.from_preset(weights.transforms()).size[0],
                 parameters=weights.meta["num_params"],
                 top1=weights.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1"),
                 on_disk=cached_path(weights.url).exists(),

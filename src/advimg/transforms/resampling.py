@@ -1,9 +1,11 @@
-"""PIL's resize as a linear map of tensors, with its adjoint.
+"""The resizes of PIL and of torch as linear maps of tensors, with their adjoints.
 
 ``Image.resize`` resamples one axis after the other and rounds to whole levels after each. An output sample is a
 weighted sum over a few neighbouring input samples. Here the same weights (the same filters and 22-bit fixed point;
 Pillow's ``Resample.c``) stand in small matrices: a resize is two matrix products, its gradient two products with the
 transposes, and both can be restricted to the part of the picture that a centre crop keeps.
+
+torch resizes uint8 tensors on CPUs in the same way, but always the width first, and with weights of 16 bits.
 """
 
 import math
@@ -20,9 +22,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-Interpolation = Literal["bilinear", "bicubic"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos", "box", "hamming", "nearest"]
+Library = Literal["pil", "torch"]
 
-_FIXED_POINT = float(1 << 22)
+_PIL_BITS = 22
+# torch takes as many as leave the largest weight of an axis below 2^15, and no more than PIL.
+_TORCH_LARGEST = 1 << 15
 _PIL_13 = int(PIL.__version__.partition(".")[0]) >= 13
 # Output samples a block on a CPU: each block reads only the inputs of its samples, so the cost stays near that of the
 # non-zero weights while every product is still large enough for the matrix units. A GPU multiplies the whole matrix
@@ -74,17 +79,25 @@ class Axis:
         return out
 
 
-def rows_first(size: tuple[int, int], resized: tuple[int, int]) -> bool:
-    """Tell whether PIL resizes the height before the width: from version 13 on, where that saves work."""
+def rows_first(size: tuple[int, int], resized: tuple[int, int], library: Library = "pil") -> bool:
+    """Tell whether the height is resized before the width: by PIL from version 13 on, where that saves work."""
+    if library != "pil":
+        return False
     less_wide, less_high = size[0] - resized[0], size[1] - resized[1]
     return _PIL_13 and less_high > max(0, 2 * less_wide)
 
 
 def resample_axis(
-    dim: int, size: int, resized: int, kept: slice, interpolation: str, device: torch.device | str = "cpu"
+    dim: int,
+    size: int,
+    resized: int,
+    kept: slice,
+    interpolation: str,
+    device: torch.device | str = "cpu",
+    library: Library = "pil",
 ) -> Axis:
     """Build the resampling of an axis of ``size`` samples to ``resized``, of which the slice ``kept`` is kept."""
-    starts, weights = _pillow_weights(size, resized, interpolation)
+    starts, weights = _weights(size, resized, interpolation, library)
     starts, weights = starts[kept], weights[kept]
     length, taps = weights.shape
     # Taps of weight zero at either end would only widen the window.
@@ -125,11 +138,13 @@ def round_levels(picture: Tensor) -> Tensor:
     return picture.add_(0.5).floor_().clamp_(0, 255)
 
 
-def _pillow_weights(
-    size: int, resized: int, interpolation: str
+def _weights(
+    size: int, resized: int, interpolation: str, library: Library
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return for each output its first input, shape [resized], and its weights, shape [resized, taps]."""
     scale = size / resized
+    if interpolation == "nearest":
+        return ((np.arange(resized) + 0.5) * scale).astype(np.int64), np.ones((resized, 1))
     _, radius, kernel = FILTERS[interpolation]
     stretch = max(scale, 1.0)  # antialiasing: when shrinking, the filter widens with the scale
     support = radius * stretch
@@ -141,8 +156,17 @@ def _pillow_weights(
     weights = kernel((inputs - centres[:, None] + 0.5) / stretch)
     weights[inputs >= stops[:, None]] = 0.0
     weights /= weights.sum(axis=1, keepdims=True)
-    fixed = np.trunc(weights * _FIXED_POINT + np.copysign(0.5, weights))
-    return starts, fixed / _FIXED_POINT
+    one = float(1 << (_PIL_BITS if library == "pil" else _torch_bits(weights)))
+    fixed = np.trunc(weights * one + np.copysign(0.5, weights))
+    return starts, fixed / one
+
+
+def _torch_bits(weights: npt.NDArray[np.float64]) -> int:
+    """Return how many bits behind the point torch gives the weights of an axis."""
+    largest, bits = float(weights.max()), 0
+    while bits < _PIL_BITS and int(0.5 + largest * (1 << (bits + 1))) < _TORCH_LARGEST:
+        bits += 1
+    return bits
 
 
 _Kernel = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -186,4 +210,5 @@ FILTERS: Mapping[str, Filter] = {
     "hamming": Filter(Image.Resampling.HAMMING, 1.0, _hamming),
     "bicubic": Filter(Image.Resampling.BICUBIC, 2.0, _cubic),
     "lanczos": Filter(Image.Resampling.LANCZOS, 3.0, _lanczos),
+    "nearest": Filter(Image.Resampling.NEAREST, 0.5, _box),  # never widened: a single sample, even where it shrinks
 }
