@@ -1,6 +1,7 @@
 """Gradient networks that would be wrong: each is tried against the untouched network, and left alone if it differs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -244,3 +245,45 @@ def test_a_network_that_cannot_be_attacked_is_one_line_before_the_first_photo(
         Engine(wrapped(layer()))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class _Opaque(nn.Module):
+    """Computes where torch cannot follow, as another library does."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.inner = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.from_numpy(self.inner(x).numpy().copy())
+
+
+def _opaque(twin: nn.Module) -> Classifier:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    wrapped = Classifier.wrap(
+        _Opaque(network), labels=["a", "b", "c"], mean=(0, 0, 0), std=(1, 1, 1), resize=32, crop=32, device="cpu"
+    )
+    if isinstance(twin, nn.Identity):
+        twin = network
+    return replace(wrapped, twin=lambda: twin)
+
+
+def test_gradients_go_through_the_twin_of_a_network_that_torch_cannot_differentiate() -> None:
+    classifier = _opaque(nn.Identity())
+    seen = torch.rand(2, 3, 32, 32).mul(255).requires_grad_()
+    logits = GradientNetwork(classifier, "fp32").logits(seen)
+    torch.testing.assert_close(logits, classifier.network(classifier.preprocessing.normalise(seen.detach())))
+    (gradient,) = torch.autograd.grad(logits.sum(), seen)
+    assert gradient.abs().min(dim=1).values.max() > 0
+
+
+def test_a_twin_of_other_logits_is_refused() -> None:
+    head = nn.Linear(4, 3)
+    nn.init.constant_(head.bias[0], 5.0)
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    with pytest.raises(
+        ClassifierError, match=r"cannot be attacked: its copy in torch gives other confidences \(by 0\."
+    ):
+        GradientNetwork(_opaque(other), "fp32")

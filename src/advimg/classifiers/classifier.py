@@ -1,6 +1,6 @@
 """A classifier: a network, its official preprocessing, and the names of its outputs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Self
@@ -76,10 +76,13 @@ class Classifier(Identity):
     Attributes:
         network: 32-bit, on ``device``: normalised pictures [n, 3, height, width] to logits [n, classes].
         device: where the network is.
+        twin: makes a network that torch can differentiate, where it cannot differentiate ``network``: on ``device``,
+            with the same logits up to a constant. Raises ClassifierError where there is none.
     """
 
     network: nn.Module
     device: torch.device
+    twin: Callable[[], nn.Module] | None = None
 
     @classmethod
     def wrap(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,7 @@ def assemble(published: Published, spec: ModelSpec, device: torch.device, *, pro
         preprocessing=preprocessing,
         labels=_labels(published, spec, classes),
         device=device,
+        twin=None if published.twin is None else partial(_twin, published.twin, network, device),
         weights=spec.weights.name if spec.weights else None,
         weights_sha256=sha256,
     )
@@ -169,6 +171,10 @@ def _loaded(
     if weights_sha256(path) != sha256:
         raise ClassifierError(f"the weights {path} were changed while they were read; run the command again")
     return network, sha256
+
+
+def _twin(made: Callable[[nn.Module], nn.Module], network: nn.Module, device: torch.device) -> nn.Module:
+    return made(network).to(device).eval()
 
 
 def _building(published: Published, size: int) -> AbstractContextManager[None]:

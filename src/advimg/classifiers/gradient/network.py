@@ -141,9 +141,9 @@ def _fingerprint(network: nn.Module) -> Hashable:
 
 def _made(classifier: Classifier) -> _Form:
     """Return the quickest form that passes the trial; a plain copy if none does, as where the network is random."""
-    network = classifier.network
+    network = classifier.network if classifier.twin is None else classifier.twin()
     try:
-        trial = Trial.of(classifier)
+        trial = Trial.of(classifier, network)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

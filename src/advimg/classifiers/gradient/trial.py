@@ -19,6 +19,8 @@ from advimg.errors import ClassifierError, first_line
 # changes the gradient more than the logits.
 _LOGITS = 1e-3
 _GRADIENT = 5e-2
+# By how much the confidences of a twin may differ: verdicts do not come from it.
+_TWIN = 1e-2
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -38,22 +40,26 @@ class Trial:
     weights: Tensor
 
     @classmethod
-    def of(cls, classifier: Classifier) -> Self:
-        """Run a classifier's untouched network.
+    def of(cls, classifier: Classifier, network: nn.Module) -> Self:
+        """Run a classifier's untouched network, or its twin, if torch can differentiate only that.
 
         Raises:
-            ClassifierError: it fails, its output is not one finite logit a class, or torch cannot differentiate it.
+            ClassifierError: it fails, its output is not one finite logit a class, torch cannot differentiate it, or the
+                twin gives other logits than the untouched network.
         """
         chance = torch.Generator().manual_seed(0)
         levels = _structured(*classifier.preprocessing.size, chance).to(classifier.device)
         picture = classifier.preprocessing.normalise(levels)
         weights = torch.randn(len(classifier.labels), generator=chance).to(classifier.device)
-        with evaluated(classifier.network), classifier.failing_clearly():
+        with evaluated(network), classifier.failing_clearly():
             leaf = picture.clone().requires_grad_()
             # A copy, because some networks write into their input, which is not allowed where a gradient is asked for.
-            logits = classifier.checked_logits(classifier.network(leaf.clone()), count=1)
+            logits = classifier.checked_logits(network(leaf.clone()), count=1)
             if not torch.isfinite(logits).all():
                 raise classifier.not_finite()
+            if network is not classifier.network:
+                with torch.no_grad():
+                    _check_twin(classifier, logits, classifier.checked_logits(classifier.network(picture), count=1))
             total = logits.float() @ weights
         try:
             (gradient,) = torch.autograd.grad(total, leaf)
@@ -97,6 +103,14 @@ class Trial:
         if logits.shape != self.logits.shape:
             return False
         return bool((logits - self.logits).abs().max() <= _LOGITS * self.logits.abs().max())
+
+
+def _check_twin(classifier: Classifier, twin: Tensor, logits: Tensor) -> None:
+    apart = float((twin.log_softmax(1).exp() - logits.log_softmax(1).exp()).abs().max())
+    if not apart <= _TWIN:
+        raise ClassifierError(
+            f"{classifier.name} cannot be attacked: its copy in torch gives other confidences (by {apart:.2g})"
+        )
 
 
 def _apart(gradient: Tensor, expected: Tensor) -> float:

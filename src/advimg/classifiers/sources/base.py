@@ -36,6 +36,8 @@ class Published:
             true.
         rename: gives the parameters of weights that are older than the architecture their present names.
         load: makes the network with its published weights for an input size, where they are not a plain state dict.
+        twin: makes a network that torch can differentiate of one that it cannot, with the same logits up to a constant;
+            raises ClassifierError where there is none.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Published:
     fetch: Callable[[bool], Path]
     rename: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
     load: Callable[[Path, int], nn.Module] | None = None
+    twin: Callable[[nn.Module], nn.Module] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +74,15 @@ class Source:
     """Where classifiers come from. Its functions import the libraries that they need; importing its file does not.
 
     Attributes:
-        prefix: what all its names begin with, a word and a slash such as ``timm/``; empty for names without a slash.
+        prefix: what all its names begin with, such as ``timm/`` or ``hf:``; empty for names that no other source has.
+        suffix: what its names end in instead, such as ``.onnx``, whatever the case.
         names: returns the names of its architectures, prefix included, for the hint that follows a misspelt one.
         find: returns what it publishes under a name; None if it does not know the name.
         listed: yields its classifiers.
     """
 
     prefix: str = ""
+    suffix: str = ""
     names: Callable[[], Iterable[str]]
     find: Callable[[str], Published | None]
     listed: Callable[[], Iterator[Listed]]
@@ -148,12 +153,18 @@ def hash_digits(file_name: str) -> str:
 
 def _sources_of(name: str) -> list[Source]:
     """Return the sources of the prefix that a name begins with, or those without a prefix if none has it."""
+    if sources := [source for source in _SOURCES if _is_of(name, source)]:
+        return sources
     label, slash, _ = name.partition("/")
-    if slash:
-        known = [source for source in _SOURCES if source.prefix == f"{label}/"]
-        if sources := known or [_loaded(point) for point in entry_points(group=_GROUP, name=label)]:
-            return sources
-    return [source for source in _SOURCES if not source.prefix]
+    if slash and (sources := [_loaded(point) for point in entry_points(group=_GROUP, name=label)]):
+        return sources
+    return [source for source in _SOURCES if not source.prefix and not source.suffix]
+
+
+def _is_of(name: str, source: Source) -> bool:
+    if source.suffix:
+        return name.lower().endswith(source.suffix)
+    return source.prefix != "" and name.startswith(source.prefix)
 
 
 def _loaded(point: EntryPoint) -> Source:
