@@ -236,6 +236,19 @@ def test_every_filter_of_pil_has_a_differentiable_form(interpolation: Interpolat
     assert (ours.numpy() != theirs).mean() < 0.001
 
 
+@pytest.mark.parametrize("size", [(203, 131), (90, 300)])
+def test_a_larger_crop_is_filled_up_with_black(size: tuple[int, int]) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    described = replace(preprocessing(resize=64), crop=(87, 101), corner="lower", pad=True)
+    form = described.resize_crop(*size)
+    rows, columns = form.window
+    ours = form.forward(torch.from_numpy(levels).permute(2, 0, 1)[:, rows, columns].float())
+    theirs = np.asarray(described.cropped(Image.fromarray(levels))).transpose(2, 0, 1)
+    assert np.abs(ours.numpy() - theirs).max() <= 1
+    edge = ours[:, 0] if size[0] > size[1] else ours[:, :, 0]
+    assert not edge.any()
+
+
 @pytest.mark.parametrize(("corner", "left"), [("nearest", 2), ("lower", 1)])
 def test_the_corner_of_a_crop_between_two_pixels(corner: Corner, left: int) -> None:
     described = replace(preprocessing(resize=64, crop=61), corner=corner)

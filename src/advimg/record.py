@@ -62,6 +62,7 @@ class View(TypedDict):
     channels: NotRequired[Name]
     library: NotRequired[Name]
     corner: NotRequired[Name]
+    pad: NotRequired[bool]
     preprocess: NotRequired[Name]
 
 

@@ -46,7 +46,8 @@ class Preprocessing:
         then: what happens to the crop before it is normalised, such as ``jpeg:75``: no ranges, and it keeps the size.
         channels: the order in which the network takes them.
         library: whose resize it is; that of torch is described here, but its stock form is a function.
-        corner: how the crop's corner is rounded where it lies between two pixels: to the even one, or down.
+        pad: whether a crop larger than what is resized is filled up with black.
+        corner: how the crop's corner is rounded where it lies between two pixels: to the even one, or towards 0.
         preprocess: the stock form, where it is somebody's own function; all else then only describes it.
 
     Raises:
@@ -63,6 +64,7 @@ class Preprocessing:
     channels: Channels = "rgb"
     library: Library = "pil"
     corner: Corner = "nearest"
+    pad: bool = False
     preprocess: PreprocessFunction | None = field(default=None, hash=False)  # not every callable has a hash
 
     def __post_init__(self) -> None:
@@ -71,7 +73,10 @@ class Preprocessing:
             sides = value if isinstance(value, tuple) and len(value) == 2 else [value]
             if any(type(side) is not int or abs(side) > _LONGEST for side in sides):
                 raise ClassifierError(f"the {name} must be a whole number of pixels, at most {_LONGEST}")
-        if not all(1 <= crop <= least for crop, least in zip(self.size, _pair(self.resize), strict=True)):
+        if not all(
+            1 <= crop <= (_LONGEST if self.pad else least)
+            for crop, least in zip(self.size, _pair(self.resize), strict=True)
+        ):
             crop, resize = (shown(each) for each in (self.crop, self.resize))
             raise ClassifierError(f"the crop ({crop}) must lie between 1 and the resize ({resize})")
         if self.interpolation not in _INTERPOLATIONS:
@@ -149,6 +154,8 @@ class Preprocessing:
             values["library"] = self.library
         if self.corner != "nearest":
             values["corner"] = self.corner
+        if self.pad:
+            values["pad"] = True
         if self.preprocess is not None:
             values["preprocess"] = name_of(self.preprocess)
         return values
@@ -225,9 +232,9 @@ class Preprocessing:
         return levels.div(255).sub_(mean).div_(std)
 
     def _corner(self, width: int, height: int) -> tuple[int, int]:
-        """Return left and top of the crop; torchvision rounds halves to even, transformers down."""
+        """Return left and top of the crop; torchvision rounds halves to even, transformers towards 0."""
         beside, above = width - self.size[0], height - self.size[1]
-        return (beside // 2, above // 2) if self.corner == "lower" else (round(beside / 2), round(above / 2))
+        return (int(beside / 2), int(above / 2)) if self.corner == "lower" else (round(beside / 2), round(above / 2))
 
 
 def shown(side: int | tuple[int, int]) -> str:

@@ -96,27 +96,33 @@ def resample_axis(
     device: torch.device | str = "cpu",
     library: Library = "pil",
 ) -> Axis:
-    """Build the resampling of an axis of ``size`` samples to ``resized``, of which the slice ``kept`` is kept."""
+    """Build the resampling of an axis of ``size`` samples to ``resized``, of which the slice ``kept`` is kept.
+
+    What is kept beyond the ends is 0.
+    """
     starts, weights = _weights(size, resized, interpolation, library)
-    starts, weights = starts[kept], weights[kept]
+    outputs = np.arange(kept.start, kept.stop)
+    inside = outputs.clip(0, resized - 1)
+    starts, weights = starts[inside], weights[inside]
     length, taps = weights.shape
     # Taps of weight zero at either end would only widen the window.
     used = weights != 0
     first = starts + used.argmax(axis=1)
     last = starts + taps - used[:, ::-1].argmax(axis=1)
+    weights[outputs != inside] = 0
     low, high = int(first.min()), int(last.max())
     matrix = np.zeros((length, high - low), dtype=np.float32)
     for row in range(length):
-        inside = slice(first[row] - starts[row], last[row] - starts[row])
-        matrix[row, first[row] - low : last[row] - low] = weights[row, inside]
+        own = slice(first[row] - starts[row], last[row] - starts[row])
+        matrix[row, first[row] - low : last[row] - low] = weights[row, own]
     blocks = []
     step = _BLOCK if torch.device(device).type == "cpu" else length
     for begin in range(0, length, step):
-        outputs = slice(begin, min(begin + step, length))
-        inputs = slice(int(first[outputs].min()) - low, int(last[outputs].max()) - low)
-        block = torch.from_numpy(np.ascontiguousarray(matrix[outputs, inputs])).to(device)
+        rows = slice(begin, min(begin + step, length))
+        inputs = slice(int(first[rows].min()) - low, int(last[rows].max()) - low)
+        block = torch.from_numpy(np.ascontiguousarray(matrix[rows, inputs])).to(device)
         after = (slice(None),) * (-1 - dim)
-        blocks.append(_Block((..., outputs, *after), (..., inputs, *after), block))
+        blocks.append(_Block((..., rows, *after), (..., inputs, *after), block))
     return Axis(dim, slice(low, high), length, tuple(blocks))
 
 
