@@ -51,7 +51,7 @@ def check_description(preprocessing: Preprocessing) -> None:
     function = preprocessing.preprocess
     assert function is not None
     samples = []
-    for picture in _pictures():
+    for picture in sample_pictures():
         given = preprocessing.stock(picture.copy())
         if not torch.equal(given, preprocessing.stock(picture.copy())):
             raise ClassifierError(
@@ -151,7 +151,7 @@ def _words(changes: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in named.items())
 
 
-def _pictures() -> Iterator[Image.Image]:
+def sample_pictures() -> Iterator[Image.Image]:
     """Yield pictures of several shapes: some with what photos have, most of it at low frequencies, and one of noise."""
     chance = np.random.default_rng(0)
     for width, height in _SIZES:
