@@ -13,7 +13,7 @@ from itertools import product
 from random import Random
 from typing import Any
 
-from advimg.errors import UsageError
+from advimg.errors import PluginError, UsageError
 from advimg.formatting import printable
 from advimg.registry import TRANSFORMS
 
@@ -97,12 +97,18 @@ def parameters(name: str) -> tuple[Parameter, ...]:
 
     Raises:
         UsageError: there is none.
+        PluginError: it is a plugin that cannot be used.
     """
     kind = TRANSFORMS[name]
     found: list[Parameter] = []
-    for each in fields(kind):
-        default: Any = each.default
-        found.append(Parameter(each.name, default, **each.metadata["parameter"]))
+    try:
+        for each in fields(kind):
+            default: Any = each.default
+            found.append(Parameter(each.name, default, **each.metadata["parameter"]))
+    except (TypeError, KeyError) as error:
+        raise PluginError(
+            f"the change {name!r}, {kind}, is no dataclass whose fields are number() or word()"
+        ) from error
     return tuple(found)
 
 
@@ -212,7 +218,7 @@ def _check_names(text: str) -> None:
         if name in PRESETS:
             raise UsageError(f"{_shown(text)}: {name} is a list of changes of its own; give it between commas, alone")
         if name not in TRANSFORMS:
-            known = ", ".join([*TRANSFORMS, *PRESETS])
+            known = ", ".join(dict.fromkeys([*TRANSFORMS, *PRESETS]))
             raise UsageError(f"unknown change {_shown(name)}: use {known}, or a chain like resize:0.5+jpeg:75")
 
 

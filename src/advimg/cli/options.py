@@ -17,6 +17,7 @@ from advimg.cli.param_types import (
     AmplifyType,
     BatchSizeType,
     ChannelsType,
+    ChoiceType,
     DevicesType,
     DeviceType,
     WholeTextType,
@@ -140,7 +141,7 @@ def setting_option(setting: Setting | str, *declarations: str, **changes: Any) -
     elif setting.default is not None:
         shape["default"] = setting.default
     if setting.choices:
-        shape["type"] = click.Choice(setting.choices)
+        shape["type"] = ChoiceType(setting.choices)
     if about.levels:
         shape |= {"type": str, "metavar": "LEVELS"}
     if about.shown:
