@@ -23,7 +23,7 @@ from advimg.images.perturbation import PERTURBATION_KEY, Amplify, Shown, amplifi
 from advimg.images.photo import Levels, Photo
 from advimg.images.visibility import measure_visibility
 from advimg.outputs import png_path
-from advimg.record import NOT_JUDGED, SCHEMA, Environment, NetworkRecord, Record, Target
+from advimg.record import NOT_JUDGED, SCHEMA, CheckedRecord, Environment, NetworkRecord, Record, Target
 from advimg.settings import Settings
 
 
@@ -150,7 +150,7 @@ def outcome_of(result: Result, *, checked: Sequence[Judgement] = (), choices: tu
         advimg=__version__,
         **_network(first.classifier),
         ensemble=tuple(map(_seen, others)),
-        checked=tuple(map(_seen, checked)),
+        checked=tuple(CheckedRecord.of(_seen(each)) for each in checked),
         settings=settings.to_record() | {"eps": result.eps},
         eps_tried=result.tried,
         device=first.classifier.device.type,
@@ -202,7 +202,7 @@ def known_before(
         "schema": SCHEMA,
         **_network(first),
         "ensemble": [_network(classifier) | NOT_JUDGED for classifier in others],
-        "checked": [_network(classifier) | NOT_JUDGED for classifier in check_on],
+        "checked": [_network(classifier) | NOT_JUDGED | {"error": None} for classifier in check_on],
         **settings.to_record(),
         "eps_tried": [],
         "device": device,

@@ -23,7 +23,7 @@ from advimg.batches.stats import BatchStats
 from advimg.cli.console import Console, shown_path
 from advimg.engine.allocator import keep_freed_memory
 from advimg.errors import DeviceError, DiskError, ExitCode, OutputError
-from advimg.record import Record
+from advimg.record import CheckedRecord, NetworkRecord, Record
 from advimg.record_schema import record_of
 from advimg.settings import Settings
 
@@ -140,8 +140,8 @@ def _showed_target(record: Mapping[str, Any]) -> bool:
 
 
 def _changes(record: Record) -> str:
-    networks = (*record.attacked, *record.checked)
-    changes = [f"{seen.change}, by {seen.model}" if len(networks) > 1 else seen.change for seen in networks]
+    judges: list[NetworkRecord | CheckedRecord] = [*record.attacked, *record.answered]
+    changes = [f"{seen.change}, by {seen.model}" if len(judges) > 1 else seen.change for seen in judges]
     return f"{record.source}: {'; '.join(changes)}; {record.gradients} gradients"
 
 
