@@ -17,12 +17,14 @@ from advimg.batches.plan import Files, each_target
 from advimg.batches.run import opened
 from advimg.batches.stats import BatchStats
 from advimg.changes import cases_of, parse_changes
-from advimg.classifiers.classifier import Verdict
+from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.classifiers.ensemble import Ensemble
+from advimg.classifiers.program import Program
 from advimg.engine.capacity import BatchSize
 from advimg.engine.criterion import Criterion
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
+from advimg.engine.program_verdicts import ProgramVerdicts
 from advimg.engine.step_report import Watcher
 from advimg.engine.verdicts import judge, judgements
 from advimg.errors import RecordError, UsageError
@@ -30,7 +32,7 @@ from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.mask import Mask, mask_for
 from advimg.images.perturbation import Amplify, measure_change
 from advimg.images.photo import Photo
-from advimg.models import Model, Models
+from advimg.models import Judge, Model, Models
 from advimg.outcome import Outcome, judge_result, outcome_of
 from advimg.record import Target
 from advimg.record_schema import read_chunk
@@ -48,7 +50,7 @@ def attack(
     target: str | int,
     *,
     model: Model | Sequence[Model] = DEFAULT_MODEL,
-    check_on: Model | Sequence[Model] = (),
+    check_on: Judge | Sequence[Judge] = (),
     mask: Picture | Mask | None = None,
     settings: Settings | None = None,
     precision: Precision = "auto",
@@ -63,7 +65,8 @@ def attack(
         photo: what to attack.
         target: the class's name or index; or "random", "least-likely", "runner-up", "untargeted".
         model: a name as for :func:`advimg.load_classifier`, or a classifier; several are fooled by one picture.
-        check_on: classifiers that take no part; the record holds what they see.
+        check_on: classifiers that take no part, and programs (``"exec:./predict"``), which are given a PNG of the
+            result; the record holds what they see, or why a program gave no answer.
         mask: where the photo may be changed: a picture of its size, white where it may.
         settings: of the attack; the defaults if None.
         precision: what gradients are computed in: "auto", "fp32" or "bf16".
@@ -84,7 +87,7 @@ def attack(
     criterion = models.read_target(target)
     photo = open_photo(photo)
     free = _mask(mask, photo)
-    attacked, checking = models.load(device)
+    attacked, check_on = models.load(device)
     for classifier in attacked if free is not None else ():
         rows, columns = classifier.preprocessing.resize_crop(*photo.size).window
         if free is not None and not free.free[rows, columns].any():
@@ -94,8 +97,10 @@ def attack(
     result = engine.attack(job, watch=tracer.beside(watch) if tracer else watch)
     if tracer:
         tracer.end(result)
-    checked = judge_result(result, Ensemble(checking)) if checking else ()
-    return outcome_of(result, checked=checked, choices=engine.choices)
+    networks = [each for each in check_on if isinstance(each, Classifier)]
+    checked = judge_result(result, Ensemble(networks)) if networks else ()
+    answers = ProgramVerdicts(each for each in check_on if isinstance(each, Program)).judge(result)
+    return outcome_of(result, checked=checked, answers=answers, choices=engine.choices)
 
 
 def batch(
@@ -104,7 +109,7 @@ def batch(
     *,
     out_dir: str | Path,
     model: Model | Sequence[Model] = DEFAULT_MODEL,
-    check_on: Model | Sequence[Model] = (),
+    check_on: Judge | Sequence[Judge] = (),
     settings: Settings | None = None,
     precision: Precision = "auto",
     batch_size: BatchSize = "auto",

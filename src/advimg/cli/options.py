@@ -75,7 +75,8 @@ check_option = _models(
     metavar="NAME",
     multiple=True,
     shell_complete=complete_model,
-    help="Tell what this model, which takes no part, sees in the file. May be given several times.",
+    help="Tell what this model, which takes no part, sees in the file; exec:PROGRAM is given a PNG and prints JSON. "
+    "May be given several times.",
 )
 precision_option = _models(
     "--precision", type=click.Choice(get_args(Precision)), default="auto", help="Of the gradients only."

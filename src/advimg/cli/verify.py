@@ -217,6 +217,4 @@ def _print(
     console.say("the promise holds" if holds else "the promise does not hold", style="bold")
     if console.verbose:
         names = [each.model if len(found) > 1 else "the file" for each in found]
-        console.predictions(
-            [(name, each.top5) for name, each in zip(names, found, strict=True)], target=first.target.index
-        )
+        console.predictions([(name, each.top5) for name, each in zip(names, found, strict=True)], target=first.target)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from advimg.classifiers.preprocessing import Preprocessing
+from advimg.classifiers.program import PREFIX, no_network
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.plugins import MODELS, Plugin
@@ -98,10 +99,12 @@ def find(name: str) -> Published:
     """Return what is published under a name.
 
     Raises:
-        UsageError: no source knows the name, or the classifier has no such weights.
+        UsageError: no source knows the name, the classifier has no such weights, or it is a program.
         ClassifierError: its source cannot be used here, or its preprocessing is not supported.
         PluginError: its source is a plugin that cannot be used.
     """
+    if name.startswith(PREFIX):
+        raise no_network(name)
     sources = _sources_of(name)
     for source in sources:
         if (published := source.find(name)) is not None:
