@@ -21,12 +21,13 @@ from advimg.engine.job import Job
 from advimg.engine.views import MOST_VIEWS, Views
 from advimg.errors import UsageError
 from advimg.images.decode import read_photo
+from advimg.images.encode import encode_png
 from advimg.images.mask import Mask
 from advimg.record_schema import read_chunk
 from advimg.settings import Settings
 from tests import referee
 from tests.batches import assert_one_line
-from tests.conftest import Cli, linear_classifier, random_photo, run_all, sample
+from tests.conftest import Cli, EveryModel, linear_classifier, random_photo, run_all, sample
 
 LITE0 = "efficientnet_lite0"
 PELICAN = 144
@@ -336,6 +337,53 @@ def test_verify_holds_any_file_against_changes(cli: Cli, photo: Path) -> None:
     assert ran.code == 3
     assert "NO  after resize:0.02" in ran.err
     assert "the promise does not hold" in ran.err
+
+
+def test_untargeted_files_may_be_another_class_after_each_change(cli: Cli, every_model: EveryModel) -> None:
+    """A network of brightness: the file is the bright class, and darkened the dark one; the photo is the middle one."""
+    every_model(_of_brightness())
+    Image.new("RGB", (20, 20), (150,) * 3).save("grey.png")
+    ran = cli(
+        *("attack", "grey.png", "--untargeted", "--eps", 90, "--survive", "brightness:0.3", "--confidence", 0.5),
+        *("-m", "resnet18", "--no-figure", "--no-perturbation"),
+    )
+    assert ran.code == 0
+    ran = cli("verify", "grey_untargeted.png", "--original", "grey.png", "-m", "resnet18", "--json")
+    assert ran.code == 0
+    told = json.loads(ran.out)
+    assert (told["target"]["name"], told["left"]["name"]) == ("bright", "grey")
+    (survival,) = told["survives"]
+    assert (survival["seen"]["name"], survival["fooled"]) == ("dark", True)
+    assert "ok  not grey " in ran.err
+
+    # As the class of the file it does not hold after the change, and as the photo itself it has not left its class.
+    assert cli("verify", "grey_untargeted.png", "--original", "grey.png", "-m", "resnet18", "-t", "bright").code == 3
+    ran = cli("verify", "grey.png", "--original", "grey.png", "-t", "untargeted", "-e", 1, "-m", "resnet18")
+    assert (ran.code, "NO  not grey " in ran.err) == (3, True)
+
+
+def test_an_untargeted_record_names_the_class_that_is_seen() -> None:
+    classifier, photo = _of_brightness(), np.full((20, 20, 3), 150, np.uint8)
+    made = advimg.attack(photo, "untargeted", model=classifier, eps=90, confidence=0.5)
+    for name, differs in (("bright", ()), ("dark", ("class dark in the record, bright here",))):
+        chunk = json.loads(made.record.to_chunk())
+        chunk["target"] = {"index": classifier.labels.find(name), "name": name}
+        file = encode_png(made.levels, chunk=json.dumps(chunk))
+        found = advimg.verify(file, photo, "untargeted", eps=90, model=classifier)
+        assert (found.record_differs, found.holds) == (differs, not differs)
+
+
+def _of_brightness() -> Classifier:
+    """Return a network of the mean level: that of dark pictures, of grey ones, of bright ones."""
+    linear = torch.nn.Linear(3 * 8 * 8, 3)
+    centres = torch.tensor([0.1, 0.5, 0.9])
+    with torch.no_grad():
+        linear.weight.copy_((40 * centres / (3 * 8 * 8))[:, None].expand(3, 3 * 8 * 8))
+        linear.bias.copy_(-20 * centres**2)
+    network = torch.nn.Sequential(torch.nn.Flatten(), linear)
+    return Classifier.wrap(
+        network, labels=["dark", "grey", "bright"], mean=(0,) * 3, std=(1,) * 3, resize=8, crop=8, device="cpu"
+    )
 
 
 def test_a_folder_has_one_list_of_changes(cli: Cli, photo: Path) -> None:

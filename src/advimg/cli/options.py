@@ -108,7 +108,7 @@ def target_option(*, recorded: bool = False) -> Decorator[Any]:
         callback=_one_target,
         shell_complete=complete_target,
         help="The target class: a name or an index"
-        + (f". {RECORDED}" if recorded else "; or random, least-likely, runner-up."),
+        + (f"; or untargeted. {RECORDED}" if recorded else "; or random, least-likely, runner-up."),
     )
 
 
