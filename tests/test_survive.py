@@ -235,6 +235,41 @@ def test_ranges_are_drawn_anew_besides_their_cases() -> None:
     assert views.cases == list(change.cases())
 
 
+def test_noise_is_judged_by_seeds_that_no_pass_has_seen() -> None:
+    changes = parse_changes("noise:4,noise:9:500,noise:9,jpeg:50-95+noise:4")
+    views = Views(changes)
+    judged = [seed for case in views.cases for seed in _seeds(case) if case != changes[1]]
+    assert set(judged) == {0, 500, 1000}
+    passes = [views.choose(Random(number)) for number in range(40)]
+    drawn = [seed for each in passes for view in each for seed in _seeds(view) if view != changes[1]]
+    assert not {0, 500, 1000} & set(drawn)
+    assert len(set(drawn)) == len(drawn)
+    assert any(changes[1] in each for each in passes)  # the one noise that was asked for
+
+
+def test_noise_alone_is_drawn_once_for_each_verdict() -> None:
+    (change,) = parse_changes("noise:4")
+    views = Views([change])
+    assert views.most == 4
+    first, second = views.choose(Random(0)), views.choose(Random(1))
+    assert len(first) == len(second) == 3
+    assert not set(first) & set(second)
+    views.note_pass([3.0, -2.0, 1.0])
+    assert views.cases[0] == change.cases()[1]
+
+
+def test_files_withstand_noise_that_they_were_not_made_for() -> None:
+    classifier = linear_classifier(classes=4, size=16, scale=0.05)
+    settings = Settings(eps=30, survive="noise:20", refine=0)
+    result = Engine(classifier).attack(Job(photo=random_photo(30, 20), target=2, settings=settings))
+    assert [each.change for each in result.judgements[0].survives] == ["noise:20:0", "noise:20:1000", "noise:20:500"]
+    assert result.fooled
+
+
+def _seeds(change: Change) -> list[object]:
+    return [link.values[1] for link in change.links if link.name == "noise"]
+
+
 def test_many_changes_are_survived() -> None:
     classifier = linear_classifier(classes=4, size=16, scale=0.05)
     settings = Settings(eps=30).changed(survive=[f"jpeg:{quality}" for quality in range(50, 95, 4)])

@@ -4,6 +4,9 @@ The gradient is that of the expectation over these changes (Athalye et al. 2018,
 a pass. The file itself is in every pass. Where there are more changes than share one, they are drawn, and those after
 which the target is missed most are drawn more often. A change with ranges is there once for each case that the verdict
 takes, and once with values that are drawn anew.
+
+What is random in a change is never what the verdict takes: each pass draws other seeds. So the verdict is on chances
+that the attack has not seen, like those that will come.
 """
 
 import math
@@ -26,9 +29,11 @@ class Views:
     """
 
     def __init__(self, changes: Sequence[Change]) -> None:
-        cases = (case for change in changes for case in change.cases())
-        drawn_anew = (change for change in changes if not change.fixed)
-        self._log_odds = dict.fromkeys([*cases, *drawn_anew], 0.0)
+        # What is noted under a case, and what passes draw in its place.
+        drawn = {case: change.like(case) for change in changes for case in change.cases()}
+        drawn |= {change: change for change in changes if change.fixed or change not in drawn.values()}
+        self._drawn = drawn
+        self._log_odds = dict.fromkeys(drawn, 0.0)
         self._shared: tuple[Change, ...] = ()
         self.changes: tuple[Change, ...] = ()
 
@@ -55,7 +60,7 @@ class Views:
             left = sorted(left, key=keys.__getitem__)[: MOST_VIEWS - 1]
             left = [each for each in self._log_odds if each in left]
         self._shared = tuple(left)
-        self.changes = tuple(each.drawn(draw) for each in left)
+        self.changes = tuple(self._drawn[each].drawn(draw) for each in left)
         return self.changes
 
     def note_pass(self, log_odds: Iterable[float]) -> None:
