@@ -12,8 +12,10 @@ from advimg.engine.attack_state import AttackState
 from advimg.engine.capacity import Capacity
 from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Job, Result
+from advimg.engine.paths import ChangedPath
 from advimg.engine.step_report import StepReport
 from advimg.errors import ClassifierError, PhotoError
+from advimg.settings import Settings
 from tests.batches import NEVER, noise_jobs, wrapped
 from tests.conftest import linear_classifier, random_photo, run_all
 
@@ -128,6 +130,41 @@ def test_neighbours_do_not_change_what_a_failed_pass_had_begun() -> None:
     jobs = noise_jobs(5, replace(NEVER, restarts=2, seed=4))
     alone = {job: Engine(wrapped(_Narrow(99, _cpu))).attack(job).levels.tobytes() for job in jobs}
     assert _levels(run_all(Engine(wrapped(_Narrow(2, _cpu)), batch_size=5), jobs)) == alone
+
+
+@pytest.mark.parametrize("call", [2, 4, 5, 9, 12])
+def test_gradients_that_do_not_fit_on_their_way_back_change_nothing(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Those of changes: one photo ends its search for the least eps in a pass that has to be repeated for another."""
+    classifier = linear_classifier(classes=4, scale=0.02)
+    settings = Settings(eps="auto", max_eps=64, survive="mirror", refine=0)
+    jobs = [
+        Job(photo=random_photo(12, 10, seed), target=2, settings=replace(settings, steps=3 + 5 * seed))
+        for seed in range(2)
+    ]
+
+    def attacked() -> list[tuple[bytes, Any, int, int, list[int]]]:
+        seen: dict[Job, list[int]] = {job: [] for job in jobs}
+        results = run_all(
+            Engine(classifier, precision="fp32", batch_size=8),
+            jobs,
+            lambda report: seen[report.job].append(report.step),
+        )
+        results.sort(key=lambda result: jobs.index(result.job))
+        return [(each.levels.tobytes(), each.tried, each.gradients, each.steps, seen[each.job]) for each in results]
+
+    undisturbed = attacked()
+    carry, calls = ChangedPath.backward, 0
+
+    def failing(*arguments: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise _cpu()
+        return carry(*arguments)
+
+    monkeypatch.setattr(ChangedPath, "backward", failing)
+    assert attacked() == undisturbed
+    assert calls > call
 
 
 def test_a_photo_that_finds_no_room_beside_others_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,6 +193,9 @@ class Engine:
                 for weight in state.attack.weigh([view.log_confidence for view in views[own]])
             ]
             gradients = [each.gradient(losses, temperatures, weights) for each in passes]
+            for state, own, turn in zip(states, rows, turns, strict=True):
+                if turn == "step":
+                    state.gather([gradient[own] for gradient in gradients])
         ended: Ended = {}
         precision = _precision_of(networks)
         for state, own, score, turn in zip(states, rows, scores, turns, strict=True):
@@ -203,7 +206,7 @@ class Engine:
             if turn == "step":
                 loss = partial(_mean_loss, passes, own, state.attack.loss)
                 evaluation = Evaluation(self._fooled(state, score), score.log_confidence, loss)
-                state.step([gradient[own] for gradient in gradients], views[own], evaluation)
+                state.step(views[own], evaluation)
             elif turn == "restart":
                 state.restart()
             elif isinstance(turn, Failed):
