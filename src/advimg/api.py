@@ -131,7 +131,8 @@ def batch(
         check_on: as for :func:`attack`.
         settings: of all attacks; the defaults if None.
         precision: what gradients are computed in: "auto", "fp32" or "bf16".
-        batch_size: how many photos share a pass; "auto" decides by the device and its memory.
+        batch_size: how many pictures share a pass: each photo, and what each change that it is to survive makes of it;
+            "auto" decides by the device and its memory.
         device: one, or several, each with a process of its own; then models are given by name, and the script needs
             ``if __name__ == "__main__":``.
         perturbation: whether a picture of each perturbation is written.

@@ -85,7 +85,8 @@ batch_options = options(
         "--batch-size",
         type=BatchSizeType(),
         default="auto",
-        help="How many photos share a pass; auto goes by device and memory.",
+        help="How many pictures share a pass: photos, and with --survive what changes make of them; auto goes by "
+        "device and memory.",
     ),
     _files("-O", "--out-dir", type=_PATH, required=True, help="Folder for all that is written."),
     _files("--retry-failed", is_flag=True, help="Try again what failed in an earlier run."),

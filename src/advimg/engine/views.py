@@ -34,6 +34,7 @@ class Views:
         drawn |= {change: change for change in changes if change.fixed or change not in drawn.values()}
         self._drawn = drawn
         self._log_odds = dict.fromkeys(drawn, 0.0)
+        self._room = MOST_VIEWS
         self._shared: tuple[Change, ...] = ()
         self.changes: tuple[Change, ...] = ()
 
@@ -45,7 +46,13 @@ class Views:
     @property
     def most(self) -> int:
         """How many views may share a pass, with the file itself."""
-        return min(1 + len(self._log_odds), MOST_VIEWS)
+        return min(1 + len(self._log_odds), self._room)
+
+    def share_less(self) -> bool:
+        """Let half as many changes share a pass, where memory is short; tell whether there were more than one."""
+        changes = self.most - 1
+        self._room = 1 + max(1, changes // 2)
+        return changes > 1
 
     def choose(self, draw: Random) -> tuple[Change, ...]:
         """Choose the changes, without ranges, that share the next pass.
@@ -54,10 +61,10 @@ class Views:
             draw: where chance comes from; the same, as long as nothing is noted, gives the same.
         """
         left = list(self._log_odds)
-        if len(left) >= MOST_VIEWS:
+        if len(left) >= self._room:
             # Gumbel's trick: a draw without replacement, weighted by exp(-log-odds / spread) (arXiv:1903.06059).
             keys = {each: self._log_odds[each] / _SPREAD + _log_of_exponential(draw) for each in left}
-            left = sorted(left, key=keys.__getitem__)[: MOST_VIEWS - 1]
+            left = sorted(left, key=keys.__getitem__)[: self._room - 1]
             left = [each for each in self._log_odds if each in left]
         self._shared = tuple(left)
         self.changes = tuple(self._drawn[each].drawn(draw) for each in left)
