@@ -87,7 +87,8 @@ batch_options = options(
         "--batch-size",
         type=BatchSizeType(),
         default="auto",
-        help="How many photos share a pass; auto goes by device and memory.",
+        help="How many pictures share a pass: photos, and with --survive what changes make of them; auto goes by "
+        "device and memory.",
     ),
     _files("-O", "--out-dir", type=_PATH, required=True, help="Folder for all that is written."),
     _files("--retry-failed", is_flag=True, help="Try again what failed in an earlier run."),
@@ -110,7 +111,7 @@ def target_option(*, recorded: bool = False) -> Decorator[Any]:
         callback=_one_target,
         shell_complete=complete_target,
         help="The target class: a name or an index"
-        + (f". {RECORDED}" if recorded else "; or random, least-likely, runner-up."),
+        + (f"; or untargeted. {RECORDED}" if recorded else "; or random, least-likely, runner-up."),
     )
 
 

@@ -34,7 +34,7 @@ class AmplifyType(_Amplify):
 
 
 class BatchSizeType(_Size):
-    """How many photos share a pass: ``auto``, or a number from 1."""
+    """How many pictures share a pass: ``auto``, or a number from 1."""
 
     name = "photos"
 
