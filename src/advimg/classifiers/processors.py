@@ -88,6 +88,8 @@ def described(process: Process, processor: Any, name: str) -> Preprocessing:
     """
     own = OwnProcessor(process, type(processor).__name__)
     pictures = list(sample_pictures())
+    # PIL resizes the height of a tall picture before its width, torch never does.
+    pictures.append(pictures[-1].resize((_SIDE, 5 * _SIDE)))
     with failing_as(f"{name}: its image processor {own.name} fails"), repeatable(torch.device("cpu"), exact=True):
         given = [_processed(own, picture) for picture in pictures]
         again = _processed(own, pictures[0])
@@ -171,25 +173,25 @@ def _nearest(
     picture, levels = min(samples, key=lambda sample: sample[0].width * sample[0].height)
     off = [float((_levels(each, picture) - levels).abs().mean()) for each in candidates]
     likely = [candidates[index] for index in sorted(range(len(off)), key=off.__getitem__)[:_LIKELY]]
-    best, least = likely[0], 1.0
-    for geometry in likely:
-        for library in get_args(Library):
-            for corner in get_args(Corner):
-                candidate = replace(geometry, library=library, corner=corner)
-                share = max(_missed(candidate, *sample) for sample in samples)
-                if share < least:
-                    best, least = candidate, share
-                if share == 0:
-                    return candidate, share
-    return best, least
+    variants = [
+        replace(geometry, library=library, corner=corner)
+        for geometry in likely
+        for library in get_args(Library)
+        for corner in get_args(Corner)
+    ]
+    misses = [max(_miss(variant, *sample) for sample in samples) for variant in variants]
+    least = min(misses)
+    return variants[misses.index(least)], least[0]
 
 
 def _levels(candidate: Preprocessing, picture: Image.Image) -> Tensor:
     return planes(candidate.cropped(picture), torch.device("cpu"))
 
 
-def _missed(candidate: Preprocessing, picture: Image.Image, levels: Tensor) -> float:
-    return float(((_levels(candidate, picture) - levels).abs() > _LEVEL).float().mean())
+def _miss(candidate: Preprocessing, picture: Image.Image, levels: Tensor) -> tuple[float, float]:
+    """Return the share of values that a description misses by more than a level, and by how much it misses all."""
+    apart = (_levels(candidate, picture) - levels).abs()
+    return float((apart > _LEVEL).float().mean()), float(apart.mean())
 
 
 def _candidates(plain: Preprocessing, processor: Any) -> list[Preprocessing]:

@@ -48,11 +48,10 @@ def find(name: str) -> Published:
     preprocessing = _preprocessing(name, folder, _changed(folder))
     return Published(
         name=name,
-        build=lambda classes, size: _built(folder, classes),  # noqa: ARG005 - a model knows the size of its input
+        build=partial(_not_built, name),
         preprocessing=preprocessing,
         labels=Labels(str(config.id2label[index]) for index in range(config.num_labels)),
         fetch=lambda progress: weights_of(name, folder, PREFIX, progress=progress),
-        rename=lambda state: {f"model.{key.removeprefix('model.')}": value for key, value in state.items()},
         load=lambda path, size: _loaded(name, path.parent),  # noqa: ARG005
     )
 
@@ -257,9 +256,10 @@ def _preprocessing(name: str, folder: Path, changed: tuple[int, ...]) -> Preproc
     return described(process, processor, name)
 
 
-def _built(folder: Path, classes: int) -> nn.Module:
-    config = transformers().AutoConfig.from_pretrained(folder, local_files_only=True, num_labels=classes)
-    return _Logits(transformers().AutoModelForImageClassification.from_config(config, trust_remote_code=False))
+def _not_built(name: str, classes: int, size: int) -> nn.Module:  # noqa: ARG001
+    raise ClassifierError(
+        f"{name} comes with its weights; for others, put the model's files into a folder: -m hf:FOLDER"
+    )
 
 
 def _loaded(name: str, folder: Path) -> nn.Module:
