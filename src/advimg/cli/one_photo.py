@@ -90,8 +90,13 @@ def describe(record: "Record", console: Console) -> None:
     for line in _survival(record.least_survives):
         console.say(f"  {line}")
     for seen in record.checked:
-        at = "" if seen.fooled else f" ({seen.target.name} is at {percent(seen.confidence)})"
-        console.say(f"  {seen.change}{at}, by {seen.model}, which took no part")
+        fallen = _fallen(seen.survives)
+        missed = f" ({seen.target.name} is at {percent(seen.confidence)})"
+        if seen.fooled:
+            missed = ""
+        elif fallen and seen.after[0].index == seen.target.index:
+            missed = f", but not after {fallen}"
+        console.say(f"  {seen.change}{missed}, by {seen.model}, which took no part")
         for line in _survival(seen.survives):
             console.say(f"    {line}")
     if console.verbose:
@@ -105,10 +110,10 @@ def describe(record: "Record", console: Console) -> None:
     least_seen = least.after[0]
     by = f" by {least.model}" if others else ""
     larger = "--eps" if record.max_eps is None else "--max-eps"
-    fallen = [each.change for each in record.least_survives if not each.fooled]
+    fallen = _fallen(record.least_survives)
     if fallen and least_seen.index == least.target.index:
         console.warn(
-            f"{least.target.name} is what is seen in the file, but not after {', '.join(fallen)}; this is the best "
+            f"{least.target.name} is what is seen in the file, but not after {fallen}; this is the best "
             f"attempt. Try a larger {larger}, more --steps, or fewer changes"
         )
     elif not record.fooled:
@@ -131,6 +136,11 @@ def describe(record: "Record", console: Console) -> None:
         )
     elif weak := [each.change for each in record.least_survives if each.confidence < record.min_confidence]:
         console.warn(f"after {', '.join(weak)} the file is short of the {percent(record.min_confidence)} asked for")
+
+
+def _fallen(survives: "Sequence[Survival]") -> str:
+    """Name the changes after which a file falls."""
+    return ", ".join(each.change for each in survives if not each.fooled)
 
 
 def _survival(survives: "Sequence[Survival]") -> "Iterator[str]":
