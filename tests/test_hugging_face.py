@@ -117,9 +117,7 @@ def test_the_classes_of_a_model_are_those_of_its_configuration(vit: Path) -> Non
 
 
 def test_weights_of_one_s_own_are_a_folder_of_their_own(vit: Path) -> None:
-    with pytest.raises(
-        ClassifierError, match="comes with its weights; for others, put the model's files into a folder"
-    ):
+    with pytest.raises(ClassifierError, match="comes with its weights; for others, put the model's files"):
         load_classifier(f"hf:{vit}", weights=vit / "model.safetensors", device="cpu")
 
 

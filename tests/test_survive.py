@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
@@ -24,6 +25,7 @@ from advimg.images.decode import read_photo
 from advimg.images.encode import encode_png
 from advimg.images.mask import Mask
 from advimg.record_schema import read_chunk
+from advimg.registry import TRANSFORMS
 from advimg.settings import Settings
 from tests import referee
 from tests.batches import assert_one_line
@@ -408,13 +410,13 @@ def test_an_untargeted_record_names_the_class_that_is_seen() -> None:
         assert (found.record_differs, found.holds) == (differs, not differs)
 
 
-def _of_brightness() -> Classifier:
-    """Return a network of the mean level: that of dark pictures, of grey ones, of bright ones."""
+def _of_brightness(*centres: float) -> Classifier:
+    """Return a network of the mean level, 0..1: dark, grey or bright, by which of three centres is nearest."""
     linear = torch.nn.Linear(3 * 8 * 8, 3)
-    centres = torch.tensor([0.1, 0.5, 0.9])
+    means = torch.tensor(centres or (0.1, 0.5, 0.9))
     with torch.no_grad():
-        linear.weight.copy_((40 * centres / (3 * 8 * 8))[:, None].expand(3, 3 * 8 * 8))
-        linear.bias.copy_(-20 * centres**2)
+        linear.weight.copy_((40 * means / (3 * 8 * 8))[:, None].expand(3, 3 * 8 * 8))
+        linear.bias.copy_(-20 * means**2)
     network = torch.nn.Sequential(torch.nn.Flatten(), linear)
     return Classifier.wrap(
         network, labels=["dark", "grey", "bright"], mean=(0,) * 3, std=(1,) * 3, resize=8, crop=8, device="cpu"
@@ -444,6 +446,30 @@ def test_check_on_tells_of_changes_too(cli: Cli, photo: Path) -> None:
     (checked,) = json.loads(ran.out)["checked"]
     assert [each["change"] for each in checked["survives"]] == ["jpeg:75"]
     assert checked["fooled"] == (checked["after"][0]["index"] == PELICAN and checked["survives"][0]["fooled"])
+
+
+def test_a_network_that_took_no_part_falls_after_a_change(cli: Cli, every_model: EveryModel) -> None:
+    """What is said is the change, not how sure it is of the target that it sees."""
+    every_model(_of_brightness(0.0, 0.1, 0.15), efficientnet_lite0=_of_brightness())
+    Image.new("RGB", (20, 20), (200,) * 3).save("grey.png")
+    ran = cli(
+        *("attack", "grey.png", "-t", "bright", "--survive", "mirror,brightness:0.3", "--check-on", LITE0),
+        *("-m", "resnet18", "--no-figure", "--no-perturbation", "--confidence", 0),
+    )
+    assert ran.code == 0
+    (line,) = (line for line in ran.err.splitlines() if "took no part" in line)
+    assert re.fullmatch(
+        r"  bright [\d.]+ % → bright [\d.]+ %, but not after brightness:0\.3, by \w+, which took .*", line
+    )
+    assert "    falls after brightness:0.3: dark " in ran.err
+
+
+def test_the_help_names_every_change(cli: Cli) -> None:
+    told = " ".join(cli("attack", "--help").out.split())
+    assert f"changes, too: {', '.join(TRANSFORMS)}, with values" in told
+    assert f"web is {', '.join(WEB)}." in told
+    assert "3 it does not, or not after one of them" in told
+    assert "'' is none" in cli("verify", "--help").out
 
 
 def test_cases_are_what_change_says() -> None:

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from advimg.classifiers.classifier import Classifier
+from advimg.cli.sweep import _lines_of_changes
 from advimg.formatting import percent
 from advimg.report.curves import draw_curves
 from advimg.report.robustness import AfterChange, Point, points_of, to_csv
@@ -323,6 +324,14 @@ def test_a_sweep_tells_what_survives(cli: Cli, quick: Classifier, photos: list[P
         shares = [percent(point["survives"][number]["share"]) for point in told]
         assert line[18:].split() == " ".join(shares).split()
     assert table[4][18:].split() == " ".join(percent(point["share"]) for point in told).split()
+
+
+def test_where_no_file_was_written_nothing_is_told_of_changes() -> None:
+    good, lost = surviving_points("m", {"none": 0.5, "jpeg:50": 0.25}, (1, 0.25), (2, 0.0))
+    *_, itself, change, everything = _lines_of_changes([good, replace(lost, files=0, verified=0, survives=())])
+    assert itself.split()[-3:] == ["50.0", "%", "-"]
+    assert change.split()[-3:] == ["25.0", "%", "-"]
+    assert everything.split()[-3:] == ["25.0", "%", "-"]
 
 
 def test_a_sweep_goes_on_where_it_was(cli: Cli, quick: Classifier, photos: list[Path]) -> None:

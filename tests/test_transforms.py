@@ -98,6 +98,16 @@ def test_webp_is_saved_and_read(quality: int, size: tuple[int, int]) -> None:
     assert not np.array_equal(pixels(changed), decoded(encoded(picture, "WEBP", lossless=True)))
 
 
+@pytest.mark.parametrize("text", ["jpeg", "webp"])
+def test_pil_s_limit_on_pixels_does_not_count(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is one of our own; PIL warns above its own, and refuses twice as much."""
+    picture = noise(30, 20)
+    usual = pixels(transform(text).apply(picture))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert np.array_equal(pixels(transform(text).apply(picture)), usual)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
 _FILTERS = {
     "box": Image.Resampling.BOX,
     "bilinear": Image.Resampling.BILINEAR,

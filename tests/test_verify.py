@@ -91,6 +91,10 @@ def test_python_judges_by_the_model_too(photo: Path, lite0: Classifier, tmp_path
         ({"view": VIEW | {"crop": math.inf}}, "Infinity is no JSON"),
         ({"view": VIEW | {"resize": 10**400}}, "$.view.resize"),
         ({"steps": 10**24}, "$.steps"),
+        (
+            {"survive": "mirror,jpg:75"},
+            "forged.png: its record names changes that cannot be read (unknown change 'jpg'",
+        ),
         ({"ensemble": [{}] * 200}, "$.ensemble"),
         ({"eps": 3.5}, "is not whole"),
         ({"text": "[" * 100_000}, "too deep"),
@@ -102,6 +106,19 @@ def test_python_judges_by_the_model_too(photo: Path, lite0: Classifier, tmp_path
 def test_a_record_that_was_made_up_is_one_line(forge: Forge, claims: dict[str, Any], message: str) -> None:
     Path("own.toml").write_text(f'model = "{LITE0}"\n', encoding="ascii")
     assert_one_line(forge(**claims), 2, message)
+
+
+def test_changes_are_read_before_a_model_is_loaded(forge: Forge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advimg.classifiers.load.load_classifier", lambda *_, **__: pytest.fail("loaded"))
+    assert_one_line(forge("--after", "jpg:75"), 2, "advimg: unknown change 'jpg': use jpeg")
+    assert_one_line(forge(survive="jpg:75"), 2, "its record names changes that cannot be read")
+
+
+def test_no_changes_are_held_against_if_that_is_what_is_asked_for(forge: Forge) -> None:
+    fallen = forge(survive="resize:0.02")
+    assert (fallen.code, "NO  after resize:0.02" in fallen.err) == (3, True)
+    ran = forge("--after", "", survive="resize:0.02")
+    assert (ran.code, "after" in ran.err) == (0, False)
 
 
 def test_a_record_names_no_model_twice(forge: Forge, lite0: Classifier, photo: Path) -> None:

@@ -8,9 +8,9 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from advimg.changes import Change, cases_of, parse_changes
+from advimg.changes import PRESETS, Change, cases_of, parse_changes
 from advimg.errors import UsageError
-from advimg.registry import ATTACKS, LOSSES
+from advimg.registry import ATTACKS, LOSSES, TRANSFORMS
 
 DEFAULT_MODEL = "resnet50:IMAGENET1K_V1"
 """The network of the article that this tool follows; its softmax is sharp."""
@@ -173,7 +173,8 @@ class Settings:
     )
     survive: str | None = setting(
         None,
-        "The file is to be the target after each of these changes, too: jpeg:75, resize:0.5+jpeg:75, jpeg:50-95, web.",
+        f"The file is to be the target after each of these changes, too: {', '.join(TRANSFORMS)}, with values after "
+        f"colons. Chains and ranges, as in jpeg:75,resize:0.5+webp:60-90; web is {PRESETS['web'].replace(',', ', ')}.",
         group="What to reach",
         formerly=None,
     )
@@ -215,7 +216,7 @@ class Settings:
     def __post_init__(self) -> None:
         changes: Any = self.survive
         if isinstance(changes, list | tuple):
-            object.__setattr__(self, "survive", ",".join(map(str, changes)))
+            object.__setattr__(self, "survive", ",".join(map(str, changes)) if changes else None)
         for each in described(type(self)):
             object.__setattr__(self, each.name, each.checked(getattr(self, each.name)))
         ATTACKS.check(self.attack)

@@ -73,10 +73,12 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
       advimg attack dog.jpg -t least-likely --model timm/vit_base_patch16_224
       advimg attack dog.jpg -t pelican -m resnet50 -m vit_b_16 --check-on densenet121
       advimg attack dog.jpg -t pelican --check-on "exec:python judge.py"
+      advimg attack dog.jpg -t pelican --survive jpeg:75,resize:0.5+webp:60-90
       advimg attack - -t 144 -o - < dog.jpg > pelican.png
 
     \b
-    Exit code: 0 the file shows the target; 3 it does not, the best attempt is written;
+    Exit code: 0 the file shows the target, also after each change of --survive;
+    3 it does not, or not after one of them, the best attempt is written;
     1 something failed, nothing is written, unless it was a program of --check-on; 2 wrong usage.
     """
     from advimg.cli.console import Console

@@ -108,10 +108,10 @@ def describe(record: "Record", console: Console) -> None:
     least_seen = least.after[0]
     by = f" by {least.model}" if others else ""
     larger = "--eps" if record.max_eps is None else "--max-eps"
-    fallen = [each.change for each in record.least_survives if not each.fooled]
+    fallen = _fallen(record.least_survives)
     if fallen and least_seen.index == least.target.index:
         console.warn(
-            f"{least.target.name} is what is seen in the file, but not after {', '.join(fallen)}; this is the best "
+            f"{least.target.name} is what is seen in the file, but not after {fallen}; this is the best "
             f"attempt. Try a larger {larger}, more --steps, or fewer changes"
         )
     elif not record.fooled:
@@ -137,10 +137,17 @@ def describe(record: "Record", console: Console) -> None:
 
 
 def _left_to_target(seen: "CheckedRecord") -> str:
-    """Return how far the target is for a judge that is not fooled, where it says."""
-    if seen.fooled or seen.target is None or seen.confidence is None:
+    """Return how far the target is for a judge that is not fooled, where it says, or after what the file falls."""
+    if seen.fooled or seen.target is None:
         return ""
-    return f" ({seen.target.name} is at {percent(seen.confidence)})"
+    if (fallen := _fallen(seen.survives)) and seen.after and seen.after[0].name == seen.target.name:
+        return f", but not after {fallen}"
+    return "" if seen.confidence is None else f" ({seen.target.name} is at {percent(seen.confidence)})"
+
+
+def _fallen(survives: "Sequence[Survival | CheckedSurvival]") -> str:
+    """Name the changes after which a file falls."""
+    return ", ".join(each.change for each in survives if not each.fooled)
 
 
 def _survival(survives: "Sequence[Survival | CheckedSurvival]") -> "Iterator[str]":

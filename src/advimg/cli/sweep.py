@@ -191,7 +191,7 @@ def _lines_of_changes(points: "Sequence[Point]") -> Iterator[str]:
         for point in own:
             for each in point.survives:
                 shares.setdefault(each.change, {})[point.eps] = each.share
-        shares[ALL] = {point.eps: point.share for point in own}
+        shares[ALL] = {point.eps: point.share for point in own if point.files}
         wide = max(len(in_words(change)) for change in shares)
         yield f"files that hold, by {model}"
         heads = (f"ε = {point.eps:g}" for point in own)

@@ -49,7 +49,8 @@ _FROM_RECORD: dict[str, Any] = {"default": None, "show_default": "what the PNG's
     "--after",
     metavar="CHANGE,...",
     group="What to reach",
-    help=f"The file is to be the target after each of these changes, too: jpeg:75, resize:0.5+jpeg:75, web. {RECORDED}",
+    help="The file is to be the target after each of these changes, too, written as for `attack --survive`: jpeg:75, "
+    f"resize:0.5+jpeg:75, web; '' is none. {RECORDED}",
 )
 @mask_option("Check that nothing is changed where this picture is not white.")
 @model_options(several="Given several times: the promise is for all.", default=None)
@@ -86,6 +87,7 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     recorded, unreadable = _recorded(picture.chunk)
     norm: Norm = given["norm"] or ("l2" if recorded and recorded.norm == "l2" and given["eps"] is None else "linf")
     claims, eps = _claims(adversarial, recorded, given, norm, unreadable)
+    after = _changes(adversarial, recorded, given["after"])
     if unreadable:
         console.warn(f"the PNG's record is not one that advimg wrote ({unreadable})")
     for note in picture.notes:
@@ -103,7 +105,6 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
     elif recorded and mask is not None and recorded.mask_sha256 not in (None, mask.sha256):
         console.warn("this mask is not the one that the PNG's record names")
     weights = {each.model: each.weights_sha256 for each in recorded.attacked} if recorded else {}
-    after = given["after"] if given["after"] is not None else (recorded.survive if recorded else None) or ()
     found = []
     for models, target in claimed:
         (classifier,), _ = models.load(given["device"], progress=not given["quiet"])
@@ -156,6 +157,27 @@ def _claims(
     return [
         _Claim((each.model,), target if isinstance(target, str) else each.target) for each in recorded.attacked
     ], eps
+
+
+def _changes(adversarial: Path, recorded: "Record | None", given: str | None) -> tuple[str, ...]:
+    """Return the changes that the option names, else those of the PNG's record.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    from advimg.changes import parse_changes
+
+    text = given if given is not None else recorded.survive if recorded else None
+    if not text:
+        return ()
+    try:
+        return tuple(map(str, parse_changes(text)))
+    except UsageError as error:
+        if given is not None:
+            raise
+        raise UsageError(
+            f"{adversarial}: its record names changes that cannot be read ({error}); give --after"
+        ) from None
 
 
 def _check_named(adversarial: Path, recorded: "Record", *, own_weights: bool) -> None:

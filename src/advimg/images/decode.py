@@ -153,13 +153,16 @@ def text_chunk(path: Path, key: str) -> str | None:
 
 def _opened(data: bytes) -> Image.Image:
     """Open a picture: its size is read, its pixels are not decoded."""
-    with _without_pil_s_limit():
+    with without_pixel_limit():
         return Image.open(io.BytesIO(data), formats=_FORMATS)
 
 
 @contextmanager
-def _without_pil_s_limit() -> Iterator[None]:
-    """Switch off PIL's limit on pixels, a global that it checks when it opens a file; the caller has its own."""
+def without_pixel_limit() -> Iterator[None]:
+    """Switch off PIL's limit on pixels, a global that it checks when it opens a file; the caller has its own.
+
+    Above the limit PIL warns, and above twice the limit it refuses.
+    """
     with _limit_lock:  # or threads would restore each other's value
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -190,7 +193,7 @@ def _broken_is_one_error(source: str) -> Iterator[None]:
 def _frames(image: Image.Image) -> int:
     """Count the frames; 1 where those after the first are too damaged to be counted."""
     try:
-        with _without_pil_s_limit():
+        with without_pixel_limit():
             frames: int = getattr(image, "n_frames", 1)
     except Exception:  # as _broken_is_one_error says
         return 1

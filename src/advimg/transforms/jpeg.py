@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advimg.changes import number, word
 from advimg.errors import UsageError
+from advimg.images.decode import without_pixel_limit
 from advimg.registry import TRANSFORMS
 from advimg.transforms import block_coding
 from advimg.transforms.base import Transform, planes
@@ -55,7 +56,9 @@ class Jpeg(Transform):
     def _decoded(self, picture: Image.Image) -> tuple[Image.Image, list[list[int]]]:
         buffer = BytesIO()
         picture.save(buffer, "JPEG", quality=self.quality, subsampling=_SUBSAMPLING[self.chroma])
-        with Image.open(buffer) as opened:
+        with without_pixel_limit():
+            file = Image.open(buffer)
+        with file as opened:
             assert isinstance(opened, JpegImageFile)
             tables = [list(opened.quantization[number]) for number in (0, 1)]
             return opened.convert("RGB"), tables

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advimg.changes import number
 from advimg.errors import UsageError
+from advimg.images.decode import without_pixel_limit
 from advimg.registry import TRANSFORMS
 from advimg.transforms import block_coding
 from advimg.transforms.base import Transform, planes
@@ -42,7 +43,9 @@ class Webp(Transform):
         """Encode and decode a picture."""
         buffer = BytesIO()
         picture.save(buffer, "WEBP", quality=self.quality)
-        with Image.open(buffer) as opened:
+        with without_pixel_limit():
+            file = Image.open(buffer)
+        with file as opened:
             return opened.convert("RGB")
 
     def pull_back(self, gradient: Tensor, picture: Image.Image) -> Tensor:
