@@ -44,6 +44,8 @@ def load_classifier(
     interpolation: str | None = None,
     mean: Iterable[float] | None = None,
     std: Iterable[float] | None = None,
+    squash: bool | None = None,
+    channels: str | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> Classifier:
@@ -61,6 +63,8 @@ def load_classifier(
         interpolation: "bilinear", "bicubic", "lanczos", "box", "hamming" or "nearest".
         mean: of each channel, on the scale 0..1.
         std: of each channel, on the same scale.
+        squash: whether both sides are resized, whatever the picture's shape.
+        channels: the order in which the network takes them, "rgb" or "bgr".
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         progress: whether a download shows a progress bar on stderr.
 
@@ -76,6 +80,8 @@ def load_classifier(
         interpolation=interpolation,
         mean=None if mean is None else tuple(mean),
         std=None if std is None else tuple(std),
+        squash=squash,
+        channels=channels,
     )
     place = find_device(device)
     return assemble(find(spec.model), spec, place, progress=progress)
@@ -241,6 +247,8 @@ def _preprocessing(published: Published, spec: ModelSpec) -> Preprocessing:
         "interpolation": spec.interpolation,
         "mean": spec.mean,
         "std": spec.std,
+        "squash": spec.squash,
+        "channels": spec.channels,
     }
     given = {name: value for name, value in changes.items() if value is not None}
     if given and own.preprocess is not None:

@@ -23,6 +23,8 @@ class ModelSpec:
         resize: the length of the shorter side before the crop, in pixels.
         interpolation: the filter of the resize.
         mean, std: of each channel, on the scale 0..1.
+        squash: whether both sides are resized, whatever the picture's shape.
+        channels: the order in which the network takes them, "rgb" or "bgr"; also that of mean and std.
         title: the name in the record, if it is not that of the model.
         file: the TOML file that it was read from, an absolute path.
     """
@@ -35,6 +37,8 @@ class ModelSpec:
     interpolation: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    squash: bool | None = None
+    channels: str | None = None
     title: str | None = None
     file: Path | None = None
 
@@ -95,7 +99,9 @@ def _names(line: str, key: str) -> bool:
 def _value(values: Mapping[str, Any], key: str, path: Path) -> Any:
     """Return a value of a TOML file in the type of its field."""
     value = values[key]
-    if key in ("model", "interpolation") and isinstance(value, str):
+    if key in ("model", "interpolation", "channels") and isinstance(value, str):
+        return value
+    if key == "squash" and isinstance(value, bool):
         return value
     if key in ("weights", "labels") and isinstance(value, str):
         return path.parent / value

@@ -220,6 +220,8 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices:
         ),
         _models("--mean", type=ChannelsType(), help="Of red, green and blue in training: 0.485,0.456,0.406."),
         _models("--std", type=ChannelsType(), help="Of red, green and blue in training: 0.229,0.224,0.225."),
+        _models("--squash", is_flag=True, default=None, help="Resize both sides, whatever the photo's shape."),
+        _models("--channels", type=click.Choice(["rgb", "bgr"]), help="Order of the network's channels, mean and std."),
         _models(
             "--device",
             "devices",
@@ -244,7 +246,7 @@ def specs_of(models: Sequence[str], given: Mapping[str, Any]) -> "list[ModelSpec
 
     own = {
         name: value
-        for name in ("weights", "labels", "input_size", "resize", "interpolation", "mean", "std")
+        for name in ("weights", "labels", "input_size", "resize", "interpolation", "mean", "std", "squash", "channels")
         if (value := given[name]) is not None
     }
     if own and len(models) > 1:
