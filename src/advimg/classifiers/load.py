@@ -54,7 +54,8 @@ def load_classifier(
     Args:
         name: ``efficientnet_lite0``, ``_lite1`` or ``_lite2`` (bundled, no download), any torchvision classifier, with
             or without the name of its weights (``resnet50:IMAGENET1K_V1``, ``vit_b_16``), any timm classifier
-            (``timm/resnet18``), a model of an installed source, or a TOML file with the keys of a spec; or a spec.
+            (``timm/resnet18``), a model of an installed source, an ONNX file (``net.onnx``), or a TOML file with the
+            keys of a spec; or a spec.
         weights: a state dict to load instead of the published weights (``.pth``, ``.pt`` or ``.safetensors``); its head
             gives the number of classes.
         labels: the names of the classes, or a text file with one a line.
@@ -100,8 +101,7 @@ def identity_of(spec: ModelSpec, *, progress: bool = True) -> Identity:
     """
     published = find(spec.model)
     path = spec.weights or published.fetch(progress)
-    sha256 = weights_sha256(path)
-    check_hash(path, sha256, _digits(spec, path))
+    sha256 = weights_sha256(path) if spec.weights else _checked_sha256(published, path)
     return Identity(
         name=spec.title or published.name,
         preprocessing=_preprocessing(published, spec),
@@ -170,13 +170,21 @@ def _loaded(
 
     The source opens the file itself, so that the hash is taken before and after.
     """
-    sha256 = weights_sha256(path)
-    check_hash(path, sha256, hash_digits(path.name))
+    sha256 = _checked_sha256(published, path)
     with _building(published, size):
         network = load(path, size).float()
-    if weights_sha256(path) != sha256:
+    if _checked_sha256(published, path) != sha256:
         raise ClassifierError(f"the weights {path} were changed while they were read; run the command again")
     return network, sha256
+
+
+def _checked_sha256(published: Published, path: Path) -> str:
+    """Return the hash of published weights, which must be that in the file's name, if it has one there."""
+    if published.sha256 is not None:
+        return published.sha256(path)
+    sha256 = weights_sha256(path)
+    check_hash(path, sha256, hash_digits(path.name))
+    return sha256
 
 
 def _twin(made: Callable[[nn.Module], nn.Module], network: nn.Module, device: torch.device) -> nn.Module:
