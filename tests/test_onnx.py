@@ -22,6 +22,7 @@ from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.classifiers.gradient.soft_relu import SoftReLU
 from advimg.classifiers.load import load_classifier
 from advimg.errors import ClassifierError, UsageError
+from advimg.models import Models
 from tests.conftest import Cli, random_photo, sample
 from tests.referee import judge
 
@@ -250,6 +251,33 @@ def test_labels_come_from_the_file(small: Path, key: str, text: str, names: tupl
 
 def test_a_thousand_outputs_are_imagenet_s(tmp_path: Path) -> None:
     assert load(export(_Small(1000), tmp_path / "net.onnx")).labels[144] == "pelican"
+
+
+def test_a_file_of_any_size_and_one_that_is_not_square(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    wide = load(export(network, tmp_path / "wide.onnx", example=torch.zeros(1, 3, 24, 40)))
+    assert (wide.preprocessing.size, wide.preprocessing.resize) == ((40, 24), 46)
+    assert wide.judge(random_photo(60, 50).levels).probabilities.sum() == pytest.approx(1)
+    model = onnx.load(export(network, tmp_path / "any.ONNX"))
+    for value, sides in ((model.graph.input[0], (0, 2, 3)), (model.graph.output[0], (0, 1))):
+        for side in sides:
+            value.type.tensor_type.shape.dim[side].dim_param = f"side{side}"
+    onnx.save(model, tmp_path / "any.ONNX")
+    for size, resize, options in ((224, 256, {}), (96, 110, {"input_size": 96})):
+        classifier = load(tmp_path / "any.ONNX", **options)
+        assert (classifier.preprocessing.size, classifier.preprocessing.resize) == ((size, size), resize)
+        assert len(classifier.labels) == 4
+        picture = torch.randn(1, 3, size, size)
+        torch.testing.assert_close(classifier.network(picture), network(picture), rtol=1e-4, atol=1e-5)
+
+
+def test_two_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "net.onnx" for folder in ("old", "new")]
+    for path in paths:
+        path.parent.mkdir()
+        export(_Small(), path)
+    attacked, _ = Models.of(paths).load("cpu")
+    assert [classifier.name for classifier in attacked] == ["old/net.onnx", "new/net.onnx"]
 
 
 # Hashes.
