@@ -88,6 +88,9 @@ def test_no_import_leads_back() -> None:
         ("matplotlib", {"report"}),
         ("torchvision", {"classifiers"}),
         ("timm", {"classifiers"}),
+        ("onnx", {"classifiers"}),
+        ("onnx2torch", {"classifiers"}),
+        ("onnxruntime", {"classifiers"}),
     ],
 )
 def test_a_library_is_known_in_its_rooms_only(library: str, rooms: set[str]) -> None:

@@ -264,6 +264,16 @@ def test_labels_may_stand_in_the_toml_file(tmp_path: Path) -> None:
     assert ModelSpec.of(str(path)).labels == ("a", "b")
 
 
+def test_squash_and_channels_may_stand_in_the_toml_file(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "mine.toml").write_text(
+        f'model = "resnet18"\nweights = "{checkpoint.as_posix()}"\nsquash = true\nchannels = "bgr"\n'
+    )
+    preprocessing = load_classifier(str(tmp_path / "mine.toml"), device="cpu").preprocessing
+    assert (preprocessing.squash, preprocessing.channels) == (True, "bgr")
+    with pytest.raises(ClassifierError, match="unknown channels 'brg'; use one of rgb, bgr"):
+        load(checkpoint, channels="brg")
+
+
 _WRONG: dict[str, tuple[str | bytes, str]] = {
     "unknown key": ('model = "resnet18"\n\n# weight = 3\nweight = "x.pt"', r"mine\.toml, line 4: unknown key 'weight'"),
     "a table": ('model = "resnet18"\n[view]\nresize = 3', r"line 2: unknown key 'view'; the keys are model, weights"),
@@ -277,6 +287,7 @@ _WRONG: dict[str, tuple[str | bytes, str]] = {
     "mean": ('model = "x"\nmean = 0.5', r"mean cannot be 0\.5"),
     "std": ('model = "x"\nstd = ["a", 1, 2]', "std cannot be"),
     "labels": ('model = "x"\nlabels = [1, 2]', r"labels cannot be \[1, 2\]"),
+    "squash": ('model = "x"\nsquash = 1', "squash cannot be 1"),
     "half a pixel": ('model = "x"\nresize = [1]', "resize cannot be"),
     "no toml": ("model = resnet18", r"mine\.toml is not TOML: .*line 1"),
     "bytes": (b"\xff\xfe", r"mine\.toml is not TOML"),

@@ -44,6 +44,8 @@ def load_classifier(
     interpolation: str | None = None,
     mean: Iterable[float] | None = None,
     std: Iterable[float] | None = None,
+    squash: bool | None = None,
+    channels: str | None = None,
     device: str = "auto",
     progress: bool = True,
 ) -> Classifier:
@@ -52,7 +54,8 @@ def load_classifier(
     Args:
         name: ``efficientnet_lite0``, ``_lite1`` or ``_lite2`` (bundled, no download), any torchvision classifier, with
             or without the name of its weights (``resnet50:IMAGENET1K_V1``, ``vit_b_16``), any timm classifier
-            (``timm/resnet18``), a model of an installed source, or a TOML file with the keys of a spec; or a spec.
+            (``timm/resnet18``), a model of an installed source, an ONNX file (``net.onnx``), or a TOML file with the
+            keys of a spec; or a spec.
         weights: a state dict to load instead of the published weights (``.pth``, ``.pt`` or ``.safetensors``); its head
             gives the number of classes.
         labels: the names of the classes, or a text file with one a line.
@@ -61,6 +64,8 @@ def load_classifier(
         interpolation: "bilinear", "bicubic", "lanczos", "box", "hamming" or "nearest".
         mean: of each channel, on the scale 0..1.
         std: of each channel, on the same scale.
+        squash: whether both sides are resized, whatever the picture's shape.
+        channels: the order in which the network takes them, "rgb" or "bgr".
         device: "auto", "cpu", "cuda", "cuda:N" or "mps".
         progress: whether a download shows a progress bar on stderr.
 
@@ -76,6 +81,8 @@ def load_classifier(
         interpolation=interpolation,
         mean=None if mean is None else tuple(mean),
         std=None if std is None else tuple(std),
+        squash=squash,
+        channels=channels,
     )
     place = find_device(device)
     return assemble(find(spec.model), spec, place, progress=progress)
@@ -94,8 +101,7 @@ def identity_of(spec: ModelSpec, *, progress: bool = True) -> Identity:
     """
     published = find(spec.model)
     path = spec.weights or published.fetch(progress)
-    sha256 = weights_sha256(path)
-    check_hash(path, sha256, _digits(spec, path))
+    sha256 = weights_sha256(path) if spec.weights else _checked_sha256(published, path)
     return Identity(
         name=spec.title or published.name,
         preprocessing=_preprocessing(published, spec),
@@ -164,13 +170,21 @@ def _loaded(
 
     The source opens the file itself, so that the hash is taken before and after.
     """
-    sha256 = weights_sha256(path)
-    check_hash(path, sha256, hash_digits(path.name))
+    sha256 = _checked_sha256(published, path)
     with _building(published, size):
         network = load(path, size).float()
-    if weights_sha256(path) != sha256:
+    if _checked_sha256(published, path) != sha256:
         raise ClassifierError(f"the weights {path} were changed while they were read; run the command again")
     return network, sha256
+
+
+def _checked_sha256(published: Published, path: Path) -> str:
+    """Return the hash of published weights, which must be that in the file's name, if it has one there."""
+    if published.sha256 is not None:
+        return published.sha256(path)
+    sha256 = weights_sha256(path)
+    check_hash(path, sha256, hash_digits(path.name))
+    return sha256
 
 
 def _twin(made: Callable[[nn.Module], nn.Module], network: nn.Module, device: torch.device) -> nn.Module:
@@ -241,6 +255,8 @@ def _preprocessing(published: Published, spec: ModelSpec) -> Preprocessing:
         "interpolation": spec.interpolation,
         "mean": spec.mean,
         "std": spec.std,
+        "squash": spec.squash,
+        "channels": spec.channels,
     }
     given = {name: value for name, value in changes.items() if value is not None}
     if given and own.preprocess is not None:

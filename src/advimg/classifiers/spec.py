@@ -23,8 +23,10 @@ class ModelSpec:
         resize: the length of the shorter side before the crop, in pixels.
         interpolation: the filter of the resize.
         mean, std: of each channel, on the scale 0..1.
+        squash: whether both sides are resized, whatever the picture's shape.
+        channels: the order in which the network takes them, "rgb" or "bgr"; also that of mean and std.
         title: the name in the record, if it is not that of the model.
-        file: the TOML file that it was read from, an absolute path.
+        file: the TOML file that it was read from, or the ONNX file that it is, an absolute path.
     """
 
     model: str
@@ -35,6 +37,8 @@ class ModelSpec:
     interpolation: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    squash: bool | None = None
+    channels: str | None = None
     title: str | None = None
     file: Path | None = None
 
@@ -48,6 +52,8 @@ class ModelSpec:
             UsageError: a key of the file is unknown, missing or of the wrong type.
             ClassifierError: the file cannot be read.
         """
+        if name.lower().endswith(".onnx"):
+            return cls(model=name, title=Path(name).name, file=Path(name).absolute())
         return cls._read(Path(name)) if name.lower().endswith(".toml") else cls(model=name)
 
     def changed(self, **given: Any) -> Self:
@@ -95,7 +101,11 @@ def _names(line: str, key: str) -> bool:
 def _value(values: Mapping[str, Any], key: str, path: Path) -> Any:
     """Return a value of a TOML file in the type of its field."""
     value = values[key]
-    if key in ("model", "interpolation") and isinstance(value, str):
+    if key == "model" and isinstance(value, str):
+        return str(path.parent / value) if value.lower().endswith(".onnx") else value
+    if key in ("interpolation", "channels") and isinstance(value, str):
+        return value
+    if key == "squash" and isinstance(value, bool):
         return value
     if key in ("weights", "labels") and isinstance(value, str):
         return path.parent / value

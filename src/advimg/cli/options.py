@@ -205,8 +205,8 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices:
             default=(default,) if default else None,
             multiple=True,
             shell_complete=complete_model,
-            help="A torchvision classifier; efficientnet_lite0, which needs no download; timm/NAME; or a TOML file. "
-            f"`advimg models` lists them. {several}" + ("" if default else f" {RECORDED}"),
+            help="A torchvision classifier; efficientnet_lite0, which needs no download; timm/NAME; an ONNX file; or a "
+            f"TOML file. `advimg models` lists them. {several}" + ("" if default else f" {RECORDED}"),
         ),
         _models(
             "--weights",
@@ -223,6 +223,8 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices:
         ),
         _models("--mean", type=ChannelsType(), help="Of red, green and blue in training: 0.485,0.456,0.406."),
         _models("--std", type=ChannelsType(), help="Of red, green and blue in training: 0.229,0.224,0.225."),
+        _models("--squash", is_flag=True, default=None, help="Resize both sides, whatever the photo's shape."),
+        _models("--channels", type=click.Choice(["rgb", "bgr"]), help="Order of the network's channels, mean and std."),
         _models(
             "--device",
             "devices",
@@ -247,7 +249,7 @@ def specs_of(models: Sequence[str], given: Mapping[str, Any]) -> "list[ModelSpec
 
     own = {
         name: value
-        for name in ("weights", "labels", "input_size", "resize", "interpolation", "mean", "std")
+        for name in ("weights", "labels", "input_size", "resize", "interpolation", "mean", "std", "squash", "channels")
         if (value := given[name]) is not None
     }
     if own and len(models) > 1:

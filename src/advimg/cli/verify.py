@@ -192,7 +192,7 @@ def _check_named(adversarial: Path, recorded: "Record", *, own_weights: bool) ->
     if len(set(names)) < len(names):
         raise UsageError(f"{adversarial}: its record names a model twice; give each with -m")
     for each in recorded.attacked:
-        if each.model.lower().endswith(".toml"):
+        if each.model.lower().endswith((".toml", ".onnx")):
             raise UsageError(f"{adversarial} was made with {each.model}; give it with -m")
         if each.weights and not own_weights:
             raise UsageError(f"{adversarial} was made with the weights file {each.weights}; give it with --weights")

@@ -42,6 +42,11 @@ class _OneThread(fx.Tracer):
         super().__init__()
         self._thread = threading.get_ident()
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        # Converted ONNX files are networks of these; some decide by their inputs.
+        converted = type(m).__module__.startswith("onnx2torch.")
+        return converted or super().is_leaf_module(m, module_qualified_name)
+
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:

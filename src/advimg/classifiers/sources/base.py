@@ -35,6 +35,8 @@ class Published:
             true.
         rename: gives the parameters of weights that are older than the architecture their present names.
         load: makes the network with its published weights for an input size, where they are not a plain state dict.
+        sha256: gives the hash of its weights, where they are a file of the user's own: it need not be the hash of the
+            one file, and the file's name says nothing of it.
         twin: makes a network that torch can differentiate of one that it cannot, with the same logits up to a constant;
             raises ClassifierError where there is none.
     """
@@ -46,6 +48,7 @@ class Published:
     fetch: Callable[[bool], Path]
     rename: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
     load: Callable[[Path, int], nn.Module] | None = None
+    sha256: Callable[[Path], str] | None = None
     twin: Callable[[nn.Module], nn.Module] | None = None
 
 
