@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from advimg.batches.executor import Executor, InProcess
-from advimg.batches.journal import Entry, Journal, folder_settings
+from advimg.batches.journal import Entry, Journal, folder_settings, read_records
 from advimg.batches.options import Options
 from advimg.batches.pipeline import Ended, Run
 from advimg.batches.plan import Files, Key
@@ -22,6 +22,8 @@ from advimg.images.files import write_whole
 from advimg.models import Models
 from advimg.outcome import known_before
 from advimg.outputs import is_summary
+from advimg.report.results_table import NAME as TABLE
+from advimg.report.results_table import is_results_table, results_table
 from advimg.settings import Eps
 
 SUMMARY = "summary.json"
@@ -92,7 +94,7 @@ class Batch:
         self._executor = executor
         self._journal = journal
         self._options = options
-        self._check_summary()
+        self._check_sums()
         work = compare_with_journal(
             keys,
             files,
@@ -114,7 +116,7 @@ class Batch:
         return [f"{classifier.name} on {devices}" for classifier in self._executor.classifiers]
 
     def run(self, *, stop: threading.Event, ended: Ended) -> None:
-        """Attack what is to do, and write the summary; a run that ends before it has begun leaves none.
+        """Attack what is to do, and write the summary and the table; a run that ends before it has begun leaves none.
 
         Args:
             stop: once it is set, what is complete is written and the rest is left for another run.
@@ -145,16 +147,20 @@ class Batch:
             if begun:
                 self._summarise()
 
-    def _check_summary(self) -> None:
-        path = self._files.folder / SUMMARY
-        if os.path.lexists(path) and not self._options.force and not is_summary(path):
-            raise OutputError(f"{path} exists and is no summary of a batch; choose another -O, or --force")
+    def _check_sums(self) -> None:
+        own = {SUMMARY: ("summary", is_summary), TABLE: ("table", is_results_table)}
+        for name, (what, is_own) in own.items():
+            path = self._files.folder / name
+            if os.path.lexists(path) and not self._options.force and not is_own(path):
+                raise OutputError(f"{path} exists and is no {what} of a batch; choose another -O, or --force")
 
     def _summarise(self) -> None:
-        known = self._known(self._options.settings.eps)
+        folder, known = self._files.folder, self._known(self._options.settings.eps)
         text = json.dumps(self.stats.summary(known), indent=2) + "\n"
         try:
-            write_whole(self._files.folder / SUMMARY, text.encode("ascii"), overwrite=True)
+            write_whole(folder / SUMMARY, text.encode("ascii"), overwrite=True)
+            records = read_records(folder, warn=lambda _: None)  # told of when the journal was opened
+            write_whole(folder / TABLE, results_table(records, folder), overwrite=True)
         except OutputError:
             # Else something has stopped the run, and that is the error to report.
             if self.stats.done == self.stats.total:

@@ -1,7 +1,5 @@
 """How a classifier's robustness falls with eps: from the records of many attacks to the points of a curve."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -9,6 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from advimg.record_schema import record_of
+from advimg.report.csv_table import csv_table
 from advimg.report.survival import ALL, NONE, changes_in, held
 
 _Z = 1.96
@@ -90,13 +89,13 @@ def to_csv(points: Sequence[Point]) -> str:
     columns = [field.name for field in fields(Point) if field.name != "survives"]
     if any(point.survives for point in points):
         columns.insert(columns.index("eps") + 1, "change")
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for point in points:
-        own = asdict(point) | {"change": ALL}
-        writer.writerows([*(own | asdict(each) for each in point.survives), own])
-    return text.getvalue()
+    return csv_table(columns, (row for point in points for row in _rows(point)))
+
+
+def _rows(point: Point) -> Iterator[dict[str, Any]]:
+    own = asdict(point) | {"change": ALL}
+    yield from (own | asdict(each) for each in point.survives)
+    yield own
 
 
 def _point(model: str, eps: float, records: Sequence[Mapping[str, Any]]) -> Point:
