@@ -68,9 +68,9 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     OUT/sub/dog_pelican.png and OUT/sub/dog_pelican_perturbation.png for sub/dog.jpg. A photo that fails does not stop
     the rest.
 
-    OUT/results.jsonl is the journal, one record a line, and OUT/summary.json the sum. The same command, started again,
-    goes on where the last run was stopped or killed: what is recorded, and whose photo and PNG are still the same, is
-    passed over.
+    OUT/results.jsonl is the journal, one record a line, OUT/results.csv the same as a table for a spreadsheet, and
+    OUT/summary.json the sum. The same command, started again, goes on where the last run was stopped or killed: what is
+    recorded, and whose photo and PNG are still the same, is passed over.
 
     \b
     Examples:

@@ -3,13 +3,14 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
-from advimg.cli.command import Command, keep_nearest
+from advimg.cli.command import Command, keep_nearest, option
 from advimg.cli.options import (
     batch_options,
     model_options,
@@ -45,6 +46,20 @@ _BUDGETS = (1, 2, 4, 8, 16)
     help="The budgets to try, in levels of 255, with commas between them.",
 )
 @settings_options(without=("eps", "max_eps"))
+@option(
+    "--fail-under",
+    type=float,
+    metavar="SHARE",
+    group="What to reach",
+    help="Exit with code 4 if a smaller share of photos, 0 to 1, withstands; every model has to reach it.",
+)
+@option(
+    "--at-eps",
+    metavar="LEVELS",
+    group="What to reach",
+    show_default="the largest of --eps",
+    help="The budget at which --fail-under counts, one of --eps.",
+)
 @model_options(several="Given several times: a curve for each.", devices=True)
 @precision_option
 @batch_options
@@ -58,20 +73,25 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     journal; the same command, started again, goes on where the last run was stopped. The sum is OUT/sweep.json,
     OUT/sweep.csv and the plot OUT/sweep.png. With --survive it tells how many files hold after each change, too.
 
+    A photo withstands an eps if none of its files shows its target there. With --fail-under the exit code tells whether
+    enough photos do, for a check that runs by itself.
+
     \b
     Examples:
       advimg sweep photos/ -t random -O robustness
       advimg sweep photos/ -t random --eps 1,2,3,4 -m efficientnet_lite0 -m resnet50 -O robustness
       advimg sweep photos/ --untargeted --eps 1,2 -m mine.toml -O robustness --json
+      advimg sweep photos/ --untargeted --eps 1,2,4 --fail-under 0.7 --at-eps 2 -m mine.toml -O robustness
 
     \b
     Exit code: 0 all attacks ran, successful or not; 1 some photos failed, or the run; 2 wrong usage;
-    130 interrupted (what is complete is kept).
+    4 fewer photos withstand than --fail-under asks for; 130 interrupted (what is complete is kept).
     """
     from advimg.cli.console import Console
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     budgets = _budgets(given["budgets"], given["norm"])
+    gate = _gate(ctx, given, budgets)
     settings = settings_of(given | {"eps": budgets[0]})
     tell_of_confidence(given, console)
     keep_nearest(ctx, given, "targets", "untargeted")
@@ -120,7 +140,51 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     _print(points, folder, console)
     if given["as_json"]:
         click.echo(json.dumps([point.to_dict() for point in points]))
-    ctx.exit(ExitCode.FAILED if failed else ExitCode.OK)
+    robust = gate is None or _tell_of_gate(gate, records, console)
+    ctx.exit(ExitCode.FAILED if failed else ExitCode.OK if robust else ExitCode.NOT_ROBUST)
+
+
+class _Gate(NamedTuple):
+    """What is asked of each model: the share of photos that withstand an eps."""
+
+    share: float
+    eps: float
+
+
+def _gate(ctx: click.Context, given: Mapping[str, Any], budgets: Sequence[float]) -> _Gate | None:
+    """Return what ``--fail-under`` and ``--at-eps`` ask for.
+
+    Raises:
+        UsageError: the share is none, or nothing is attacked at that eps.
+    """
+    share, at_eps = given["fail_under"], given["at_eps"]
+    if share is None:
+        if ctx.get_parameter_source("at_eps") is ParameterSource.COMMANDLINE:
+            raise UsageError("--at-eps says where --fail-under counts; give that, or leave out --at-eps")
+        return None
+    if not 0 <= share <= 1:  # nor NaN
+        raise UsageError(f"--fail-under {share:g}: give a share from 0 to 1, like 0.7")
+    eps = budgets[-1] if at_eps is None else parse_eps(at_eps, given["norm"])
+    if eps not in budgets:
+        raise UsageError(f"--at-eps {eps:g} is not one of --eps {','.join(f'{each:g}' for each in budgets)}")
+    return _Gate(share, eps)
+
+
+def _tell_of_gate(gate: _Gate, records: Sequence[dict[str, Any]], console: "Console") -> bool:
+    """Say how many photos withstand, a line for each model; tell whether they are enough for all of them."""
+    from advimg.report.robustness import robustness_of
+
+    enough = True
+    for each in robustness_of(records, gate.eps):
+        figure = (
+            f"{each.model}: {percent(each.share)} of photos ({each.robust} of {each.photos}) withstand ε = {gate.eps:g}"
+        )
+        if each.share < gate.share:
+            enough = False
+            console.error(f"{figure}, less than --fail-under {percent(gate.share)}")
+        else:
+            console.say(f"{figure}; --fail-under asks for {percent(gate.share)}")
+    return enough
 
 
 def _budgets(text: str | None, norm: Norm) -> list[float]:

@@ -72,6 +72,35 @@ class Point:
         return values
 
 
+@dataclass(frozen=True, slots=True)
+class Robustness:
+    """How many photos withstand every attack on a model at one eps.
+
+    Attributes:
+        photos: those with at least one file.
+        robust: those none of whose files shows its target.
+    """
+
+    model: str
+    photos: int
+    robust: int
+
+    @property
+    def share(self) -> float:
+        """The share of photos that withstand."""
+        return self.robust / self.photos
+
+
+def robustness_of(records: Iterable[Mapping[str, Any]], eps: float) -> list[Robustness]:
+    """Count photos by model, in the order in which models come; one whose files all failed has no count."""
+    fooled: dict[str, dict[str, bool]] = {}
+    for record in records:
+        if record["error"] is None and record["eps"] == eps:
+            photos = fooled.setdefault(record["model"], {})
+            photos[record["source"]] = photos.get(record["source"], False) or record["fooled"]
+    return [Robustness(model, len(photos), len(photos) - sum(photos.values())) for model, photos in fooled.items()]
+
+
 def points_of(records: Iterable[Mapping[str, Any]]) -> list[Point]:
     """Sum records up, by model and eps; models in the order in which they come, eps rising."""
     groups: dict[str, dict[float, list[Mapping[str, Any]]]] = {}
