@@ -16,6 +16,7 @@ from advimg.batches.photos import absolute, find_photos
 from advimg.batches.plan import Files, each_target
 from advimg.batches.run import opened
 from advimg.batches.stats import BatchStats
+from advimg.batches.true_labels import read_true_labels
 from advimg.changes import cases_of, parse_changes
 from advimg.classifiers.classifier import Verdict
 from advimg.classifiers.ensemble import Ensemble
@@ -117,6 +118,7 @@ def batch(
     force: bool = False,
     retry_failed: bool = False,
     max_pixels: int = MAX_PIXELS,
+    true_labels: str | Path | None = None,
     ended: Callable[[dict[str, Any]], None] | None = None,
     stop: threading.Event | None = None,
     **changes: Any,
@@ -142,6 +144,8 @@ def batch(
         force: whether to overwrite files that are there, and results of other settings.
         retry_failed: whether to try again what failed in an earlier call.
         max_pixels: the most pixels a photo may have.
+        true_labels: "folders", if the folder of each photo is named after its true class, or the path of a CSV table
+            with the header ``photo,label``; then the counts have the ``accuracies`` of each model.
         ended: called with the record of each attack as it ends, in any thread, one at a time.
         stop: once it is set, what is complete is written and the rest is left for another call.
         **changes: single settings, as for :func:`attack`.
@@ -158,7 +162,8 @@ def batch(
     found = find_photos([photos] if isinstance(photos, str | Path) else photos, out_dir=folder, recursive=recursive)
     models = Models.of(model, check_on)
     texts = [targets] if isinstance(targets, str | int) else targets
-    criteria = read_targets(tuple(map(str, texts)), models.labels[0], models.other_labels)
+    labels, others = models.labels[0], models.other_labels
+    criteria = read_targets(tuple(map(str, texts)), labels, others)
     if not criteria:
         raise UsageError("there is no target; give at least one")
     files = Files(folder=folder, root=found.root, amplify=amplify, perturbation=perturbation, figure=figure)
@@ -173,7 +178,8 @@ def batch(
     )
     keys = each_target(found.photos, criteria, settings.eps)
     devices = [device] if isinstance(device, str) else device
-    with opened(keys, files, models, options, devices=devices, warn=warnings.warn) as run:
+    known = {} if true_labels is None else read_true_labels(true_labels, found.photos, labels, others)
+    with opened(keys, files, models, options, true_labels=known, devices=devices, warn=warnings.warn) as run:
         run.run(stop=stop or threading.Event(), ended=ended or (lambda _: None))
     return run.stats
 

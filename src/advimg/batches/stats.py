@@ -9,6 +9,7 @@ from typing import Any
 
 from advimg.batches.journal import Entry
 from advimg.errors import ExitCode
+from advimg.report.accuracy import Accuracy
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class BatchStats:
         gradients: passes through the network, all together.
         delta_es: the mean ΔE of each file of which it was measured.
         checked: the number of files that fool each network that was not attacked, by its name.
+        accuracies: of each network, on the photos whose true class is known; counted at the end.
     """
 
     total: int
@@ -36,6 +38,7 @@ class BatchStats:
     gradients: int = 0
     delta_es: list[float] = field(default_factory=list, repr=False)
     checked: Counter[str] = field(default_factory=Counter)
+    accuracies: list[Accuracy] = field(default_factory=list)
     _began: float = field(default_factory=time.perf_counter, repr=False)
     _ended: float | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -118,4 +121,5 @@ class BatchStats:
             "gradients_each": None if self.gradients_each is None else round(self.gradients_each, 2),
             "delta_e_mean": None if self.delta_e_mean is None else round(self.delta_e_mean, 3),
             "failures": [{"source": source, "error": error} for source, error in self.failures],
+            **({"accuracies": [each.to_dict() for each in self.accuracies]} if self.accuracies else {}),
         }

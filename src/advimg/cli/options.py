@@ -3,7 +3,7 @@
 No torch here: completion and --help stay quick.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -81,6 +81,12 @@ precision_option = _models(
 )
 batch_options = options(
     _photos("-r", "--recursive", is_flag=True, help="Look into the folders of folders."),
+    _photos(
+        "--true-labels",
+        metavar="folders|CSV",
+        help="The true class of each photo, for clean and robust accuracy: its folder's name (photos/tabby/1.jpg), or "
+        "from a table with the header photo,label.",
+    ),
     _models(
         "--batch-size",
         type=BatchSizeType(),
@@ -259,6 +265,27 @@ def models_of(given: Mapping[str, Any]) -> "Models":
     from advimg.models import Models
 
     return Models.of(specs_of(given["models"], given), list(dict.fromkeys(given["check_on"])))
+
+
+def true_labels_of(
+    given: Mapping[str, Any], photos: Collection[Path], models: "Models", console: "Console"
+) -> dict[Path, int]:
+    """Return the classes of photos that ``--true-labels`` gives, as the first model counts; none without it.
+
+    Raises:
+        PhotoError: the table cannot be read.
+        UsageError: a model has no such class, or the table is none.
+    """
+    if given["true_labels"] is None:
+        return {}
+    from advimg.batches.true_labels import read_true_labels
+
+    known = read_true_labels(given["true_labels"], photos, models.labels[0], models.other_labels)
+    if len(known) < len(photos):
+        console.warn(
+            f"{given['true_labels']} names {len(known)} of the {len(photos)} photos; the others are in no accuracy"
+        )
+    return known
 
 
 def picture_options(*, figure: bool) -> Decorator[Any]:

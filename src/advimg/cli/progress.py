@@ -23,6 +23,7 @@ from advimg.batches.stats import BatchStats
 from advimg.cli.console import Console, shown_path
 from advimg.engine.allocator import keep_freed_memory
 from advimg.errors import DeviceError, DiskError, ExitCode, OutputError
+from advimg.formatting import percent
 from advimg.record import Record
 from advimg.record_schema import record_of
 from advimg.settings import Settings
@@ -107,6 +108,9 @@ def print_summary(stats: BatchStats, folder: Path, console: Console) -> None:
         console.say(f"  {name:<{wide}}{count:>7}{share}")
     if stats.delta_e_mean is not None:
         console.say(f"  mean ΔE {stats.delta_e_mean:.2g} (about 1 can just be noticed)")
+    for each in stats.accuracies:
+        shares = f"{percent(each.clean_accuracy)} clean, {percent(each.robust_accuracy)} robust"
+        console.say(f"  accuracy of {each.model}: {shares}, of {each.photos} photos with a true label")
     reasons = list(dict.fromkeys(error for _, error in stats.failures))  # once for a photo with several targets
     for reason in reasons[:_REASONS]:
         console.say(f"  failed: {reason}", "red")

@@ -23,6 +23,7 @@ from advimg.cli.options import (
     stream_options,
     targets_options,
     tell_of_confidence,
+    true_labels_of,
 )
 from advimg.errors import ExitCode, OutputError, UsageError
 from advimg.formatting import percent
@@ -30,6 +31,7 @@ from advimg.settings import Norm, parse_eps
 
 if TYPE_CHECKING:
     from advimg.cli.console import Console
+    from advimg.record import Target
     from advimg.report.robustness import Point
 
 _NAMES = ("sweep.json", "sweep.csv", "sweep.png")
@@ -73,6 +75,9 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     journal; the same command, started again, goes on where the last run was stopped. The sum is OUT/sweep.json,
     OUT/sweep.csv and the plot OUT/sweep.png. With --survive it tells how many files hold after each change, too.
 
+    With --true-labels it tells the accuracy on the photos (clean) and on the files (robust: of photos that the model is
+    right about before and after), too.
+
     A photo withstands an eps if none of its files shows its target there. With --fail-under the exit code tells whether
     enough photos do, for a check that runs by itself.
 
@@ -113,19 +118,23 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
 
     folder = absolute(given["out_dir"])
     _check_own(folder, force=given["force"])
-    work: list[tuple[Models, Files, list[Key]]] = []
+    work: list[tuple[Models, Files, list[Key], dict[Path, int]]] = []
     for spec in told_apart(specs_of(given["models"], given)):
         models = Models.of(spec)
         criteria = read_targets(targets, models.labels[0])
+        true_labels = true_labels_of(given, found.photos, models, console)
         keys = [Key(photo, target, eps) for photo in found.photos for target in criteria for eps in budgets]
         name = re.sub(r"\W+", "_", spec.title or spec.model).strip("_")
-        taken = sum(re.fullmatch(rf"{name}(_\d+)?", files.folder.name) is not None for _, files, _ in work)
+        taken = sum(re.fullmatch(rf"{name}(_\d+)?", files.folder.name) is not None for _, files, _, _ in work)
         own = folder / (f"{name}_{taken + 1}" if taken else name)
-        work.append((models, Files(folder=own, root=found.root, perturbation=False), keys))
+        work.append((models, Files(folder=own, root=found.root, perturbation=False), keys, true_labels))
     records: list[dict[str, Any]] = []
     failed = False
-    for models, files, keys in work:
-        with opened(keys, files, models, **batch_run_options(given, settings, console)) as batch:
+    true_classes: dict[str, Mapping[str, Target]] = {}
+    run_options = batch_run_options(given, settings, console)
+    for models, files, keys, true_labels in work:
+        with opened(keys, files, models, true_labels=true_labels, **run_options) as batch:
+            true_classes |= batch.true_classes
             for place in batch.places:
                 console.say(place, style="bold")
             ended = run_shown(batch, console, as_json=False)
@@ -135,7 +144,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
         if not ended:
             tell_interrupted(batch.stats, console)
             ctx.exit(ExitCode.INTERRUPTED)
-    points = points_of(records)
+    points = points_of(records, true_classes)
     _write(folder, points, _caption(records), norm=settings.norm)
     _print(points, folder, console)
     if given["as_json"]:
@@ -232,17 +241,24 @@ def _print(points: "Sequence[Point]", folder: Path, console: "Console") -> None:
 
 
 def _lines(points: "Sequence[Point]") -> Iterator[str]:
-    """Yield a table: model, eps, how many are verified, how surely."""
+    """Yield a table: model, eps, how many are verified, how surely; and accuracies, where true classes are known."""
     wide = max(len(point.model) for point in points)
     heads = f"{'ε':>4}  {'verified':>11}  {'share':>8}  {'95 %':>15}  {'confidence':>10}  {'gradients':>9}"
-    yield f"{'model':<{wide}}  {heads}"
+    labelled = any(point.labelled is not None for point in points)
+    yield f"{'model':<{wide}}  {heads}" + f"  {'clean':>8}  {'robust':>8}" * labelled
     for point in points:
         span = f"{percent(point.share_low)} - {percent(point.share_high)}".replace(" %", "")
         counted = f"{point.verified} of {point.files}"
         yield (
             f"{point.model:<{wide}}  {point.eps:>4g}  {counted:>11}  {percent(point.share):>8}  {span:>15}  "
-            f"{percent(point.confidence):>10}  {point.gradients:>9.1f}"
+            f"{percent(point.confidence):>10}  {point.gradients:>9.1f}{_accuracies(point)}"
         )
+
+
+def _accuracies(point: "Point") -> str:
+    if point.clean_accuracy is None or point.robust_accuracy is None:
+        return ""
+    return f"  {percent(point.clean_accuracy):>8}  {percent(point.robust_accuracy):>8}"
 
 
 def _lines_of_changes(points: "Sequence[Point]") -> Iterator[str]:
