@@ -118,6 +118,7 @@ def batch(
     force: bool = False,
     retry_failed: bool = False,
     max_pixels: int = MAX_PIXELS,
+    worst_case: Sequence[str] = (),
     true_labels: str | Path | None = None,
     ended: Callable[[dict[str, Any]], None] | None = None,
     stop: threading.Event | None = None,
@@ -144,6 +145,8 @@ def batch(
         force: whether to overwrite files that are there, and results of other settings.
         retry_failed: whether to try again what failed in an earlier call.
         max_pixels: the most pixels a photo may have.
+        worst_case: the names of attacks that are made on each photo in turn, until one reaches the target, such as
+            ``("pgd", "apgd")``; the record's ``attack`` says which it was.
         true_labels: "folders", if the folder of each photo is named after its true class, or the path of a CSV table
             with the header ``photo,label``; then the counts have the ``accuracies`` of each model.
         ended: called with the record of each attack as it ends, in any thread, one at a time.
@@ -175,6 +178,7 @@ def batch(
         max_pixels=max_pixels,
         force=force,
         retry_failed=retry_failed,
+        worst_case=tuple(worst_case),
     )
     keys = each_target(found.photos, criteria, settings.eps)
     devices = [device] if isinstance(device, str) else device

@@ -192,7 +192,10 @@ class Batch:
         """Return the fields of a record that are known before an attack with this eps."""
         settings, executor = replace(self._options.settings, eps=eps), self._executor
         device = " and ".join(dict.fromkeys(device.type for device in executor.devices))
-        return known_before(settings, executor.classifiers, device, self._options.precision, check_on=executor.check_on)
+        known = known_before(
+            settings, executor.classifiers, device, self._options.precision, check_on=executor.check_on
+        )
+        return known | self._options.recorded
 
 
 def _true_classes(true_labels: Mapping[Path, int], networks: Sequence[Identity]) -> TrueClasses:

@@ -87,6 +87,13 @@ batch_options = options(
         help="The true class of each photo, for clean and robust accuracy: its folder's name (photos/tabby/1.jpg), or "
         "from a table with the header photo,label.",
     ),
+    option(
+        "--worst-case",
+        metavar="NAMES",
+        group="The attack",
+        help="Several attacks instead of one, such as pgd,apgd: one after the other until the target is reached. The "
+        "record says which it was.",
+    ),
     _models(
         "--batch-size",
         type=BatchSizeType(),
@@ -175,9 +182,21 @@ def check_of_use(ctx: click.Context, given: Mapping[str, Any], settings: Setting
 
     if is_here("max_eps") and settings.eps != "auto" and not given.get("table"):
         raise UsageError("--max-eps bounds --eps auto; give that, or leave out --max-eps")
+    check_worst_case(ctx)
     pictures = given["perturbation"] or given["figure"] or given.get("trace")
     if is_here("amplify") and (not pictures or given.get("output") == "-"):
         raise UsageError("--amplify is the factor of pictures, and none is written; leave it out")
+
+
+def check_worst_case(ctx: click.Context) -> None:
+    """Refuse one attack and several at once.
+
+    Raises:
+        UsageError: the command line has both.
+    """
+    both = (ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ("attack", "worst_case"))
+    if all(both):
+        raise UsageError("--worst-case names the attacks; leave out --attack")
 
 
 def tell_of_confidence(given: Mapping[str, Any], console: "Console") -> None:

@@ -46,6 +46,7 @@ def batch_run_options(given: Mapping[str, Any], settings: Settings, console: Con
         max_pixels=given["max_pixels"],
         force=given["force"],
         retry_failed=given["retry_failed"],
+        worst_case=tuple(map(str.strip, given["worst_case"].split(","))) if given["worst_case"] else (),
     )
     return {"options": options, "devices": given["devices"], "progress": not given["quiet"], "warn": console.warn}
 

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from advimg.cli.command import Command, keep_nearest, option
 from advimg.cli.options import (
     batch_options,
+    check_worst_case,
     model_options,
     photo_options,
     precision_option,
@@ -96,6 +97,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     budgets = _budgets(given["budgets"], given["norm"])
+    check_worst_case(ctx)
     gate = _gate(ctx, given, budgets)
     settings = settings_of(given | {"eps": budgets[0]})
     tell_of_confidence(given, console)
