@@ -150,7 +150,7 @@ def assert_kept(folder: Path, classifier: Classifier) -> None:
     """
     records = records_of(folder)
     assert len({key_of(record) for record in records}) == len(records)
-    named = {folder / "results.jsonl", folder / "summary.json"}
+    named = {folder / name for name in ("results.jsonl", "results.csv", "summary.json")}
     for record in records:
         outputs = {Path(path) for path in record["outputs"].values()}
         assert not named & outputs

@@ -46,6 +46,7 @@ def test_a_folder_becomes_a_folder_of_results(cli: Cli, photos: list[Path], out:
         *(f"p0{number}_class_3.png" for number in range(4)),
         *(f"p0{number}_class_3_perturbation.png" for number in range(4)),
         "results.jsonl",
+        "results.csv",
         "summary.json",
     }
     records = by_source(out)
@@ -124,7 +125,7 @@ def test_photos_of_one_stem_have_files_of_their_own(cli: Cli, tmp_path: Path, ou
     assert cli(*COMMAND).code == 0
     assert_kept(out, quick)
     assert before.items() - contents(out).items() == {
-        (name, before[name]) for name in ("results.jsonl", "summary.json")
+        (name, before[name]) for name in ("results.jsonl", "results.csv", "summary.json")
     }
 
 

@@ -131,7 +131,7 @@ def test_nothing_but_broken_photos(cli: Cli, photos: list[Path], out: Path) -> N
         path.write_text("hello")
     assert cli(*COMMAND).code == 1
     assert len(records_of(out)) == 4
-    assert set(contents(out)) == {"results.jsonl", "summary.json"}
+    assert set(contents(out)) == {"results.jsonl", "results.csv", "summary.json"}
 
 
 def test_a_photo_that_memory_has_no_room_for_does_not_stop_the_others(

@@ -103,7 +103,7 @@ def assert_whole(folder: Path, photos: list[Path]) -> None:
 
 def assert_clean(folder: Path) -> None:
     """Check that the files of a folder are those of its journal."""
-    named = {"results.jsonl", "summary.json"}
+    named = {"results.jsonl", "results.csv", "summary.json"}
     for record in records_of(folder) if (folder / "results.jsonl").exists() else ():
         if record["error"] is None:
             assert record["adversarial_sha256"] == sha256(Path(record["outputs"]["adversarial"]))

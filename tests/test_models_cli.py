@@ -53,7 +53,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_models_lists_the_bundled_first_and_then_torchvision_s(cli: Cli, caches: Path) -> None:
-    ran = cli("models")
+    ran = cli("models", "-q")
     assert (ran.code, ran.err) == (0, "")
     header, *rows = ran.out.splitlines()
     assert re.split(r"\s{2,}|\s(?=params)", header) == ["name", "input", "params", "top-1", "on disk"]
@@ -67,6 +67,42 @@ def test_models_lists_the_bundled_first_and_then_torchvision_s(cli: Cli, caches:
         for weights in models.get_model_weights(name)
     ]
     assert not any(row.endswith("yes") for row in rows[3:])
+
+
+def test_models_without_a_query_tell_of_sources_and_of_weights_on_disk(cli: Cli, caches: Path) -> None:
+    (caches / "resnet50-0676ba61.pth").touch()
+    ran = cli("models")
+    assert ran.out == cli("models", "-q").out
+    sources, on_disk = ran.err.splitlines()
+    assert sources.startswith("sources: the names above; timm/NAME, listed by `advimg models timm/`; ")
+    assert sources.endswith("; your own as FILE.toml, or as NAME with --weights FILE")
+    lites = "efficientnet_lite0, efficientnet_lite1, efficientnet_lite2"
+    assert on_disk == f"on disk: {lites}, resnet50:IMAGENET1K_V1"
+    assert cli("models", "resnet18").err == ""
+    assert cli("models", "--json").err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("effnet", "did you mean efficientnet_lite0, efficientnet_lite1, efficientnet_lite2?"),
+        ("efficientnet_lite3", "did you mean efficientnet_lite2, efficientnet_lite1, efficientnet_lite0?"),
+        ("lite0", "did you mean efficientnet_lite0?"),
+        ("RESNET51", "did you mean resnet50, "),
+        ("mobilenet_large", "did you mean mobilenet_v3_large"),
+        ("mine.pt", "it is a file of weights: use --model ARCH --weights mine.pt with its architecture"),
+        ("sub/Mine.PTH", "it is a file of weights: use --model ARCH --weights sub/Mine.PTH with"),
+        ("mine.safetensors", "it is a file of weights: use --model ARCH --weights mine.safetensors with"),
+        ("https://example.org/mine.pth", "a URL is not loaded: download the file, and use --model ARCH --weights FILE"),
+        ("timm/effnet", "did you mean timm/"),
+        ("qqqq", "`advimg models` lists them"),
+        ("zz", "`advimg models` lists them"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_told_the_right_one(cli: Cli, photo: Path, name: str, hint: str) -> None:
+    ran = cli("classify", photo, "-m", name)
+    assert (ran.code, ran.out) == (2, "")
+    assert one_line(ran.err).startswith(f"advimg: unknown model {name!r}; {hint}")
 
 
 def test_models_search_for_every_word(cli: Cli, caches: Path) -> None:

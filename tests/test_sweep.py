@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
 from PIL import Image
 
@@ -16,9 +17,9 @@ from advimg.classifiers.classifier import Classifier
 from advimg.cli.sweep import _lines_of_changes
 from advimg.formatting import percent
 from advimg.report.curves import draw_curves
-from advimg.report.robustness import AfterChange, Point, points_of, to_csv
+from advimg.report.robustness import AfterChange, Point, points_of, robustness_of, to_csv
 from tests.batches import attack_all, quick_classifier, records_of, save_photos
-from tests.conftest import Cli, EveryModel
+from tests.conftest import Cli, EveryModel, linear_classifier
 from tests.referee import judge
 
 COMMAND = ("sweep", "photos", "-t", "3", "-e", "4,1,2", "-O", "out")
@@ -358,6 +359,76 @@ def test_several_models_have_folders_of_their_own(cli: Cli, photo: Path) -> None
     assert "1 of 1" in ran.err
 
 
+# A limit for checks that run by themselves.
+
+
+def test_a_photo_is_robust_if_every_attack_on_it_failed() -> None:
+    def of(source: str, *, fooled: bool, **given: Any) -> dict[str, Any]:
+        return record("a", 2, fooled=fooled, confidence=0.5) | {"source": source} | given
+
+    records = [
+        of("one", fooled=False),
+        of("one", fooled=True),
+        of("two", fooled=False),
+        of("two", fooled=False),
+        of("three", fooled=False, error="broken"),
+        of("three", fooled=False),
+        of("four", fooled=False, error="broken"),
+        of("two", fooled=True, eps=4),
+        of("one", fooled=False, model="b"),
+        of("one", fooled=False, model="c", error="broken"),
+    ]
+    counted = robustness_of(records, 2)
+    assert [(each.model, each.photos, each.robust) for each in counted] == [("a", 3, 2), ("b", 1, 1)]
+    assert [each.share for each in counted] == [2 / 3, 1]
+
+
+def robust_shares(folder: Path) -> dict[float, float]:
+    """Return the share of photos that withstand each eps, of a sweep with one target."""
+    points = json.loads((folder / "sweep.json").read_bytes())["points"]
+    return {point["eps"]: 1 - point["verified"] / point["files"] for point in points}
+
+
+def test_the_exit_code_tells_whether_enough_photos_withstand(cli: Cli, quick: Classifier, photos: list[Path]) -> None:
+    gated = (*COMMAND, "--steps", "3")
+    assert cli(*gated).code == 0
+    shares = robust_shares(Path("out"))
+    assert shares[1] > shares[4]
+    for eps, share in shares.items():
+        counted = f"linear: {percent(share)} of photos ({round(4 * share)} of 4) withstand ε = {eps}"
+        ran = cli(*gated, "--at-eps", eps, "--fail-under", share)
+        assert (ran.code, ran.err.splitlines()[-1]) == (0, f"{counted}; --fail-under asks for {percent(share)}")
+        if share < 1:
+            ran = cli(*gated, "--at-eps", f"{eps}/255", "--fail-under", share + 0.01, "-q")
+            assert ran.code == 4
+            assert ran.err == f"advimg: {counted}, less than --fail-under {percent(share + 0.01)}\n"
+    assert cli(*gated, "--fail-under", shares[4] + 0.01).code == 4  # at the largest eps
+    assert cli(*gated, "--fail-under", shares[4]).code == 0
+
+
+def test_every_model_has_to_withstand(cli: Cli, every_model: EveryModel, photos: list[Path]) -> None:
+    weak = replace(quick_classifier(), name="weak")
+    steady = replace(linear_classifier(classes=6, size=64, scale=1e-6), name="steady")
+    with torch.no_grad():
+        dict(steady.network.named_parameters())["1.bias"][0] = 9
+    every_model(weak, steady=steady)
+    models = ("-m", "weak", "-m", "steady")
+    command = ("sweep", "photos", "-t", "3", "-e", "8", "--fail-under", "0.5", "-O", "out")
+    assert cli(*command, "-m", "steady").code == 0
+    ran = cli(*command, *models)
+    assert ran.code == 4
+    assert [line.split(":")[0] for line in ran.err.splitlines() if "--fail-under" in line] == ["advimg", "steady"]
+
+
+def test_photos_that_fail_are_the_exit_code_before_those_that_do_not_withstand(
+    cli: Cli, quick: Classifier, photos: list[Path]
+) -> None:
+    photos[0].write_bytes(b"no picture")
+    ran = cli("sweep", "photos", "-t", "3", "-e", "8", "--fail-under", "1", "-O", "out")
+    assert ran.code == 1
+    assert "advimg: linear: 0 % of photos (0 of 3) withstand ε = 8, less than --fail-under 100 %" in ran.err
+
+
 def test_photos_that_fail_are_counted_apart(cli: Cli, quick: Classifier, photos: list[Path]) -> None:
     (photos[0].parent / "broken.jpg").write_bytes(b"no picture")
     ran = cli(*COMMAND, "--json")
@@ -372,6 +443,13 @@ def test_photos_that_fail_are_counted_apart(cli: Cli, quick: Classifier, photos:
         (("-t", "3", "-e", "1,0.5"), 2, "looks like a fraction"),
         ((), 2, "which target class?"),
         (("-t", "99"), 2, "out of range"),
+        (("-t", "3", "--fail-under", "70"), 2, "--fail-under 70: give a share from 0 to 1"),
+        (("-t", "3", "--fail-under", "-0.1"), 2, "give a share from 0 to 1"),
+        (("-t", "3", "--fail-under", "nan"), 2, "give a share from 0 to 1"),
+        (("-t", "3", "--fail-under", "much"), 2, "--fail-under"),
+        (("-t", "3", "--fail-under", "0.7", "--at-eps", "3"), 2, "--at-eps 3 is not one of --eps 1,2,4,8,16"),
+        (("-t", "3", "--fail-under", "0.7", "--at-eps", "x"), 2, "eps 'x' is not a number"),
+        (("-t", "3", "--at-eps", "2"), 2, "give that, or leave out --at-eps"),
     ],
 )
 def test_what_is_wrong_is_one_line(

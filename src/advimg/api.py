@@ -16,6 +16,7 @@ from advimg.batches.photos import absolute, find_photos
 from advimg.batches.plan import Files, each_target
 from advimg.batches.run import opened
 from advimg.batches.stats import BatchStats
+from advimg.batches.true_labels import read_true_labels
 from advimg.changes import cases_of, parse_changes
 from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.classifiers.ensemble import Ensemble
@@ -122,6 +123,8 @@ def batch(
     force: bool = False,
     retry_failed: bool = False,
     max_pixels: int = MAX_PIXELS,
+    worst_case: Sequence[str] = (),
+    true_labels: str | Path | None = None,
     ended: Callable[[dict[str, Any]], None] | None = None,
     stop: threading.Event | None = None,
     **changes: Any,
@@ -148,6 +151,10 @@ def batch(
         force: whether to overwrite files that are there, and results of other settings.
         retry_failed: whether to try again what failed in an earlier call.
         max_pixels: the most pixels a photo may have.
+        worst_case: the names of attacks that are made on each photo in turn, until one reaches the target, such as
+            ``("pgd", "apgd")``; the record's ``attack`` says which it was.
+        true_labels: "folders", if the folder of each photo is named after its true class, or the path of a CSV table
+            with the header ``photo,label``; then the counts have the ``accuracies`` of each model.
         ended: called with the record of each attack as it ends, in any thread, one at a time.
         stop: once it is set, what is complete is written and the rest is left for another call.
         **changes: single settings, as for :func:`attack`.
@@ -164,7 +171,8 @@ def batch(
     found = find_photos([photos] if isinstance(photos, str | Path) else photos, out_dir=folder, recursive=recursive)
     models = Models.of(model, check_on)
     texts = [targets] if isinstance(targets, str | int) else targets
-    criteria = read_targets(tuple(map(str, texts)), models.labels[0], models.other_labels)
+    labels, others = models.labels[0], models.other_labels
+    criteria = read_targets(tuple(map(str, texts)), labels, others)
     if not criteria:
         raise UsageError("there is no target; give at least one")
     files = Files(folder=folder, root=found.root, amplify=amplify, perturbation=perturbation, figure=figure)
@@ -176,10 +184,12 @@ def batch(
         max_pixels=max_pixels,
         force=force,
         retry_failed=retry_failed,
+        worst_case=tuple(worst_case),
     )
     keys = each_target(found.photos, criteria, settings.eps)
     devices = [device] if isinstance(device, str) else device
-    with opened(keys, files, models, options, devices=devices, warn=warnings.warn) as run:
+    known = {} if true_labels is None else read_true_labels(true_labels, found.photos, labels, others)
+    with opened(keys, files, models, options, true_labels=known, devices=devices, warn=warnings.warn) as run:
         run.run(stop=stop or threading.Event(), ended=ended or (lambda _: None))
     return run.stats
 

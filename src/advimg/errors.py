@@ -14,6 +14,8 @@ class ExitCode(IntEnum):
     USAGE = 2
     NOT_REACHED = 3
     """The best attempt is written, but it is not the target; or a file does not keep the promise."""
+    NOT_ROBUST = 4
+    """A classifier is less robust than was asked for."""
     INTERRUPTED = 130
 
 

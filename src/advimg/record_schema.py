@@ -27,6 +27,7 @@ _IN_JOURNAL = [
     ("adversarial_sha256", Sha256 | None, None),
     ("outputs_sha256", dict[Name, Sha256] | None, None),
     ("tried_with", dict[Name, Any] | None, None),
+    ("worst_case", list[Name] | None, None),
     ("out_dir", PathName | None, None),
 ]
 """What a journal adds to a record."""

@@ -23,16 +23,29 @@ def read_target(text: str | int, labels: Labels, others: Mapping[str, Labels] | 
     if not str(text).strip():
         raise UsageError("the target is empty; give the name of a class (is a variable unset?)")
     word = str(text).strip().lower().replace("_", "-")
-    target = next((rule for rule in (*TARGET_RULES, "untargeted") if rule == word), None) or labels.find(text)
+    rules: tuple[TargetRule, ...] = (*TARGET_RULES, "untargeted")
+    rule = next((rule for rule in rules if rule == word), None)
+    if rule is None:
+        return find_class(text, labels, others)
     for name, names in (others or {}).items():
-        if isinstance(target, int):
-            try:
-                names.counterpart(target, labels[target])
-            except UsageError as error:
-                raise UsageError(f"{name}: {error}") from None
-        elif target != "untargeted" and names.names != labels.names:
+        if rule != "untargeted" and names.names != labels.names:
             raise UsageError(f"{name} has other classes than the first model; give -t the name of a class they share")
-    return target
+    return rule
+
+
+def find_class(text: str | int, labels: Labels, others: Mapping[str, Labels] | None = None) -> int:
+    """Return the index of a class as :meth:`advimg.labels.Labels.find` does, if other classifiers have it, too.
+
+    Raises:
+        UsageError: one of them has no such class.
+    """
+    index = labels.find(text)
+    for name, names in (others or {}).items():
+        try:
+            names.counterpart(index, labels[index])
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from None
+    return index
 
 
 def target_slug(target: int | TargetRule, labels: Labels) -> str:

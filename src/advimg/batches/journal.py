@@ -1,9 +1,10 @@
 """The journal of an output folder, ``results.jsonl``: one record a line, written as each attack ends.
 
 A line is a record (:mod:`advimg.record`) with ``adversarial_sha256``, the hash of the PNG that was written, and
-``outputs_sha256``, the hashes of all its files; that of a failure has ``tried_with``, the options it depends on. The
-paths in it are relative to the folder, so photos and results can be moved or copied together; here, and in what
-``--json`` prints, they are absolute.
+``outputs_sha256``, the hashes of all its files; that of a failure has ``tried_with``, the options it depends on. Where
+several attacks took turns, ``worst_case`` names them, and ``attack`` is the one that gave the file. The paths in a line
+are relative to the folder, so photos and results can be moved or copied together; here, and in what ``--json`` prints,
+they are absolute.
 A record is appended after its files are in place, in one write, so a killed process can damage the last line only.
 Files that have no record yet are listed in a second, hidden file, with their hashes, and removed when the journal is
 closed, or by the next run: a folder holds the files that its journal names.
@@ -106,7 +107,10 @@ def folder_settings(record: Mapping[str, Any], kind: type[Settings] = Settings) 
         values = {name: [network[name] for network in networks] for name in values}
     values["check_on"] = list(checked_in(record))
     compared = (each for each in described(kind) if each.about.changes_results and each.name != "eps")
-    return values | {each.recorded: each.read(record) for each in compared}
+    values |= {each.recorded: each.read(record) for each in compared}
+    if record.get("worst_case"):
+        values["attack"] = ",".join(record["worst_case"])  # and not the one of them that gave this file
+    return values
 
 
 def checked_in(record: Mapping[str, Any]) -> dict[str, bool]:

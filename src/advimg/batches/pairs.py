@@ -1,13 +1,12 @@
 """The targets of a batch as people write them: one by one, or as a table of photos and targets."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from advimg.batches.photos import absolute
-from advimg.errors import UsageError
+from advimg.batches.table import read_table
 from advimg.labels import Labels
 from advimg.settings import Eps, Norm, TargetRule, parse_eps_or_auto
 from advimg.target_names import read_target
@@ -48,32 +47,10 @@ def read_pairs(
     Raises:
         UsageError: no such class, an eps out of range, a column that is missing or unknown; with the line.
     """
-    try:
-        table = csv.DictReader(lines, strict=True)
-        columns = [column.strip().lower() for column in table.fieldnames or ()]
-        if not {"path", "target"} <= set(columns) <= {"path", "target", "eps"}:
-            raise UsageError(f"{name}: the first line must be path,target or path,target,eps")
-        table.fieldnames = columns
-        pairs: list[Pair] = []
-        for row in table:
-            try:
-                pairs += _pairs(row, labels, others, norm)
-            except UsageError as error:
-                raise UsageError(f"{name}, line {table.line_num}: {error}") from None
-    except csv.Error as error:
-        raise UsageError(f"{name} is not a CSV table: {error}") from None
-    if not pairs:
-        raise UsageError(f"{name} has no line below its header")
-    return pairs
 
+    def pairs(cells: Mapping[str, str]) -> list[Pair]:
+        own_eps = parse_eps_or_auto(cells["eps"], norm) if cells["eps"] else None
+        targets = read_targets((cells["target"],), labels, others)
+        return [Pair(absolute(cells["path"]), each, own_eps) for each in targets]
 
-def _pairs(
-    row: dict[str | None, str | None], labels: Labels, others: Mapping[str, Labels] | None, norm: Norm
-) -> list[Pair]:
-    path, target, eps = ((row.get(column) or "").strip() for column in ("path", "target", "eps"))
-    if None in row:
-        raise UsageError("more values than columns; a path or a name with a comma needs quotes")
-    if not path or not target:
-        raise UsageError("path and target are both needed")
-    own_eps = parse_eps_or_auto(eps, norm) if eps else None
-    return [Pair(absolute(path), each, own_eps) for each in read_targets((target,), labels, others)]
+    return read_table(lines, pairs, name=name, columns=("path", "target"), optional=("eps",))

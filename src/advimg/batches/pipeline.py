@@ -13,6 +13,7 @@ from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.options import Options
 from advimg.batches.plan import Files, Item
 from advimg.batches.reader import PhotoReader
+from advimg.batches.worst_case import WorstCase
 from advimg.batches.writer import Writer
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import is_out_of_memory
@@ -21,7 +22,7 @@ from advimg.classifiers.program import Program
 from advimg.engine.capacity import free_cached, machine_memory
 from advimg.engine.criterion import Judgement
 from advimg.engine.engine import Engine
-from advimg.engine.job import Failed, Result
+from advimg.engine.job import Failed, Job, Result
 from advimg.engine.program_verdicts import ProgramVerdicts
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
 from advimg.images.files import make_folder
@@ -104,9 +105,14 @@ class Pipeline:
         waiting = machine_memory() // _WAITING
         reader = PhotoReader(photos, self._options, failed=self._fail, ahead=ahead, memory=waiting)
         writer = Writer(failed=self._run.stop.set, memory=waiting)
+        attacks = WorstCase(self._options.worst_case)
         try:
-            for end in self._engine.run(reader, stop=self._run.stop.is_set):
-                item = reader.items.pop(end.job)
+            for ended in self._engine.run(reader, stop=self._run.stop.is_set):
+                item = reader.items.pop(ended.job)
+                end = attacks.after(ended, item.key)
+                if isinstance(end, Job):
+                    reader.put(end, item)
+                    continue
                 width, height = end.job.photo.size
                 # Checked in this thread, because networks take turns.
                 writer.put(partial(self._finish, *self._checked(end), item), holding=width * height * _BYTES_A_PIXEL)
@@ -178,6 +184,7 @@ class Pipeline:
 
     def _record(self, record: dict[str, Any], hashes: dict[str, str]) -> None:
         line = record | {"adversarial_sha256": hashes.get("adversarial"), "outputs_sha256": hashes}
+        line |= self._options.recorded
         with self._lock:
             self._run.journal.append(line)
             self._run.ended(line)

@@ -55,10 +55,13 @@ class PhotoReader:
         self._pool = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
         self._reading: dict[futures.Future[Photo], Sequence[Item]] = {}
         self._ready: deque[Job] = deque()
+        self._again: deque[Job] = deque()
         self.items: dict[Job, Item] = {}
 
     def take(self, *, wait: bool) -> Job | None:
         """Return the next job; see :class:`advimg.engine.queue.JobSource`."""
+        if self._again:
+            return self._again.popleft()
         while True:
             self._read_ahead()
             if not self._ready and not self._collect(wait_for_one=wait):
@@ -68,6 +71,11 @@ class PhotoReader:
                 if not self._ready or self._ready[0].photo is not job.photo:
                     self._room.give_back(self._bytes.pop(job.photo))
                 return job
+
+    def put(self, job: Job, item: Item) -> None:
+        """Have a job on a photo that was taken already be the next."""
+        self.items[job] = item
+        self._again.append(job)
 
     def close(self) -> None:
         """Stop reading."""

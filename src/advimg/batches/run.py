@@ -4,18 +4,21 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from advimg.batches.executor import Executor, InProcess
-from advimg.batches.journal import Entry, Journal, folder_settings
+from advimg.batches.journal import Entry, Journal, folder_settings, read_attacks
 from advimg.batches.options import Options
 from advimg.batches.pipeline import Ended, Run
 from advimg.batches.plan import Files, Key
 from advimg.batches.process_executor import SeveralProcesses
 from advimg.batches.resume import compare_with_journal
 from advimg.batches.stats import BatchStats
+from advimg.classifiers.classifier import Identity
 from advimg.classifiers.program import Program
 from advimg.classifiers.spec import ModelSpec
 from advimg.errors import OutputError, UsageError
@@ -23,6 +26,10 @@ from advimg.images.files import write_whole
 from advimg.models import Models
 from advimg.outcome import known_before
 from advimg.outputs import is_summary
+from advimg.record import Target
+from advimg.report.accuracy import TrueClasses, accuracies_of
+from advimg.report.results_table import NAME as TABLE
+from advimg.report.results_table import is_results_table, results_table
 from advimg.settings import Eps
 
 SUMMARY = "summary.json"
@@ -35,6 +42,7 @@ def opened(
     models: Models,
     options: Options,
     *,
+    true_labels: Mapping[Path, int] = MappingProxyType({}),
     devices: Sequence[str] = ("auto",),
     progress: bool = True,
     warn: Callable[[str], None],
@@ -46,6 +54,7 @@ def opened(
         files: which files to write.
         models: what to attack, and what to check on.
         options: of all attacks.
+        true_labels: the classes of photos, where they are known, as the first model counts.
         devices: one, or several, each with a process of its own.
         progress: whether a download shows a progress bar on stderr.
         warn: called with a line for a person, if a device is lost and the others go on.
@@ -65,7 +74,7 @@ def opened(
             executor = SeveralProcesses(devices, attacked, check_on, progress=progress, warn=warn)
         else:
             executor = InProcess(*models.load(*devices, progress=progress))
-        yield Batch(keys, files, executor, journal, options)
+        yield Batch(keys, files, executor, journal, options, true_labels)
 
 
 class Batch:
@@ -77,22 +86,33 @@ class Batch:
         executor: who makes the attacks, and what is attacked.
         journal: of the output folder.
         options: of all attacks.
+        true_labels: the classes of photos, where they are known, as the first classifier counts.
 
     Attributes:
         stats: the counts so far.
+        true_classes: of photos, as each network counts.
 
     Raises:
         OutputError: the folder was begun with other settings, or a file is in the way.
     """
 
     def __init__(
-        self, keys: Sequence[Key], files: Files, executor: Executor, journal: Journal, options: Options
+        self,
+        keys: Sequence[Key],
+        files: Files,
+        executor: Executor,
+        journal: Journal,
+        options: Options,
+        true_labels: Mapping[Path, int] = MappingProxyType({}),
     ) -> None:
+        self._keys = keys
         self._files = files
         self._executor = executor
         self._journal = journal
         self._options = options
-        self._check_summary()
+        self._check_sums()
+        networks = [each for each in (*executor.classifiers, *executor.check_on) if isinstance(each, Identity)]
+        self.true_classes = _true_classes(true_labels, networks) if true_labels else {}
         work = compare_with_journal(
             keys,
             files,
@@ -114,7 +134,7 @@ class Batch:
         return [f"{classifier.name} on {devices}" for classifier in self._executor.classifiers]
 
     def run(self, *, stop: threading.Event, ended: Ended) -> None:
-        """Attack what is to do, and write the summary; a run that ends before it has begun leaves none.
+        """Attack what is to do, and write the summary and the table; a run that ends before it has begun leaves none.
 
         Args:
             stop: once it is set, what is complete is written and the rest is left for another run.
@@ -145,16 +165,24 @@ class Batch:
             if begun:
                 self._summarise()
 
-    def _check_summary(self) -> None:
-        path = self._files.folder / SUMMARY
-        if os.path.lexists(path) and not self._options.force and not is_summary(path):
-            raise OutputError(f"{path} exists and is no summary of a batch; choose another -O, or --force")
+    def _check_sums(self) -> None:
+        own = {SUMMARY: ("summary", is_summary), TABLE: ("table", is_results_table)}
+        for name, (what, is_own) in own.items():
+            path = self._files.folder / name
+            if os.path.lexists(path) and not self._options.force and not is_own(path):
+                raise OutputError(f"{path} exists and is no {what} of a batch; choose another -O, or --force")
 
     def _summarise(self) -> None:
-        known = self._known(self._options.settings.eps)
-        text = json.dumps(self.stats.summary(known), indent=2) + "\n"
+        folder, known = self._files.folder, self._known(self._options.settings.eps)
         try:
-            write_whole(self._files.folder / SUMMARY, text.encode("ascii"), overwrite=True)
+            attacks = read_attacks(folder, warn=lambda _: None)  # told of when the journal was opened
+            if self.true_classes:
+                planned = (attacks[key] for key in self._keys if key in attacks)
+                self.stats.accuracies = accuracies_of(planned, self.true_classes)
+            text = json.dumps(self.stats.summary(known), indent=2) + "\n"
+            write_whole(folder / SUMMARY, text.encode("ascii"), overwrite=True)
+            table = results_table(attacks.values(), folder, self.true_classes)
+            write_whole(folder / TABLE, table, overwrite=True)
         except OutputError:
             # Else something has stopped the run, and that is the error to report.
             if self.stats.done == self.stats.total:
@@ -164,4 +192,19 @@ class Batch:
         """Return the fields of a record that are known before an attack with this eps."""
         settings, executor = replace(self._options.settings, eps=eps), self._executor
         device = " and ".join(dict.fromkeys(device.type for device in executor.devices))
-        return known_before(settings, executor.classifiers, device, self._options.precision, check_on=executor.check_on)
+        known = known_before(
+            settings, executor.classifiers, device, self._options.precision, check_on=executor.check_on
+        )
+        return known | self._options.recorded
+
+
+def _true_classes(true_labels: Mapping[Path, int], networks: Sequence[Identity]) -> TrueClasses:
+    """Return the classes of photos as each network counts; the indices given are those of the first."""
+    first = networks[0].labels
+    return {
+        network.name: {
+            str(photo): Target(network.labels.counterpart(index, first[index]), first[index])
+            for photo, index in true_labels.items()
+        }
+        for network in networks
+    }

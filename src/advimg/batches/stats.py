@@ -9,6 +9,7 @@ from typing import Any
 
 from advimg.batches.journal import Entry
 from advimg.errors import ExitCode
+from advimg.report.accuracy import Accuracy
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class BatchStats:
         delta_es: the mean ΔE of each file of which it was measured.
         checked: the number of files that fool each network or program that was not attacked, by its name.
         unanswered: the photo, and the reason of each program that gave no answer on a file.
+        accuracies: of each network, on the photos whose true class is known; counted at the end.
     """
 
     total: int
@@ -38,6 +40,7 @@ class BatchStats:
     delta_es: list[float] = field(default_factory=list, repr=False)
     checked: Counter[str] = field(default_factory=Counter)
     unanswered: list[tuple[str, str]] = field(default_factory=list)
+    accuracies: list[Accuracy] = field(default_factory=list)
     _began: float = field(default_factory=time.perf_counter, repr=False)
     _ended: float | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -122,4 +125,5 @@ class BatchStats:
             "delta_e_mean": None if self.delta_e_mean is None else round(self.delta_e_mean, 3),
             "failures": [{"source": source, "error": error} for source, error in self.failures],
             "unanswered": [{"source": source, "error": error} for source, error in self.unanswered],
+            **({"accuracies": [each.to_dict() for each in self.accuracies]} if self.accuracies else {}),
         }

@@ -14,7 +14,7 @@ from advimg.classifiers.classifier import Classifier, Identity
 from advimg.classifiers.device import differentiable, failing_as, find_device, repeatable, takes_channels_last
 from advimg.classifiers.own_preprocessing import name_of
 from advimg.classifiers.preprocessing import Preprocessing
-from advimg.classifiers.sources.base import Published, find, hash_digits, listed
+from advimg.classifiers.sources.base import Published, find, hash_digits, listed, prefixes
 from advimg.classifiers.sources.state_dict import (
     StateDict,
     check_hash,
@@ -28,7 +28,7 @@ from advimg.errors import ClassifierError
 from advimg.labels import Labels
 from advimg.settings import DEFAULT_MODEL, MAX_PIXELS
 
-__all__ = ["identity_of", "labels_of", "listed", "load_classifier"]
+__all__ = ["identity_of", "labels_of", "listed", "load_classifier", "prefixes"]
 
 # Up to so many bytes of weights are copied for a better memory layout.
 _SMALL = 1 << 25

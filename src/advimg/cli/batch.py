@@ -1,6 +1,5 @@
 """``advimg batch``: many photos, one loaded network, one folder of results."""
 
-import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from advimg.cli.options import (
     stream_options,
     targets_options,
     tell_of_confidence,
+    true_labels_of,
 )
 from advimg.errors import ExitCode, PhotoError, UsageError, unreadable
 from advimg.settings import Settings
@@ -68,9 +68,12 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     OUT/sub/dog_pelican.png and OUT/sub/dog_pelican_perturbation.png for sub/dog.jpg. A photo that fails does not stop
     the rest.
 
-    OUT/results.jsonl is the journal, one record a line, and OUT/summary.json the sum. The same command, started again,
-    goes on where the last run was stopped or killed: what is recorded, and whose photo and PNG are still the same, is
-    passed over.
+    OUT/results.jsonl is the journal, one record a line, OUT/results.csv the same as a table for a spreadsheet, and
+    OUT/summary.json the sum. The same command, started again, goes on where the last run was stopped or killed: what is
+    recorded, and whose photo and PNG are still the same, is passed over.
+
+    With --true-labels the sum and the table tell the accuracy of each model, too: on the photos (clean), and on photos
+    and files alike (robust).
 
     \b
     Examples:
@@ -78,6 +81,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
       advimg batch photos/ -r -t pelican -t broccoli -t random --eps 4 -O illusions
       find . -name '*.jpg' | advimg batch --from-file - -t least-likely -O illusions
       advimg batch --targets pairs.csv -O illusions --json
+      advimg batch photos/ -r --untargeted --true-labels folders -O illusions
 
     \b
     Exit code: 0 all files show their target; 3 some do not; 1 some photos failed, or the run;
@@ -105,6 +109,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
 
     models = models_of(given)
     keys = _keys_of(found, targets, given, settings, models, console)
+    true_labels = true_labels_of(given, dict.fromkeys(key.source for key in keys), models, console)
     files = Files(
         folder=absolute(given["out_dir"]),
         root=found.root if found else common_root(key.source.parent for key in keys),
@@ -116,7 +121,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
         from advimg.report.gallery import check_gallery
 
         check_gallery(files.folder, force=given["force"])
-    with opened(keys, files, models, **batch_run_options(given, settings, console)) as batch:
+    run_options = batch_run_options(given, settings, console)
+    with opened(keys, files, models, true_labels=true_labels, **run_options) as batch:
         for place in batch.places:
             console.detail(place)
         ended = run_shown(batch, console, as_json=given["as_json"])
@@ -159,14 +165,13 @@ def _keys_of(
     from advimg.batches.pairs import read_pairs, read_targets
     from advimg.batches.photos import is_output
     from advimg.batches.plan import each_pair, each_target
+    from advimg.batches.table import open_table
 
     labels, others = models.labels[0], models.other_labels
     if found is not None:
         return each_target(found.photos, read_targets(targets, labels, others), settings.eps)
     name = given["table"]
-    pairs = read_pairs(
-        io.StringIO(_decoded(_read(name), name), newline=""), labels, others, name=name, norm=settings.norm
-    )
+    pairs = read_pairs(open_table(name), labels, others, name=name, norm=settings.norm)
     taken = [pair for pair in pairs if not is_output(pair.path, given["out_dir"])]
     if not taken:
         raise UsageError(f"{name} names only pictures that advimg wrote, which are never taken as photos")
@@ -184,10 +189,3 @@ def _read(name: str) -> bytes:
         return Path(name).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise PhotoError(unreadable(name, error)) from error
-
-
-def _decoded(data: bytes, name: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{name} is not UTF-8 text") from None

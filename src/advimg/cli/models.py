@@ -22,7 +22,8 @@ def command(query: tuple[str, ...], **given: Any) -> None:
 
     Each with the side of its input in pixels, its parameters in millions, its published top-1 accuracy on ImageNet in
     per cent, and whether its weights are on disk already. timm's (extra timm) are listed by `advimg models timm/`. The
-    lines go to stdout. Exit code 2 if none matches.
+    lines go to stdout. Without a QUERY it ends by saying which other sources there are, and which weights are on disk.
+    Exit code 2 if none matches.
 
     \b
     Examples:
@@ -30,7 +31,8 @@ def command(query: tuple[str, ...], **given: Any) -> None:
       advimg models resnet v1
       advimg models timm/ vit tiny --json
     """
-    from advimg.classifiers.load import listed
+    from advimg.classifiers.load import listed, prefixes
+    from advimg.cli.console import Console
 
     words = " ".join(query)
     found = list(listed(words))
@@ -43,6 +45,12 @@ def command(query: tuple[str, ...], **given: Any) -> None:
     click.echo(f"{'name':<{width}} {'input':>6} {'params':>8} {'top-1':>7}  on disk")
     for each in found:
         click.echo(_row(each, width))
+    if not words:
+        console = Console(quiet=given["quiet"])
+        others = "; ".join(f"{prefix}NAME, listed by `advimg models {prefix}`" for prefix in prefixes())
+        own = "your own as NET.onnx, FILE.toml, or NAME with --weights FILE"
+        console.say(f"sources: the names above; {others}; {own}")
+        console.say(f"on disk: {', '.join(each.name for each in found if each.on_disk) or 'none of the names above'}")
 
 
 def _row(each: "Listed", width: int) -> str:

@@ -3,7 +3,7 @@
 No torch here: completion and --help stay quick.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -83,6 +83,19 @@ precision_option = _models(
 )
 batch_options = options(
     _photos("-r", "--recursive", is_flag=True, help="Look into the folders of folders."),
+    _photos(
+        "--true-labels",
+        metavar="folders|CSV",
+        help="The true class of each photo, for clean and robust accuracy: its folder's name (photos/tabby/1.jpg), or "
+        "from a table with the header photo,label.",
+    ),
+    option(
+        "--worst-case",
+        metavar="NAMES",
+        group="The attack",
+        help="Several attacks instead of one, such as pgd,apgd: one after the other until the target is reached. The "
+        "record says which it was.",
+    ),
     _models(
         "--batch-size",
         type=BatchSizeType(),
@@ -172,9 +185,21 @@ def check_of_use(ctx: click.Context, given: Mapping[str, Any], settings: Setting
 
     if is_here("max_eps") and settings.eps != "auto" and not given.get("table"):
         raise UsageError("--max-eps bounds --eps auto; give that, or leave out --max-eps")
+    check_worst_case(ctx)
     pictures = given["perturbation"] or given["figure"] or given.get("trace")
     if is_here("amplify") and (not pictures or given.get("output") == "-"):
         raise UsageError("--amplify is the factor of pictures, and none is written; leave it out")
+
+
+def check_worst_case(ctx: click.Context) -> None:
+    """Refuse one attack and several at once.
+
+    Raises:
+        UsageError: the command line has both.
+    """
+    both = (ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in ("attack", "worst_case"))
+    if all(both):
+        raise UsageError("--worst-case names the attacks; leave out --attack")
 
 
 def tell_of_confidence(given: Mapping[str, Any], console: "Console") -> None:
@@ -268,6 +293,27 @@ def models_of(given: Mapping[str, Any]) -> "Models":
     from advimg.models import Models
 
     return Models.of(specs_of(given["models"], given), list(dict.fromkeys(given["check_on"])))
+
+
+def true_labels_of(
+    given: Mapping[str, Any], photos: Collection[Path], models: "Models", console: "Console"
+) -> dict[Path, int]:
+    """Return the classes of photos that ``--true-labels`` gives, as the first model counts; none without it.
+
+    Raises:
+        PhotoError: the table cannot be read.
+        UsageError: a model has no such class, or the table is none.
+    """
+    if given["true_labels"] is None:
+        return {}
+    from advimg.batches.true_labels import read_true_labels
+
+    known = read_true_labels(given["true_labels"], photos, models.labels[0], models.other_labels)
+    if len(known) < len(photos):
+        console.warn(
+            f"{given['true_labels']} names {len(known)} of the {len(photos)} photos; the others are in no accuracy"
+        )
+    return known
 
 
 def picture_options(*, figure: bool) -> Decorator[Any]:

@@ -23,6 +23,7 @@ from advimg.batches.stats import BatchStats
 from advimg.cli.console import Console, shown_path
 from advimg.engine.allocator import keep_freed_memory
 from advimg.errors import DeviceError, DiskError, ExitCode, OutputError
+from advimg.formatting import percent
 from advimg.record import CheckedRecord, NetworkRecord, Record
 from advimg.record_schema import record_of
 from advimg.settings import Settings
@@ -45,6 +46,7 @@ def batch_run_options(given: Mapping[str, Any], settings: Settings, console: Con
         max_pixels=given["max_pixels"],
         force=given["force"],
         retry_failed=given["retry_failed"],
+        worst_case=tuple(map(str.strip, given["worst_case"].split(","))) if given["worst_case"] else (),
     )
     return {"options": options, "devices": given["devices"], "progress": not given["quiet"], "warn": console.warn}
 
@@ -108,6 +110,9 @@ def print_summary(stats: BatchStats, folder: Path, console: Console) -> None:
         console.say(f"  {name:<{wide}}{count:>7}{share}")
     if stats.delta_e_mean is not None:
         console.say(f"  mean ΔE {stats.delta_e_mean:.2g} (about 1 can just be noticed)")
+    for each in stats.accuracies:
+        shares = f"{percent(each.clean_accuracy)} clean, {percent(each.robust_accuracy)} robust"
+        console.say(f"  accuracy of {each.model}: {shares}, of {each.photos} photos with a true label")
     failed = (*stats.failures, *stats.unanswered)
     reasons = list(dict.fromkeys(error for _, error in failed))  # once for a photo with several targets
     for reason in reasons[:_REASONS]:

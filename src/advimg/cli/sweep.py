@@ -3,15 +3,17 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
-from advimg.cli.command import Command, keep_nearest
+from advimg.cli.command import Command, keep_nearest, option
 from advimg.cli.options import (
     batch_options,
+    check_worst_case,
     model_options,
     photo_options,
     precision_option,
@@ -22,6 +24,7 @@ from advimg.cli.options import (
     stream_options,
     targets_options,
     tell_of_confidence,
+    true_labels_of,
 )
 from advimg.errors import ExitCode, OutputError, UsageError
 from advimg.formatting import percent
@@ -29,6 +32,7 @@ from advimg.settings import Norm, parse_eps
 
 if TYPE_CHECKING:
     from advimg.cli.console import Console
+    from advimg.record import Target
     from advimg.report.robustness import Point
 
 _NAMES = ("sweep.json", "sweep.csv", "sweep.png")
@@ -45,6 +49,20 @@ _BUDGETS = (1, 2, 4, 8, 16)
     help="The budgets to try, in levels of 255, with commas between them.",
 )
 @settings_options(without=("eps", "max_eps"))
+@option(
+    "--fail-under",
+    type=float,
+    metavar="SHARE",
+    group="What to reach",
+    help="Exit with code 4 if a smaller share of photos, 0 to 1, withstands; every model has to reach it.",
+)
+@option(
+    "--at-eps",
+    metavar="LEVELS",
+    group="What to reach",
+    show_default="the largest of --eps",
+    help="The budget at which --fail-under counts, one of --eps.",
+)
 @model_options(several="Given several times: a curve for each.", devices=True)
 @precision_option
 @batch_options
@@ -58,20 +76,29 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     journal; the same command, started again, goes on where the last run was stopped. The sum is OUT/sweep.json,
     OUT/sweep.csv and the plot OUT/sweep.png. With --survive it tells how many files hold after each change, too.
 
+    With --true-labels it tells the accuracy on the photos (clean) and on the files (robust: of photos that the model is
+    right about before and after), too.
+
+    A photo withstands an eps if none of its files shows its target there. With --fail-under the exit code tells whether
+    enough photos do, for a check that runs by itself.
+
     \b
     Examples:
       advimg sweep photos/ -t random -O robustness
       advimg sweep photos/ -t random --eps 1,2,3,4 -m efficientnet_lite0 -m resnet50 -O robustness
       advimg sweep photos/ --untargeted --eps 1,2 -m mine.toml -O robustness --json
+      advimg sweep photos/ --untargeted --eps 1,2,4 --fail-under 0.7 --at-eps 2 -m mine.toml -O robustness
 
     \b
     Exit code: 0 all attacks ran, successful or not; 1 some photos failed, or the run; 2 wrong usage;
-    130 interrupted (what is complete is kept).
+    4 fewer photos withstand than --fail-under asks for; 130 interrupted (what is complete is kept).
     """
     from advimg.cli.console import Console
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
     budgets = _budgets(given["budgets"], given["norm"])
+    check_worst_case(ctx)
+    gate = _gate(ctx, given, budgets)
     settings = settings_of(given | {"eps": budgets[0]})
     tell_of_confidence(given, console)
     keep_nearest(ctx, given, "targets", "untargeted")
@@ -93,19 +120,23 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
 
     folder = absolute(given["out_dir"])
     _check_own(folder, force=given["force"])
-    work: list[tuple[Models, Files, list[Key]]] = []
+    work: list[tuple[Models, Files, list[Key], dict[Path, int]]] = []
     for spec in told_apart(specs_of(given["models"], given)):
         models = Models.of(spec)
         criteria = read_targets(targets, models.labels[0])
+        true_labels = true_labels_of(given, found.photos, models, console)
         keys = [Key(photo, target, eps) for photo in found.photos for target in criteria for eps in budgets]
         name = re.sub(r"\W+", "_", spec.title or spec.model).strip("_")
-        taken = sum(re.fullmatch(rf"{name}(_\d+)?", files.folder.name) is not None for _, files, _ in work)
+        taken = sum(re.fullmatch(rf"{name}(_\d+)?", files.folder.name) is not None for _, files, _, _ in work)
         own = folder / (f"{name}_{taken + 1}" if taken else name)
-        work.append((models, Files(folder=own, root=found.root, perturbation=False), keys))
+        work.append((models, Files(folder=own, root=found.root, perturbation=False), keys, true_labels))
     records: list[dict[str, Any]] = []
     failed = False
-    for models, files, keys in work:
-        with opened(keys, files, models, **batch_run_options(given, settings, console)) as batch:
+    true_classes: dict[str, Mapping[str, Target]] = {}
+    run_options = batch_run_options(given, settings, console)
+    for models, files, keys, true_labels in work:
+        with opened(keys, files, models, true_labels=true_labels, **run_options) as batch:
+            true_classes |= batch.true_classes
             for place in batch.places:
                 console.say(place, style="bold")
             ended = run_shown(batch, console, as_json=False)
@@ -115,12 +146,56 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
         if not ended:
             tell_interrupted(batch.stats, console)
             ctx.exit(ExitCode.INTERRUPTED)
-    points = points_of(records)
+    points = points_of(records, true_classes)
     _write(folder, points, _caption(records), norm=settings.norm)
     _print(points, folder, console)
     if given["as_json"]:
         click.echo(json.dumps([point.to_dict() for point in points]))
-    ctx.exit(ExitCode.FAILED if failed else ExitCode.OK)
+    robust = gate is None or _tell_of_gate(gate, records, console)
+    ctx.exit(ExitCode.FAILED if failed else ExitCode.OK if robust else ExitCode.NOT_ROBUST)
+
+
+class _Gate(NamedTuple):
+    """What is asked of each model: the share of photos that withstand an eps."""
+
+    share: float
+    eps: float
+
+
+def _gate(ctx: click.Context, given: Mapping[str, Any], budgets: Sequence[float]) -> _Gate | None:
+    """Return what ``--fail-under`` and ``--at-eps`` ask for.
+
+    Raises:
+        UsageError: the share is none, or nothing is attacked at that eps.
+    """
+    share, at_eps = given["fail_under"], given["at_eps"]
+    if share is None:
+        if ctx.get_parameter_source("at_eps") is ParameterSource.COMMANDLINE:
+            raise UsageError("--at-eps says where --fail-under counts; give that, or leave out --at-eps")
+        return None
+    if not 0 <= share <= 1:  # nor NaN
+        raise UsageError(f"--fail-under {share:g}: give a share from 0 to 1, like 0.7")
+    eps = budgets[-1] if at_eps is None else parse_eps(at_eps, given["norm"])
+    if eps not in budgets:
+        raise UsageError(f"--at-eps {eps:g} is not one of --eps {','.join(f'{each:g}' for each in budgets)}")
+    return _Gate(share, eps)
+
+
+def _tell_of_gate(gate: _Gate, records: Sequence[dict[str, Any]], console: "Console") -> bool:
+    """Say how many photos withstand, a line for each model; tell whether they are enough for all of them."""
+    from advimg.report.robustness import robustness_of
+
+    enough = True
+    for each in robustness_of(records, gate.eps):
+        figure = (
+            f"{each.model}: {percent(each.share)} of photos ({each.robust} of {each.photos}) withstand ε = {gate.eps:g}"
+        )
+        if each.share < gate.share:
+            enough = False
+            console.error(f"{figure}, less than --fail-under {percent(gate.share)}")
+        else:
+            console.say(f"{figure}; --fail-under asks for {percent(gate.share)}")
+    return enough
 
 
 def _budgets(text: str | None, norm: Norm) -> list[float]:
@@ -168,17 +243,24 @@ def _print(points: "Sequence[Point]", folder: Path, console: "Console") -> None:
 
 
 def _lines(points: "Sequence[Point]") -> Iterator[str]:
-    """Yield a table: model, eps, how many are verified, how surely."""
+    """Yield a table: model, eps, how many are verified, how surely; and accuracies, where true classes are known."""
     wide = max(len(point.model) for point in points)
     heads = f"{'ε':>4}  {'verified':>11}  {'share':>8}  {'95 %':>15}  {'confidence':>10}  {'gradients':>9}"
-    yield f"{'model':<{wide}}  {heads}"
+    labelled = any(point.labelled is not None for point in points)
+    yield f"{'model':<{wide}}  {heads}" + f"  {'clean':>8}  {'robust':>8}" * labelled
     for point in points:
         span = f"{percent(point.share_low)} - {percent(point.share_high)}".replace(" %", "")
         counted = f"{point.verified} of {point.files}"
         yield (
             f"{point.model:<{wide}}  {point.eps:>4g}  {counted:>11}  {percent(point.share):>8}  {span:>15}  "
-            f"{percent(point.confidence):>10}  {point.gradients:>9.1f}"
+            f"{percent(point.confidence):>10}  {point.gradients:>9.1f}{_accuracies(point)}"
         )
+
+
+def _accuracies(point: "Point") -> str:
+    if point.clean_accuracy is None or point.robust_accuracy is None:
+        return ""
+    return f"  {percent(point.clean_accuracy):>8}  {percent(point.robust_accuracy):>8}"
 
 
 def _lines_of_changes(points: "Sequence[Point]") -> Iterator[str]:

@@ -1,18 +1,20 @@
 """How a classifier's robustness falls with eps: from the records of many attacks to the points of a curve."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Any
 
 from advimg.record_schema import record_of
+from advimg.report.accuracy import Accuracy, TrueClasses, accuracies_of
+from advimg.report.csv_table import csv_table
 from advimg.report.survival import ALL, NONE, changes_in, held
 
 _Z = 1.96
 """Standard deviations on either side that hold 95 % of a normal distribution."""
+_ACCURACY = ("labelled", "clean_accuracy", "robust_accuracy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,8 @@ class Point:
         confidence_low, confidence_high: its 95 % interval, by the normal distribution.
         gradients: passes through the network, the mean over all files.
         failed: attacks that came to nothing, which are in none of these numbers.
+        labelled, clean_accuracy, robust_accuracy: as :class:`advimg.report.accuracy.Accuracy` has them, of photos whose
+            true class is known; None where no such class was given.
         survives: the same for the files as they are, and after each change; empty where there is none to survive.
     """
 
@@ -63,22 +67,62 @@ class Point:
     confidence_high: float
     gradients: float
     failed: int
+    labelled: int | None = None
+    clean_accuracy: float | None = None
+    robust_accuracy: float | None = None
     survives: tuple[AfterChange, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON holds of the point: ``survives`` only where there is something to survive."""
-        values = asdict(self)
-        if not self.survives:
-            del values["survives"]
-        return values
+        """Return what JSON holds of the point: accuracies and ``survives`` only where there is something to tell."""
+        unknown = () if self.labelled is not None else _ACCURACY
+        left_out = (*unknown, *(() if self.survives else ("survives",)))
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
-def points_of(records: Iterable[Mapping[str, Any]]) -> list[Point]:
-    """Sum records up, by model and eps; models in the order in which they come, eps rising."""
+@dataclass(frozen=True, slots=True)
+class Robustness:
+    """How many photos withstand every attack on a model at one eps.
+
+    Attributes:
+        photos: those with at least one file.
+        robust: those none of whose files shows its target.
+    """
+
+    model: str
+    photos: int
+    robust: int
+
+    @property
+    def share(self) -> float:
+        """The share of photos that withstand."""
+        return self.robust / self.photos
+
+
+def robustness_of(records: Iterable[Mapping[str, Any]], eps: float) -> list[Robustness]:
+    """Count photos by model, in the order in which models come; one whose files all failed has no count."""
+    fooled: dict[str, dict[str, bool]] = {}
+    for record in records:
+        if record["error"] is None and record["eps"] == eps:
+            photos = fooled.setdefault(record["model"], {})
+            photos[record["source"]] = photos.get(record["source"], False) or record["fooled"]
+    return [Robustness(model, len(photos), len(photos) - sum(photos.values())) for model, photos in fooled.items()]
+
+
+def points_of(records: Iterable[Mapping[str, Any]], true_classes: TrueClasses = MappingProxyType({})) -> list[Point]:
+    """Sum records up, by model and eps; models in the order in which they come, eps rising.
+
+    Args:
+        records: plain JSON values.
+        true_classes: of photos, where they are known.
+    """
     groups: dict[str, dict[float, list[Mapping[str, Any]]]] = {}
     for record in records:
         groups.setdefault(record["model"], {}).setdefault(record["eps"], []).append(record)
-    return [_point(model, eps, group) for model, by_eps in groups.items() for eps, group in sorted(by_eps.items())]
+    return [
+        _point(model, eps, group, true_classes)
+        for model, by_eps in groups.items()
+        for eps, group in sorted(by_eps.items())
+    ]
 
 
 def to_csv(points: Sequence[Point]) -> str:
@@ -88,18 +132,20 @@ def to_csv(points: Sequence[Point]) -> str:
     for ``all``, which is the point's own.
     """
     columns = [field.name for field in fields(Point) if field.name != "survives"]
+    if all(point.labelled is None for point in points):
+        columns = [name for name in columns if name not in _ACCURACY]
     if any(point.survives for point in points):
         columns.insert(columns.index("eps") + 1, "change")
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for point in points:
-        own = asdict(point) | {"change": ALL}
-        writer.writerows([*(own | asdict(each) for each in point.survives), own])
-    return text.getvalue()
+    return csv_table(columns, (row for point in points for row in _rows(point)))
 
 
-def _point(model: str, eps: float, records: Sequence[Mapping[str, Any]]) -> Point:
+def _rows(point: Point) -> Iterator[dict[str, Any]]:
+    own = asdict(point) | {"change": ALL}
+    yield from (own | asdict(each) for each in point.survives)
+    yield own
+
+
+def _point(model: str, eps: float, records: Sequence[Mapping[str, Any]], true_classes: TrueClasses) -> Point:
     written = [record for record in records if record["error"] is None]
     return Point(
         model=model,
@@ -107,8 +153,18 @@ def _point(model: str, eps: float, records: Sequence[Mapping[str, Any]]) -> Poin
         **_sums([record["fooled"] for record in written], [record["confidence"] for record in written]),
         gradients=round(fmean(record["gradients"] for record in written), 2) if written else 0.0,
         failed=len(records) - len(written),
+        **_accuracy(model, written, true_classes),
         survives=tuple(_after_changes(written)),
     )
+
+
+def _accuracy(model: str, records: Sequence[Mapping[str, Any]], true_classes: TrueClasses) -> dict[str, Any]:
+    """Return a model's accuracies as a point has them; none where no true class is known."""
+    if model not in true_classes:
+        return {}
+    counted = (each for each in accuracies_of(records, true_classes) if each.model == model)
+    right = next(counted, Accuracy(model, photos=0, clean=0, robust=0)).to_dict()
+    return {"labelled": right["photos"]} | {name: right[name] for name in _ACCURACY[1:]}
 
 
 def _after_changes(records: Iterable[Mapping[str, Any]]) -> Iterator[AfterChange]:

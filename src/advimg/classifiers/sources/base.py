@@ -8,7 +8,6 @@ of another distribution registers through the entry point group ``advimg.models`
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from advimg.classifiers.preprocessing import Preprocessing
 from advimg.classifiers.program import PREFIX, no_network
+from advimg.classifiers.sources.hints import hint_for
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.plugins import MODELS, Plugin
@@ -114,9 +114,7 @@ def find(name: str) -> Published:
             return published
     prefix = sources[0].prefix
     bases = [known.removeprefix(prefix) for source in sources for known in source.names()]
-    nearest = [prefix + base for base in get_close_matches(name.removeprefix(prefix), bases, n=3)]
-    hint = f"did you mean {', '.join(nearest)}?" if nearest else f"`{f'advimg models {prefix}'.strip()}` lists them"
-    raise UsageError(f"unknown model {name!r}; {hint}")
+    raise UsageError(f"unknown model {name!r}; {hint_for(name, bases, prefix=prefix)}")
 
 
 def listed(query: str = "") -> Iterator[Listed]:
@@ -132,6 +130,12 @@ def listed(query: str = "") -> Iterator[Listed]:
     words = query.lower().split()
     for source in _sources_of(query):
         yield from (each for each in source.listed() if all(word in each.name.lower() for word in words))
+
+
+def prefixes() -> list[str]:
+    """Return the prefixes of the sources that have one; those of other distributions are not imported."""
+    own = [source.prefix for source in _SOURCES if source.prefix]
+    return list(dict.fromkeys([*own, *(f"{plugin.name}/" for plugin in plugins())]))
 
 
 def cached_path(url: str) -> Path:

@@ -1,0 +1,132 @@
+"""The results of a folder as one table, for a spreadsheet: a row for each attack and each network that judged its file.
+
+All of it comes from the records of the journal, so that a table that is lost or edited is written anew.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from advimg.record import Target
+from advimg.report.accuracy import TrueClasses
+from advimg.report.csv_table import csv_table
+
+NAME = "results.csv"
+COLUMNS = (
+    "photo",
+    "file",
+    "model",
+    "attacked",
+    "target",
+    "target_rule",
+    "true_label",
+    "before",
+    "before_confidence",
+    "before_correct",
+    "after",
+    "after_confidence",
+    "after_correct",
+    "fooled",
+    "confidence",
+    "attack",
+    "eps",
+    "norm",
+    "linf",
+    "l2",
+    "psnr",
+    "ssim",
+    "delta_e_mean",
+    "steps",
+    "gradients",
+    "seconds",
+    "error",
+)
+"""The columns: the keys of a record, but for these.
+
+``photo`` and ``file`` are paths relative to the folder. ``model`` is a network that judged the file, ``attacked`` tells
+whether it was attacked or took no part. ``before`` and ``after`` are the classes that it sees in the photo and in the
+file, each with its confidence, and whether it is the ``true_label``, where that is known; ``confidence`` is that of the
+target in the file.
+"""
+_OF_THE_FILE = ("attack", "eps", "norm", "linf", "l2", "psnr", "steps", "gradients", "seconds")
+_OF_THE_CHANGE = ("ssim", "delta_e_mean")
+
+
+def results_table(
+    records: Iterable[Mapping[str, Any]], folder: Path, true_classes: TrueClasses = MappingProxyType({})
+) -> bytes:
+    """Return the table of a folder, in UTF-8, sorted by photo and file.
+
+    Args:
+        records: of the folder's journal, plain JSON values with absolute paths.
+        folder: an absolute path.
+        true_classes: of photos, where they are known.
+    """
+    rows = [row for record in records for row in _rows(record, folder, true_classes)]
+    rows.sort(key=lambda row: (row["photo"], row["file"]))
+    # A name that is no UTF-8 is written as Python escapes it.
+    return csv_table(COLUMNS, rows).encode("utf-8", "backslashreplace")
+
+
+def is_results_table(path: Path) -> bool:
+    """Tell whether a file is such a table."""
+    beginning = ",".join(COLUMNS[:3]).encode("ascii")
+    try:
+        with path.open("rb") as file:
+            return file.read(len(beginning)) == beginning
+    except OSError:
+        return False
+
+
+def _rows(record: Mapping[str, Any], folder: Path, true_classes: TrueClasses) -> Iterator[dict[str, Any]]:
+    """Yield a row for each network that was attacked, and then for each that took no part."""
+    visibility = record.get("visibility") or {}
+    adversarial = record["outputs"].get("adversarial")
+    common = {
+        "photo": _relative(record["source"], folder),
+        "file": _relative(adversarial, folder) if adversarial else "",
+        "target_rule": record["target_rule"],
+        "error": record["error"],
+        **{name: record.get(name) for name in _OF_THE_FILE},
+        **{name: visibility.get(name) for name in _OF_THE_CHANGE},
+    }
+    attacked = ({**record, "fooled": _is_fooled(record)}, *record["ensemble"])
+    for seen, took_part in (*((each, True) for each in attacked), *((each, False) for each in record["checked"])):
+        true = true_classes.get(seen["model"], {}).get(record["source"])
+        yield common | {"attacked": _word(took_part)} | _seen(seen, true)
+
+
+def _is_fooled(record: Mapping[str, Any]) -> bool:
+    """Tell whether the first network is fooled; the record's own ``fooled`` means all that were attacked."""
+    if not record["ensemble"] or not record["after"]:
+        return bool(record["fooled"])
+    itself = record["after"][0]["index"] == record["target"]["index"]
+    return bool(itself and all(each["fooled"] for each in record.get("survives", ())))
+
+
+def _seen(seen: Mapping[str, Any], true: Target | None) -> dict[str, Any]:
+    """Return the cells of what one network sees; empty where it judged nothing."""
+    cells: dict[str, Any] = {"model": seen["model"], "target": (seen["target"] or {}).get("name")}
+    if true is not None:
+        cells["true_label"] = true.name
+    if not seen["after"]:
+        return cells
+    for when in ("before", "after"):
+        first = seen[when][0]
+        cells |= {when: first["name"], f"{when}_confidence": first["confidence"]}
+        if true is not None:
+            cells[f"{when}_correct"] = _word(first["index"] == true.index)
+    return cells | {"fooled": _word(seen["fooled"]), "confidence": seen["confidence"]}
+
+
+def _relative(path: str, folder: Path) -> str:
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # on another drive of Windows
+        return path
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"

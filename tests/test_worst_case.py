@@ -1,0 +1,153 @@
+"""``--worst-case``: several attacks on each photo, one after the other."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import advimg
+from advimg.attacks.base import Attack, Evaluation
+from advimg.batches.options import Options
+from advimg.errors import UsageError
+from advimg.registry import ATTACKS
+from advimg.settings import Settings
+from tests.batches import COMMAND, assert_kept, assert_one_line, by_source, quick_classifier, records_of, sha256
+from tests.conftest import Cli
+
+
+class _Still(Attack):
+    """Never moves further than its reach, by the sign of the gradient."""
+
+    reach = 0
+
+    def __init__(self, photo: Tensor, settings: Settings, eps: float, free: Tensor | None = None) -> None:
+        super().__init__(photo, settings, eps, free)
+        self._delta = torch.zeros(photo.shape)
+
+    def propose(self, out: Tensor) -> None:
+        out.copy_(self._delta + self.photo)
+
+    def update(self, gradient: Tensor, evaluation: Evaluation) -> None:
+        assert not evaluation.fooled
+        self._delta = (self.photo - self.reach * gradient.sign()).clamp(0, 255) - self.photo
+        self.steps += 1
+
+
+class _Timid(_Still):
+    reach = 1
+
+
+@pytest.fixture(autouse=True)
+def weak_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register two attacks that fail: ``still`` at any eps, ``timid`` by little."""
+    list(ATTACKS.values())  # so that their modules are imported, which happens once
+    for name in ("_modules", "_things"):
+        monkeypatch.setattr(ATTACKS, name, dict(getattr(ATTACKS, name)))
+    ATTACKS.register("still")(_Still)
+    ATTACKS.register("timid")(_Timid)
+
+
+def attacked(photos: list[Path], folder: Path, *worst_case: str, **given: Any) -> dict[str, dict[str, Any]]:
+    """Attack photos that do not show class 3, and return the records by photo."""
+    options = {"eps": 10, "confidence": 0.9, "steps": 10, "metadata": False} | given
+    advimg.batch(photos, 3, out_dir=folder, model=quick_classifier(), worst_case=worst_case, **options)
+    return by_source(folder)
+
+
+def test_the_first_attack_that_succeeds_is_the_last(photos: list[Path], tmp_path: Path) -> None:
+    alone = attacked(photos, tmp_path / "alone", attack="pgd")
+    still = attacked(photos, tmp_path / "still", attack="still")
+    assert all(record["fooled"] for record in alone.values())
+    assert not any(record["fooled"] for record in still.values())
+    assert_kept(tmp_path / "alone", quick_classifier())
+    ended = attacked(photos, tmp_path / "both", "still", "pgd", "apgd")
+    assert_kept(tmp_path / "both", quick_classifier())
+    for name, record in ended.items():
+        assert (record["fooled"], record["attack"]) == (True, "pgd")
+        assert record["worst_case"] == ["still", "pgd", "apgd"]
+        assert record["gradients"] == still[name]["gradients"] + alone[name]["gradients"]
+        # Its file is that of the attack alone.
+        assert record["adversarial_sha256"] == alone[name]["adversarial_sha256"]
+    first = attacked(photos, tmp_path / "first", "pgd", "still")
+    assert all(record["gradients"] == alone[name]["gradients"] for name, record in first.items())
+
+
+def test_if_none_succeeds_the_best_attempt_is_kept(photos: list[Path], tmp_path: Path) -> None:
+    timid = attacked(photos, tmp_path / "timid", attack="timid")
+    assert not any(record["fooled"] for record in timid.values())
+    for number, order in enumerate((("still", "timid"), ("timid", "still"))):
+        for name, record in attacked(photos, tmp_path / str(number), *order).items():
+            assert (record["fooled"], record["attack"]) == (False, "timid")
+            assert record["confidence"] == timid[name]["confidence"]
+            assert record["gradients"] == 2 * timid[name]["gradients"]
+
+
+def test_photos_that_share_passes_take_their_own_turns(photos: list[Path], tmp_path: Path) -> None:
+    """With one photo a pass the same photos need the same attacks as with all at once."""
+    given = {"eps": 1, "confidence": 0.0, "steps": 3}
+    folders = {
+        size: attacked(photos, tmp_path / str(size), "still", "pgd", batch_size=size, **given) for size in (1, 4)
+    }
+    for name, record in folders[1].items():
+        for key in ("attack", "fooled", "gradients", "adversarial_sha256"):
+            assert record[key] == folders[4][name][key]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_folder_goes_on_with_the_same_attacks_only(cli: Cli, photos: list[Path], out: Path) -> None:
+    command = (*COMMAND, "--worst-case", "still,pgd")
+    (photos[0].parent / "broken.jpg").write_bytes(b"")
+    assert cli(*command).code == 1
+    hashes = {record["source"]: record["adversarial_sha256"] for record in records_of(out)}
+    assert {record["attack"] for record in records_of(out) if not record["error"]} == {"pgd"}
+    summary = json.loads((out / "summary.json").read_bytes())
+    assert (summary["worst_case"], summary["attack"]) == (["still", "pgd"], "still")
+    ran = cli(*command)
+    assert "5 of 5 were done by an earlier run" in ran.err
+    for other, there in (
+        ((), "attack still,pgd there, pgd here"),
+        (("--worst-case", "pgd"), "still,pgd there, pgd here"),
+    ):
+        ran = cli(*COMMAND, *other)
+        assert ran.code == 1
+        assert there in ran.err
+    (out / "p00_class_3.png").unlink()
+    assert cli(*command).code == 1
+    assert {record["source"]: record["adversarial_sha256"] for record in records_of(out)} == hashes
+    assert sha256(out / "p00_class_3.png") == hashes[str(photos[0])]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_sweep_takes_turns_at_each_eps(cli: Cli, photos: list[Path], out: Path) -> None:
+    ran = cli("sweep", "photos", "-t", "3", "-e", "1,10", "--worst-case", "still,pgd", "--json", "-O", "out")
+    assert ran.code == 0, ran.err
+    assert [point["verified"] for point in json.loads(ran.out)][1] == 4
+    (folder,) = (path for path in out.iterdir() if path.is_dir())
+    assert {record["attack"] for record in records_of(folder) if record["eps"] == 10} == {"pgd"}
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("command", [COMMAND, ("sweep", *COMMAND[1:])])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("pgd,cw", "unknown attack 'cw': use pgd, apgd"),
+        ("pgd,", "unknown attack ''"),
+        ("pgd,apgd,pgd", "worst case: pgd is named twice"),
+    ],
+)
+def test_wrong_names_are_one_line(
+    cli: Cli, photos: list[Path], out: Path, command: tuple[str, ...], given: str, message: str
+) -> None:
+    assert_one_line(cli(*command, "--worst-case", given), 2, message)
+    assert not out.exists()
+    assert_one_line(cli(*command, "--worst-case", "pgd", "--attack", "apgd"), 2, "leave out --attack")
+
+
+def test_options_name_attacks_that_there_are() -> None:
+    assert Options(settings=Settings(attack="apgd"), worst_case=("pgd", "apgd")).settings.attack == "pgd"
+    with pytest.raises(UsageError, match="unknown attack 'cw'"):
+        Options(settings=Settings(), worst_case=("cw",))
