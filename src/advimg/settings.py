@@ -165,7 +165,7 @@ class Settings:
         None,
         "Stop once the file shows the target with this confidence.",
         group="What to reach",
-        shown="0.9; 0.5 with --eps auto",
+        shown="0.9; 0.98 with --survive; 0.5 with --eps auto",
         at_least=0,
         below=1,
         recorded="min_confidence",
@@ -236,7 +236,10 @@ class Settings:
         """The confidence that is asked for, with the default filled in."""
         if self.confidence is not None:
             return self.confidence
-        return 0.5 if self.eps == "auto" else 0.9
+        if self.eps == "auto":
+            return 0.5
+        # What is surer also survives more changes that are like those asked for.
+        return 0.9 if self.survive is None else 0.98
 
     @property
     def max_steps(self) -> int:
