@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from advimg.batches.options import Options
-from advimg.batches.pairs import read_targets
+from advimg.batches.pairs import read_targets, words_of
 from advimg.batches.photos import absolute, find_photos
 from advimg.batches.plan import Files, each_target
 from advimg.batches.run import opened
@@ -61,7 +61,8 @@ def attack(
 
     Args:
         photo: what to attack.
-        target: the class's name or index; or "random", "least-likely", "runner-up", "untargeted".
+        target: the class's name or index; or "random", "least-likely", "runner-up", "untargeted". A word that is new to
+            a model that sees words typed by hand joins its words.
         model: a name as for :func:`advimg.load_classifier`, or a classifier; several are fooled by one picture.
         check_on: classifiers that take no part; the record holds what they see.
         mask: where the photo may be changed: a picture of its size, white where it may.
@@ -80,7 +81,7 @@ def attack(
             nothing of what a model sees.
     """
     settings = (settings or Settings()).changed(**changes)
-    models = Models.of(model, check_on)
+    models = Models.of(model, check_on).joined_by([target])
     criterion = models.read_target(target)
     photo = open_photo(photo)
     free = _mask(mask, photo)
@@ -156,8 +157,8 @@ def batch(
     settings = (settings or Settings()).changed(**changes)
     folder = absolute(out_dir)
     found = find_photos([photos] if isinstance(photos, str | Path) else photos, out_dir=folder, recursive=recursive)
-    models = Models.of(model, check_on)
     texts = [targets] if isinstance(targets, str | int) else targets
+    models = Models.of(model, check_on).joined_by(words_of(texts))
     criteria = read_targets(tuple(map(str, texts)), models.labels[0], models.other_labels)
     if not criteria:
         raise UsageError("there is no target; give at least one")
@@ -221,7 +222,7 @@ def verify(
         AdvimgError: a picture cannot be read, a change or the target is unknown, or the model cannot be loaded.
     """
     picture, photo = open_photo(adversarial), open_photo(original)
-    models, norm = _one(model), Settings(norm=norm).norm
+    models, norm = _one(model).joined_by([target]), Settings(norm=norm).norm
     index, eps, free = models.labels[0].find(target), parse_eps(eps, norm), _mask(mask, photo)
     cases = cases_of(parse_changes(after)) if after else ()
     for case in cases:
@@ -238,7 +239,7 @@ def verify(
     bare = isinstance(adversarial, np.ndarray)
     alpha = None if bare else same_size and np.array_equal(_opacity(photo), _opacity(picture))
     profile = None if bare else photo.icc_profile == picture.icc_profile
-    view = classifier.preprocessing.to_dict()
+    view = classifier.view
     differs = _record_differs(picture, classifier.name, view)
     return Verification(
         adversarial=picture.source,

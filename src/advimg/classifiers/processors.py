@@ -169,7 +169,9 @@ def _nearest(
     """Return the description that comes nearest to samples of levels, and the share of values that it misses."""
     # The geometry decides most, and a small picture shows it; with the other corner all would be off by a pixel.
     picture, levels = min(samples, key=lambda sample: sample[0].width * sample[0].height)
-    off = [min(_off(replace(each, corner=corner), picture, levels) for corner in get_args(Corner)) for each in candidates]
+    off = [
+        min(_off(replace(each, corner=corner), picture, levels) for corner in get_args(Corner)) for each in candidates
+    ]
     likely = [candidates[index] for index in sorted(range(len(off)), key=off.__getitem__)[:_LIKELY]]
     best, least = likely[0], 1.0
     for geometry in likely:

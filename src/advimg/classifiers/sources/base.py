@@ -38,6 +38,7 @@ class Published:
         load: makes the network with its published weights for an input size, where they are not a plain state dict.
         twin: makes a network that torch can differentiate of one that it cannot, with the same logits up to a constant;
             raises ClassifierError where there is none.
+        prompt: the sentence with ``{}`` for each of the labels, where these are words typed by hand.
     """
 
     name: str
@@ -48,6 +49,20 @@ class Published:
     rename: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None
     load: Callable[[Path, int], nn.Module] | None = None
     twin: Callable[[nn.Module], nn.Module] | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OpenVocabulary:
+    """A model that has no classes of its own, but sees words that are typed by hand.
+
+    Attributes:
+        prompt: the usual sentence for a word, with ``{}`` in its place.
+        publish: makes a classifier of it, whose classes are words in a sentence.
+    """
+
+    prompt: str
+    publish: Callable[[Labels, str], Published]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +92,15 @@ class Source:
         prefix: what all its names begin with, such as ``timm/`` or ``hf:``; empty for names that no other source has.
         suffix: what its names end in instead, such as ``.onnx``, whatever the case.
         names: returns the names of its architectures, prefix included, for the hint that follows a misspelt one.
-        find: returns what it publishes under a name; None if it does not know the name.
+        find: returns what it publishes under a name; None if it does not know the name. Of a model that takes words it
+            does so without a download.
         listed: yields its classifiers.
     """
 
     prefix: str = ""
     suffix: str = ""
     names: Callable[[], Iterable[str]]
-    find: Callable[[str], Published | None]
+    find: Callable[[str], Published | OpenVocabulary | None]
     listed: Callable[[], Iterator[Listed]]
 
 
@@ -97,7 +113,29 @@ def register(source: Source) -> None:
 
 
 def find(name: str) -> Published:
-    """Return what is published under a name.
+    """Return the classifier that is published under a name.
+
+    Raises:
+        UsageError: no source knows the name, the classifier has no such weights, or it takes words.
+        ClassifierError: its source cannot be used here, or its preprocessing is not supported.
+    """
+    found = find_any(name)
+    if isinstance(found, OpenVocabulary):
+        raise UsageError(f"{name} has no classes of its own; it sees words that are given to it")
+    return found
+
+
+def takes_words(name: str) -> bool:
+    """Tell whether a name is that of a model that sees words typed by hand.
+
+    Raises:
+        ClassifierError: its source cannot be used here.
+    """
+    return any(isinstance(source.find(name), OpenVocabulary) for source in _sources_of(name))
+
+
+def find_any(name: str) -> Published | OpenVocabulary:
+    """Return what is published under a name, be it a classifier or a model that takes words.
 
     Raises:
         UsageError: no source knows the name, or the classifier has no such weights.
