@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advimg.changes import MOST_CASES, Change, Range, cases_of, parse_changes
+from advimg.changes import MOST_CASES, Change, Range, cases_of, parameters, parse_changes
 from advimg.errors import UsageError
 from advimg.registry import TRANSFORMS
 from advimg.settings import Settings
@@ -88,10 +88,11 @@ def test_what_is_drawn_has_no_ranges_and_is_written_like_the_others(text: str, s
     assert (drawn == change) == change.fixed
     for link, own in zip(change.links, drawn.links, strict=True):
         assert link.name == own.name
-        for value, one in zip(link.values, own.values, strict=True):
+        for parameter, value, one in zip(parameters(link.name), link.values, own.values, strict=True):
             if isinstance(value, Range):
                 assert isinstance(one, int | float)
-                assert value.low <= one <= value.high
+                assert parameter.allows(one)
+                assert parameter.seed or value.low <= one <= value.high
                 assert not isinstance(value.low, int) or isinstance(one, int)
             else:
                 assert one == value
@@ -204,6 +205,27 @@ def test_the_verdict_takes_a_case_of_several_changes_once() -> None:
         *("jpeg:50", "jpeg:95", "jpeg:72", "noise:4:500", "noise:4:0", "noise:4:1000", "mirror")
     ]
     assert Settings(survive="jpeg:50-95,jpeg:95").cases == cases_of(parse_changes("jpeg:50-95,jpeg:95"))
+
+
+@pytest.mark.parametrize("text", ["noise", "noise:4:0-1", "noise:4:2147483646-2147483647", "noise:2-6"])
+def test_other_seeds_are_drawn_than_the_verdict_takes(text: str) -> None:
+    change = change_of(text)
+    judged = {case.links[0].values[1] for case in change.cases()}
+    drawn = [change.like(case).drawn(Random(number)) for case in change.cases() for number in range(20)]
+    seeds = [each.links[0].values[1] for each in drawn]
+    assert len(judged) in (2, 3)
+    assert not judged & set(seeds)
+    assert len(set(seeds)) > 15
+    assert all(each.fixed for each in drawn)
+    # All else is that of the case.
+    levels = [case.links[0].values[0] for case in change.cases() for _ in range(20)]
+    assert [each.links[0].values[0] for each in drawn] == levels
+
+
+def test_one_seed_is_the_same_noise_everywhere() -> None:
+    change = change_of("noise:4:7+jpeg")
+    assert change.like(change) == change == change.drawn(Random(0))
+    assert change.cases() == (change,)
 
 
 def test_all_of_a_range_is_drawn() -> None:

@@ -413,14 +413,15 @@ def test_a_tokenizer_that_is_missing(models: Path, tmp_path: Path, kind: str, fi
 
 
 def test_folders_that_hold_no_such_model(models: Path, tmp_path: Path) -> None:
-    assert "is no folder of a model: it has no config.json" in refused(f"clip:{tmp_path}")
+    assert "is no folder of a model; a file config.json was expected in it" in refused(f"clip:{tmp_path}")
     (tmp_path / "config.json").write_text('{"model_type": "vit"}', encoding="ascii")
     assert "is no zero-shot image classifier but of the type 'vit'; types that are: " in refused(f"clip:{tmp_path}")
     (tmp_path / "config.json").write_text('{"model_type":', encoding="ascii")
-    assert "config.json cannot be read: JSONDecodeError" in refused(f"clip:{tmp_path}")
+    assert "but of the type None" in refused(f"clip:{tmp_path}")
     assert "is no folder of an open_clip model" in refused(f"open_clip/local-dir:{tmp_path}")
     assert "there is no such folder" in refused(f"open_clip/local-dir:{tmp_path}/none")
-    assert "unknown model 'clip:./none'" in refused("clip:./none")
+    assert "none is no folder of a model" in refused("clip:./none")
+    assert "unknown model 'clip:'" in refused("clip:")
 
 
 def test_weights_that_are_missing_or_do_not_fit(models: Path, tmp_path: Path) -> None:
@@ -428,14 +429,12 @@ def test_weights_that_are_missing_or_do_not_fit(models: Path, tmp_path: Path) ->
     weights = load_file(folder / "model.safetensors")
     del weights["visual_projection.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    assert "do not fit clip:damaged: visual_projection.weight is missing or of another shape" in refused(
-        f"clip:{folder}"
-    )
+    assert "lack 1 tensors of clip:damaged, such as visual_projection.weight" in refused(f"clip:{folder}")
     (folder / "model.safetensors").write_bytes(b"nothing")
     assert "clip:damaged cannot be loaded: " in refused(f"clip:{folder}")
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
-    assert "has no model.safetensors, and other formats may hold code, which is never run" in refused(f"clip:{folder}")
+    assert "has no weights in safetensors; others may hold code, and are not read" in refused(f"clip:{folder}")
 
 
 class _Code:
@@ -496,7 +495,7 @@ def test_a_model_in_the_hub_s_cache(models: Path, offline: Path, cli: Cli) -> No
     (model,) = json.loads(ran.out)
     assert (model["name"], model["input_size"], model["on_disk"]) == ("clip:me/small", SIDE, True)
     (folder / "snapshots" / revision / "model.safetensors").unlink()
-    assert "`hf download me/small` fetches it" in refused("clip:me/small")
+    assert "clip:me/small has no weights in safetensors" in refused("clip:me/small")
 
 
 def test_open_clip_names(offline: Path) -> None:
@@ -510,7 +509,7 @@ def test_open_clip_names(offline: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "module", "extra"),
-    [("clip:a/b", "transformers", "hf"), ("clip:a/b", "safetensors", "hf"), ("open_clip/a", "open_clip", "clip")],
+    [("clip:a/b", "transformers", "hf"), ("open_clip/a", "open_clip", "clip")],
 )
 def test_a_library_that_is_missing_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str, module: str, extra: str

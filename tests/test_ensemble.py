@@ -178,7 +178,8 @@ def test_gradients_are_averaged_after_normalising_each() -> None:
     expected = sum((normalise(gradient.clone()) for gradient in gradients), torch.zeros(3, 8, 8))
     # Of one view each: that of the picture itself.
     views = [gradient[None] for gradient in gradients]
-    state.step(views, [Score(0.0, 0)], Evaluation(fooled=False, log_confidence=0.0, compute_loss=lambda: 0.0))
+    state.gather(views)
+    state.step([Score(0.0, 0)], Evaluation(fooled=False, log_confidence=0.0, compute_loss=lambda: 0.0))
     state.inputs()
     moved = state.candidate_levels().astype(int) - photo.levels.astype(int)
     free = (photo.levels > 0) & (photo.levels < 255)

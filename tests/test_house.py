@@ -14,7 +14,8 @@ _ROOT = Path(advimg.__file__).parent
 # From the ground up: a room imports rooms below it only. Those of one line do not know each other.
 _FLOORS = (
     ("errors",),
-    ("registry", "formatting", "toml"),
+    ("plugins", "formatting", "toml"),
+    ("registry",),
     ("changes",),
     ("settings", "labels"),
     ("record", "target_names"),
@@ -99,6 +100,7 @@ def test_a_library_is_known_in_its_rooms_only(library: str, rooms: set[str]) -> 
     "room",
     [
         "errors",
+        "plugins",
         "formatting",
         "changes",
         "settings",

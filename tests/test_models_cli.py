@@ -236,7 +236,7 @@ def test_a_file_made_with_another_preprocessing_is_not_judged_with_the_published
     assert cli(*checked, *own).code == 0
     ran = cli(*checked, "--json")  # by the published one
     assert ran.code == 3
-    assert "NO  preprocessing" in ran.err
+    assert "NO  record" in ran.err
     assert f"{LITE0}: resize 146 in the record, 256 here; crop 128 in the record, 224 here" in ran.err
     assert json.loads(ran.out)["view"]["crop"] == 224
 

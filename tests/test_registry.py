@@ -16,7 +16,7 @@ from advimg.classifiers.preprocessing import Preprocessing
 from advimg.classifiers.sources import base
 from advimg.classifiers.sources.base import Listed, Published, Source, register
 from advimg.classifiers.spec import ModelSpec
-from advimg.errors import ClassifierError, UsageError
+from advimg.errors import PluginError, UsageError
 from advimg.labels import Labels
 from tests.conftest import Cli, random_photo
 
@@ -61,12 +61,12 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: made-up\nVersion: 1.0\n")
     entries = "hub = made_up_plugin:source\nbroken = made_up_plugin:nothing\nother = made_up_plugin:unprefixed\n"
-    (info / "entry_points.txt").write_text(f"[advimg.sources]\n{entries}")
+    (info / "entry_points.txt").write_text(f"[advimg.models]\n{entries}")
     module = info.with_name("made_up_plugin.py")
     module.write_text(_PLUGIN.format(folder=str(tmp_path)))
     monkeypatch.syspath_prepend(info.parent)
     monkeypatch.delitem(sys.modules, "made_up_plugin", raising=False)
-    assert len(metadata.entry_points(group="advimg.sources")) == 3
+    assert len(metadata.entry_points(group="advimg.models")) == 3
     return module
 
 
@@ -106,12 +106,12 @@ def test_a_source_from_outside_is_not_imported_for_other_names(cli: Cli, plugin:
         (
             "hub/x",
             "import not_there",
-            r"source hub/ \(made_up_plugin:source\) cannot be loaded: ModuleNotFoundError: No",
+            r"the model source 'hub', made_up_plugin:source of made-up 1\.0, cannot be loaded: ModuleNotFoundError: No",
         ),
         ("hub/x", "1 +", "cannot be loaded: SyntaxError"),
-        ("broken/x", None, "source broken/ .* cannot be loaded: AttributeError"),
-        ("hub/x", "source = 3", "made_up_plugin:source is not a model source with the prefix hub/"),
-        ("other/x", None, "is not a model source with the prefix other/"),
+        ("broken/x", None, "source 'broken', .* cannot be loaded: AttributeError"),
+        ("hub/x", "source = 3", "made_up_plugin:source of .* is of the type int; it has to be an instance of .*Source"),
+        ("other/x", None, "has the prefix '', not 'other/'"),
     ],
 )
 def test_a_broken_source_from_outside_is_one_line(
@@ -119,7 +119,7 @@ def test_a_broken_source_from_outside_is_one_line(
 ) -> None:
     if content is not None:
         plugin.write_text(content)
-    with pytest.raises(ClassifierError, match=message) as caught:
+    with pytest.raises(PluginError, match=message) as caught:
         load_classifier(name)
     assert "\n" not in str(caught.value)
     ran = cli("models", name)

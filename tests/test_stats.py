@@ -80,7 +80,7 @@ def test_the_summary_holds_what_was_asked_and_what_came_of_it() -> None:
     summary = _some_stats().summary({"eps": 10, "model": "m"})
     assert list(summary) == [
         *("eps", "model", "total", "verified", "not_reached", "failed", "checked_fooled"),
-        *("unfinished", "earlier", "seconds", "per_second", "gradients_each", "delta_e_mean", "failures"),
+        *("unfinished", "earlier", "seconds", "per_second", "gradients_each", "delta_e_mean", "failures", "unanswered"),
     ]
     counts = [summary[name] for name in ("total", "verified", "not_reached", "failed", "unfinished", "earlier")]
     assert counts == [6, 2, 1, 1, 2, 1]

@@ -21,12 +21,13 @@ from advimg.engine.job import Job
 from advimg.engine.views import MOST_VIEWS, Views
 from advimg.errors import UsageError
 from advimg.images.decode import read_photo
+from advimg.images.encode import encode_png
 from advimg.images.mask import Mask
 from advimg.record_schema import read_chunk
 from advimg.settings import Settings
 from tests import referee
 from tests.batches import assert_one_line
-from tests.conftest import Cli, linear_classifier, random_photo, run_all, sample
+from tests.conftest import Cli, EveryModel, linear_classifier, random_photo, run_all, sample
 
 LITE0 = "efficientnet_lite0"
 PELICAN = 144
@@ -234,6 +235,41 @@ def test_ranges_are_drawn_anew_besides_their_cases() -> None:
     assert views.cases == list(change.cases())
 
 
+def test_noise_is_judged_by_seeds_that_no_pass_has_seen() -> None:
+    changes = parse_changes("noise:4,noise:9:500,noise:9,jpeg:50-95+noise:4")
+    views = Views(changes)
+    judged = [seed for case in views.cases for seed in _seeds(case) if case != changes[1]]
+    assert set(judged) == {0, 500, 1000}
+    passes = [views.choose(Random(number)) for number in range(40)]
+    drawn = [seed for each in passes for view in each for seed in _seeds(view) if view != changes[1]]
+    assert not {0, 500, 1000} & set(drawn)
+    assert len(set(drawn)) == len(drawn)
+    assert any(changes[1] in each for each in passes)  # the one noise that was asked for
+
+
+def test_noise_alone_is_drawn_once_for_each_verdict() -> None:
+    (change,) = parse_changes("noise:4")
+    views = Views([change])
+    assert views.most == 4
+    first, second = views.choose(Random(0)), views.choose(Random(1))
+    assert len(first) == len(second) == 3
+    assert not set(first) & set(second)
+    views.note_pass([3.0, -2.0, 1.0])
+    assert views.cases[0] == change.cases()[1]
+
+
+def test_files_withstand_noise_that_they_were_not_made_for() -> None:
+    classifier = linear_classifier(classes=4, size=16, scale=0.05)
+    settings = Settings(eps=30, survive="noise:20", refine=0)
+    result = Engine(classifier).attack(Job(photo=random_photo(30, 20), target=2, settings=settings))
+    assert [each.change for each in result.judgements[0].survives] == ["noise:20:0", "noise:20:1000", "noise:20:500"]
+    assert result.fooled
+
+
+def _seeds(change: Change) -> list[object]:
+    return [link.values[1] for link in change.links if link.name == "noise"]
+
+
 def test_many_changes_are_survived() -> None:
     classifier = linear_classifier(classes=4, size=16, scale=0.05)
     settings = Settings(eps=30).changed(survive=[f"jpeg:{quality}" for quality in range(50, 95, 4)])
@@ -336,6 +372,53 @@ def test_verify_holds_any_file_against_changes(cli: Cli, photo: Path) -> None:
     assert ran.code == 3
     assert "NO  after resize:0.02" in ran.err
     assert "the promise does not hold" in ran.err
+
+
+def test_untargeted_files_may_be_another_class_after_each_change(cli: Cli, every_model: EveryModel) -> None:
+    """A network of brightness: the file is the bright class, and darkened the dark one; the photo is the middle one."""
+    every_model(_of_brightness())
+    Image.new("RGB", (20, 20), (150,) * 3).save("grey.png")
+    ran = cli(
+        *("attack", "grey.png", "--untargeted", "--eps", 90, "--survive", "brightness:0.3", "--confidence", 0.5),
+        *("-m", "resnet18", "--no-figure", "--no-perturbation"),
+    )
+    assert ran.code == 0
+    ran = cli("verify", "grey_untargeted.png", "--original", "grey.png", "-m", "resnet18", "--json")
+    assert ran.code == 0
+    told = json.loads(ran.out)
+    assert (told["target"]["name"], told["left"]["name"]) == ("bright", "grey")
+    (survival,) = told["survives"]
+    assert (survival["seen"]["name"], survival["fooled"]) == ("dark", True)
+    assert "ok  not grey " in ran.err
+
+    # As the class of the file it does not hold after the change, and as the photo itself it has not left its class.
+    assert cli("verify", "grey_untargeted.png", "--original", "grey.png", "-m", "resnet18", "-t", "bright").code == 3
+    ran = cli("verify", "grey.png", "--original", "grey.png", "-t", "untargeted", "-e", 1, "-m", "resnet18")
+    assert (ran.code, "NO  not grey " in ran.err) == (3, True)
+
+
+def test_an_untargeted_record_names_the_class_that_is_seen() -> None:
+    classifier, photo = _of_brightness(), np.full((20, 20, 3), 150, np.uint8)
+    made = advimg.attack(photo, "untargeted", model=classifier, eps=90, confidence=0.5)
+    for name, differs in (("bright", ()), ("dark", ("class dark in the record, bright here",))):
+        chunk = json.loads(made.record.to_chunk())
+        chunk["target"] = {"index": classifier.labels.find(name), "name": name}
+        file = encode_png(made.levels, chunk=json.dumps(chunk))
+        found = advimg.verify(file, photo, "untargeted", eps=90, model=classifier)
+        assert (found.record_differs, found.holds) == (differs, not differs)
+
+
+def _of_brightness() -> Classifier:
+    """Return a network of the mean level: that of dark pictures, of grey ones, of bright ones."""
+    linear = torch.nn.Linear(3 * 8 * 8, 3)
+    centres = torch.tensor([0.1, 0.5, 0.9])
+    with torch.no_grad():
+        linear.weight.copy_((40 * centres / (3 * 8 * 8))[:, None].expand(3, 3 * 8 * 8))
+        linear.bias.copy_(-20 * centres**2)
+    network = torch.nn.Sequential(torch.nn.Flatten(), linear)
+    return Classifier.wrap(
+        network, labels=["dark", "grey", "bright"], mean=(0,) * 3, std=(1,) * 3, resize=8, crop=8, device="cpu"
+    )
 
 
 def test_a_folder_has_one_list_of_changes(cli: Cli, photo: Path) -> None:

@@ -90,14 +90,14 @@ def test_a_watcher_can_have_each_candidate_and_what_is_seen_in_it() -> None:
 
 def test_a_candidate_is_made_only_if_asked_for_and_is_gone_after_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     made = 0
-    levels = AttackState.candidate_levels
+    levels = AttackState.proposed_levels
 
     def counted(state: AttackState) -> object:
         nonlocal made
         made += 1
         return levels(state)
 
-    monkeypatch.setattr(AttackState, "candidate_levels", counted)
+    monkeypatch.setattr(AttackState, "proposed_levels", counted)
     reports: list[StepReport] = []
     job = Job(photo=random_photo(8, 8), target=1, settings=Settings(eps=1, steps=4, confidence=NEVER))
     Engine(linear_classifier(scale=0.0001)).attack(job, watch=reports.append)

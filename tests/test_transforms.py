@@ -34,6 +34,7 @@ from advimg.transforms.base import (
     pull_all_back,
     transforms_of,
 )
+from advimg.transforms.resampling import resample_axis
 from tests.conftest import encoded, linear_classifier, random_photo, run_all, sample, weight_of
 
 _CPU = torch.device("cpu")
@@ -318,6 +319,17 @@ def test_the_gradient_of_a_resize(factor: float, name: str, width: int, height: 
     real = slopes(resize, width, height)
     assert np.abs(slopes_back(resize, width, height) - real).max() < 0.016
     assert real.max() > 0.1
+
+
+@pytest.mark.parametrize(("size", "resized"), [(4000, 12_000), (12_000, 4000), (12_000, 12_000)])
+def test_no_large_matrix_is_whole_on_a_gpu(size: int, resized: int) -> None:
+    axis = resample_axis(-1, size, resized, slice(0, resized), "lanczos", "meta")
+    weights = [block.weights.numel() for block in axis.blocks]
+    assert max(weights) < 1.2 * (1 << 20)
+    assert sum(weights) * 4 < 80_000_000
+    assert len(weights) <= 20
+    crop = resample_axis(-1, 4000, 256, slice(16, 240), "bilinear", "meta")
+    assert len(crop.blocks) == 1
 
 
 @pytest.mark.parametrize(

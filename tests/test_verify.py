@@ -59,7 +59,7 @@ def test_a_record_does_not_choose_the_preprocessing(forge: Forge, lite0: Classif
     for options in ((), ("-m", LITE0)):
         ran = forge(*options, "--json", view=view)
         assert ran.code == 3
-        assert "NO  preprocessing" in ran.err
+        assert "NO  record" in ran.err
         assert "mean [5.0, 5.0, 5.0] in the record" in ran.err
         found = json.loads(ran.out)
         assert found["holds"] is False

@@ -17,12 +17,14 @@ from advimg.batches.plan import Files, each_target
 from advimg.batches.run import opened
 from advimg.batches.stats import BatchStats
 from advimg.changes import cases_of, parse_changes
-from advimg.classifiers.classifier import Verdict
+from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.classifiers.ensemble import Ensemble
+from advimg.classifiers.program import Program
 from advimg.engine.capacity import BatchSize
-from advimg.engine.criterion import Criterion
+from advimg.engine.criterion import criteria_for
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
+from advimg.engine.program_verdicts import ProgramVerdicts
 from advimg.engine.step_report import Watcher
 from advimg.engine.verdicts import judge, judgements
 from advimg.errors import RecordError, UsageError
@@ -30,7 +32,7 @@ from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.mask import Mask, mask_for
 from advimg.images.perturbation import Amplify, measure_change
 from advimg.images.photo import Photo
-from advimg.models import Model, Models
+from advimg.models import Judge, Model, Models
 from advimg.outcome import Outcome, judge_result, outcome_of
 from advimg.record import Target
 from advimg.record_schema import read_chunk
@@ -48,7 +50,7 @@ def attack(
     target: str | int,
     *,
     model: Model | Sequence[Model] = DEFAULT_MODEL,
-    check_on: Model | Sequence[Model] = (),
+    check_on: Judge | Sequence[Judge] = (),
     mask: Picture | Mask | None = None,
     settings: Settings | None = None,
     precision: Precision = "auto",
@@ -64,7 +66,8 @@ def attack(
         target: the class's name or index; or "random", "least-likely", "runner-up", "untargeted". A word that is new to
             a model that sees words typed by hand joins its words.
         model: a name as for :func:`advimg.load_classifier`, or a classifier; several are fooled by one picture.
-        check_on: classifiers that take no part; the record holds what they see.
+        check_on: classifiers that take no part, and programs (``"exec:./predict"``), which are given a PNG of the
+            result; the record holds what they see, or why a program gave no answer.
         mask: where the photo may be changed: a picture of its size, white where it may.
         settings: of the attack; the defaults if None.
         precision: what gradients are computed in: "auto", "fp32" or "bf16".
@@ -85,7 +88,7 @@ def attack(
     criterion = models.read_target(target)
     photo = open_photo(photo)
     free = _mask(mask, photo)
-    attacked, checking = models.load(device)
+    attacked, check_on = models.load(device)
     for classifier in attacked if free is not None else ():
         rows, columns = classifier.preprocessing.resize_crop(*photo.size).window
         if free is not None and not free.free[rows, columns].any():
@@ -95,8 +98,10 @@ def attack(
     result = engine.attack(job, watch=tracer.beside(watch) if tracer else watch)
     if tracer:
         tracer.end(result)
-    checked = judge_result(result, Ensemble(checking)) if checking else ()
-    return outcome_of(result, checked=checked, choices=engine.choices)
+    networks = [each for each in check_on if isinstance(each, Classifier)]
+    checked = judge_result(result, Ensemble(networks)) if networks else ()
+    answers = ProgramVerdicts(each for each in check_on if isinstance(each, Program)).judge(result)
+    return outcome_of(result, checked=checked, answers=answers, choices=engine.choices)
 
 
 def batch(
@@ -105,7 +110,7 @@ def batch(
     *,
     out_dir: str | Path,
     model: Model | Sequence[Model] = DEFAULT_MODEL,
-    check_on: Model | Sequence[Model] = (),
+    check_on: Judge | Sequence[Judge] = (),
     settings: Settings | None = None,
     precision: Precision = "auto",
     batch_size: BatchSize = "auto",
@@ -132,7 +137,8 @@ def batch(
         check_on: as for :func:`attack`.
         settings: of all attacks; the defaults if None.
         precision: what gradients are computed in: "auto", "fp32" or "bf16".
-        batch_size: how many photos share a pass; "auto" decides by the device and its memory.
+        batch_size: how many pictures share a pass: each photo, and what each change that it is to survive makes of it;
+            "auto" decides by the device and its memory.
         device: one, or several, each with a process of its own; then models are given by name, and the script needs
             ``if __name__ == "__main__":``.
         perturbation: whether a picture of each perturbation is written.
@@ -205,33 +211,38 @@ def verify(
     """Check the promise on a file, whoever made it: same size, within ε levels, taken for the target.
 
     The judge is ``model`` with its own preprocessing, whatever the file's record says; a record that names the model
-    with another one does not hold, and neither does a file with another transparency or colour profile.
+    with another one does not hold, and neither does a file with another transparency or colour profile. Untargeted
+    files have to leave the class that ``model`` sees in the original, and need not be one other class after each
+    change; where their record names the class that was reached, it has to be the one that is seen.
 
     Args:
         adversarial: the file to check.
         original: the photo it was made from.
-        target: the class's name or index.
+        target: the class's name or index; or "untargeted".
         eps: the most that may have changed, as for :func:`attack`.
         norm: what eps bounds.
         model: a name as for :func:`advimg.load_classifier`, or a classifier.
         device: where to load a model given by name.
         mask: where the photo may have been changed, as for :func:`attack`.
-        after: changes after which the file has to be taken for the target, too, as the setting ``survive`` has them.
+        after: changes after which that has to hold, too, as the setting ``survive`` has them.
 
     Raises:
         AdvimgError: a picture cannot be read, a change or the target is unknown, or the model cannot be loaded.
     """
     picture, photo = open_photo(adversarial), open_photo(original)
     models, norm = _one(model).joined_by([target]), Settings(norm=norm).norm
-    index, eps, free = models.labels[0].find(target), parse_eps(eps, norm), _mask(mask, photo)
+    untargeted = target == "untargeted"
+    wanted = None if untargeted else models.labels[0].find(target)
+    eps, free = parse_eps(eps, norm), _mask(mask, photo)
     cases = cases_of(parse_changes(after)) if after else ()
     for case in cases:
         check_size(case, *picture.size, source=picture.source)
     (classifier,), _ = models.load(device)
     ensemble = Ensemble([classifier])
-    before = ensemble.judge_photo(picture)
-    (seen,) = judgements(ensemble, [Criterion(index)], before, judge(ensemble, picture.levels, cases))
-    verdict = seen.after
+    classifier.preprocessing.check_size(*picture.size, source=picture.source)
+    before = ensemble.judge_photo(photo)
+    criteria = criteria_for(wanted, classifier.labels, ensemble.classifiers, before)
+    (seen,) = judgements(ensemble, criteria, before, judge(ensemble, picture.levels, cases))
     same_size = picture.size == photo.size
     change = measure_change(photo.levels, picture.levels) if same_size else None
     within = change is not None and change.within(eps, norm)
@@ -240,12 +251,14 @@ def verify(
     alpha = None if bare else same_size and np.array_equal(_opacity(photo), _opacity(picture))
     profile = None if bare else photo.icc_profile == picture.icc_profile
     view = classifier.view
-    differs = _record_differs(picture, classifier.name, view)
+    reached = _target(classifier, seen.target)
+    differs = _record_differs(picture, classifier.name, view, reached if untargeted else None)
     return Verification(
         adversarial=picture.source,
         original=photo.source,
         model=classifier.name,
-        target=Target(index, classifier.labels[index]),
+        target=reached,
+        left=_target(classifier, criteria[0].index) if untargeted else None,
         norm=norm,
         eps=eps,
         same_size=same_size,
@@ -257,8 +270,8 @@ def verify(
         profile_kept=profile,
         view=view,
         record_differs=differs,
-        top5=verdict.top(5),
-        confidence=round(verdict.confidence(index), 6),
+        top5=seen.after.top(5),
+        confidence=round(seen.confidence, 6),
         survives=seen.survives,
         holds=seen.fooled and within and False not in (kept, alpha, profile) and not differs,
     )
@@ -284,19 +297,33 @@ def _opacity(photo: Photo) -> npt.NDArray[np.uint8]:
     return np.broadcast_to(np.uint8(255), photo.levels.shape[:2]) if photo.alpha is None else photo.alpha
 
 
-def _record_differs(picture: Photo, model: str, view: Mapping[str, Any]) -> tuple[str, ...]:
-    """Say in what the preprocessing of a model in a picture's own record differs from that of the judge."""
+def _target(classifier: Classifier, index: int) -> Target:
+    return Target(index, classifier.labels[index])
+
+
+def _record_differs(picture: Photo, model: str, view: Mapping[str, Any], reached: Target | None) -> tuple[str, ...]:
+    """Say in what a picture's own record of a model differs from what the judge finds.
+
+    Args:
+        picture: with or without a record.
+        model: the judge's name.
+        view: its preprocessing.
+        reached: the class that was reached, where only the record says which one it has to be.
+    """
     try:
         record = read_chunk(picture.chunk)
     except RecordError:
         record = None
-    own = [network.view for network in record.attacked if network.model == model] if record else []
-    recorded = [{"squash": False, **each} for each in own]
-    if not recorded or view in recorded:
+    own = [network for network in record.attacked if network.model == model] if record else []
+    if not own:
         return ()
-    first = recorded[0]
-    names = dict.fromkeys([*view, *first])
-    pairs = ((name, first.get(name), view.get(name)) for name in names)
+    pairs: list[tuple[str, Any, Any]] = []
+    if reached is not None and all(each.target.index != reached.index for each in own):
+        pairs.append(("class", own[0].target.name, reached.name))
+    views = [{"squash": False, **each.view} for each in own]
+    if view not in views:
+        names = dict.fromkeys([*view, *views[0]])
+        pairs += [(name, views[0].get(name), view.get(name)) for name in names]
     return tuple(f"{name} {there} in the record, {here} here" for name, there, here in pairs if there != here)
 
 

@@ -1,8 +1,9 @@
 """Changes that a file is to survive, as people write them: ``jpeg:75``, ``resize:0.5+jpeg:75``, ``jpeg:50-95``.
 
 A change is a chain of transforms joined by ``+``; each is a name of :data:`advimg.registry.TRANSFORMS` and its values
-after colons, in the order of the transform's parameters, where words may stand anywhere. A number may be a range. What
-is left out has its default. Several changes are separated by commas, and names of presets such as ``web`` stand for
+after colons, in the order of the transform's parameters, where words may stand anywhere. A number may be a range: the
+verdict takes its ends and its middle. Of a range of seeds the passes of an attack draw only other seeds. What is left
+out has its default. Several changes are separated by commas, and names of presets such as ``web`` stand for
 theirs. Nothing here knows how a picture is changed.
 """
 
@@ -13,7 +14,7 @@ from itertools import product
 from random import Random
 from typing import Any
 
-from advimg.errors import UsageError
+from advimg.errors import PluginError, UsageError
 from advimg.formatting import printable
 from advimg.registry import TRANSFORMS
 
@@ -45,11 +46,15 @@ Value = float | str | Range
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """What a transform can be told: a number within limits, or one of some words."""
+    """What a transform can be told: a number within limits, or one of some words.
+
+    ``seed`` says that the number decides nothing but chance: one value is as good as another.
+    """
 
     name: str
     default: Value
     whole: bool = False
+    seed: bool = False
     at_least: float = -math.inf
     above: float = -math.inf
     at_most: float = math.inf
@@ -68,9 +73,17 @@ class Parameter:
         return kind + " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
 
     def drawn(self, value: Value, draw: Random) -> Value:
-        """Return the value itself, or one drawn from a range."""
+        """Return the value itself, or one drawn from a range; for a range of seeds any that the verdict does not take.
+
+        Else an attack would be judged on the very chances that it was made for.
+        """
         if not isinstance(value, Range):
             return value
+        if self.seed:
+            seed, taken = value.low, (value.low, value.high, self.middle(value))
+            while seed in taken:
+                seed = draw.randint(int(self.at_least), int(self.at_most))
+            return seed
         if self.whole:
             return draw.randint(int(value.low), int(value.high))
         return round(draw.uniform(value.low, value.high), _DIGITS)
@@ -97,12 +110,18 @@ def parameters(name: str) -> tuple[Parameter, ...]:
 
     Raises:
         UsageError: there is none.
+        PluginError: it is a plugin that cannot be used.
     """
     kind = TRANSFORMS[name]
     found: list[Parameter] = []
-    for each in fields(kind):
-        default: Any = each.default
-        found.append(Parameter(each.name, default, **each.metadata["parameter"]))
+    try:
+        for each in fields(kind):
+            default: Any = each.default
+            found.append(Parameter(each.name, default, **each.metadata["parameter"]))
+    except (TypeError, KeyError) as error:
+        raise PluginError(
+            f"the change {name!r}, {kind}, is no dataclass whose fields are number() or word()"
+        ) from error
     return tuple(found)
 
 
@@ -149,6 +168,12 @@ class Change:
     def drawn(self, draw: Random) -> "Change":
         """Return the change with a value drawn from each range."""
         return self._with(lambda parameter, value: parameter.drawn(value, draw))
+
+    def like(self, case: "Change") -> "Change":
+        """Return a case of this change with this one's ranges of seeds in the place of its seeds."""
+        known = (parameter for link in self.links for parameter in parameters(link.name))
+        both = zip(known, self._values(), case._values(), strict=True)
+        return self._of(own if parameter.seed else given for parameter, own, given in both)
 
     def cases(self) -> tuple["Change", ...]:
         """Return what the verdict takes: each combination of the ends of ranges, and the middle of all."""
@@ -212,7 +237,7 @@ def _check_names(text: str) -> None:
         if name in PRESETS:
             raise UsageError(f"{_shown(text)}: {name} is a list of changes of its own; give it between commas, alone")
         if name not in TRANSFORMS:
-            known = ", ".join([*TRANSFORMS, *PRESETS])
+            known = ", ".join(dict.fromkeys([*TRANSFORMS, *PRESETS]))
             raise UsageError(f"unknown change {_shown(name)}: use {known}, or a chain like resize:0.5+jpeg:75")
 
 

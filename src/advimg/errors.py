@@ -53,6 +53,10 @@ class ClassifierError(AdvimgError):
     """The classifier cannot be loaded, or does not behave like one."""
 
 
+class PluginError(AdvimgError):
+    """What another distribution brings cannot be used: it cannot be imported, or is not what it is brought as."""
+
+
 def unreadable(what: object, error: Exception) -> str:
     """Return the line that says why a file cannot be read: what the system says, where it says anything."""
     return f"{what} cannot be read: {getattr(error, 'strerror', None) or error}"

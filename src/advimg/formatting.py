@@ -15,6 +15,11 @@ def percent(confidence: float) -> str:
     return f"{confidence:.0%}".replace("%", " %") if confidence in (0, 1) else f"{confidence * 100:.1f} %"
 
 
+def with_confidence(name: str, confidence: float | None) -> str:
+    """Write a class with its confidence, where that is known."""
+    return name if confidence is None else f"{name} {percent(confidence)}"
+
+
 def printable(text: str, length: int = LONGEST_MESSAGE) -> str:
     """Replace control characters, and leave out the middle of what is longer than ``length`` characters.
 

@@ -113,6 +113,16 @@ def _is_index(text: str) -> bool:
     return re.fullmatch(r"[+-]?\d{1,9}", text) is not None
 
 
+def same_class(one: str, other: str) -> bool:
+    """Tell whether two names mean the same class, compared as :meth:`Labels.find` does.
+
+    A name may list synonyms with commas between them, as those of ImageNet do (``tabby, tabby cat``); one of them that
+    is the same is enough.
+    """
+    synonyms, others = ({_key(part) for part in (name, *name.split(","))} - {""} for name in (one, other))
+    return one == other or not synonyms.isdisjoint(others)
+
+
 def _key(name: str) -> str:
     """Fold a name to what lookups compare: lower case, words of letters and digits with one space between."""
     return " ".join(re.sub(r"[\W_]+", " ", name.replace("'", "").casefold()).split())

@@ -10,6 +10,7 @@ from torch import nn
 
 from advimg.classifiers import load
 from advimg.classifiers.classifier import Classifier
+from advimg.classifiers.program import PREFIX, Program, no_network
 from advimg.classifiers.sources.base import takes_words
 from advimg.classifiers.spec import ModelSpec
 from advimg.errors import UsageError
@@ -20,6 +21,8 @@ from advimg.target_names import is_new_word, read_target
 
 Model = str | Path | ModelSpec | Classifier
 """A classifier, or its name as for :func:`advimg.load_classifier`."""
+Judge = Model | Program
+"""What can take no part and judge the file: a classifier, or a program, such as ``exec:./predict``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,33 +31,40 @@ class Models:
 
     Attributes:
         attacked: at least one.
-        check_on: those that take no part.
-        labels: of each, in this order.
+        check_on: those that take no part; programs are the last.
+        labels: of each but the programs, in this order.
     """
 
     attacked: tuple[ModelSpec | Classifier, ...]
-    check_on: tuple[ModelSpec | Classifier, ...]
+    check_on: tuple[ModelSpec | Classifier | Program, ...]
     labels: tuple[Labels, ...]
 
     @classmethod
-    def of(cls, model: Model | Sequence[Model], check_on: Model | Sequence[Model] = ()) -> Self:
+    def of(cls, model: Model | Sequence[Model], check_on: Judge | Sequence[Judge] = ()) -> Self:
         """Take models as callers give them, one or several.
 
         Raises:
-            UsageError: there is none or no such model, it is of a wrong type, or is both attacked and to be checked on.
-            ClassifierError: a TOML file, labels or weights cannot be read.
+            UsageError: there is none or no such model, it is of a wrong type, is both attacked and to be checked on, or
+                is attacked and a program.
+            ClassifierError: a TOML file, labels or weights cannot be read, or there is no such program.
         """
-        attacked, watching = (tuple(map(_known, _several(group))) for group in (model, check_on))
+        attacked = tuple(map(_known, _several(model)))
+        judges = tuple(map(_judge, _several(check_on)))
+        programs = tuple(each for each in judges if isinstance(each, Program))
+        watching = tuple(each for each in judges if not isinstance(each, Program))
         if not attacked:
             raise UsageError("there is no classifier; give at least one")
-        if max(len(attacked) - 1, len(watching)) > MOST_NETWORKS:
+        if max(len(attacked) - 1, len(judges)) > MOST_NETWORKS:
             raise UsageError(f"a record holds at most {MOST_NETWORKS} classifiers; give fewer")
         for each in watching:
             if each in attacked:
                 raise UsageError(f"{_name(each)} is both attacked and checked on; leave out one of the two")
+        if len(set(programs)) < len(programs):
+            raise UsageError("a program to check on is given twice")
         specs = iter(told_apart([each for each in (*attacked, *watching) if isinstance(each, ModelSpec)]))
         named = [next(specs) if isinstance(each, ModelSpec) else each for each in (*attacked, *watching)]
-        return cls(tuple(named[: len(attacked)]), tuple(named[len(attacked) :]), tuple(map(_labels, named)))
+        check = (*named[len(attacked) :], *programs)
+        return cls(tuple(named[: len(attacked)]), check, tuple(map(_labels, named)))
 
     def joined_by(self, targets: Iterable[str | int]) -> Self:
         """Add the targets that are no classes to the words of those models that see words typed by hand.
@@ -63,13 +73,14 @@ class Models:
             ClassifierError: the source of a model cannot be used here.
         """
         targets = list(targets)
-        own = (*self.attacked, *self.check_on)
+        own = [each for each in (*self.attacked, *self.check_on) if not isinstance(each, Program)]
         changed = tuple(_joined(model, names, targets) for model, names in zip(own, self.labels, strict=True))
         labels = tuple(
             names if new is old else _labels(new) for old, new, names in zip(own, changed, self.labels, strict=True)
         )
         count = len(self.attacked)
-        return type(self)(changed[:count], changed[count:], labels)
+        programs = (each for each in self.check_on if isinstance(each, Program))
+        return type(self)(changed[:count], (*changed[count:], *programs), labels)
 
     def read_target(self, target: str | int) -> int | TargetRule:
         """Read a target as :func:`advimg.target_names.read_target` does, for all of them.
@@ -82,10 +93,12 @@ class Models:
     @property
     def other_labels(self) -> dict[str, Labels]:
         """The labels of all but the first, by their names."""
-        names = map(_name, (*self.attacked, *self.check_on))
+        names = (_name(each) for each in (*self.attacked, *self.check_on) if not isinstance(each, Program))
         return dict(list(zip(names, self.labels, strict=True))[1:])
 
-    def load(self, device: str = "auto", *, progress: bool = True) -> tuple[list[Classifier], list[Classifier]]:
+    def load(
+        self, device: str = "auto", *, progress: bool = True
+    ) -> tuple[list[Classifier], list[Classifier | Program]]:
         """Load those that are attacked and those that are not, where they are not loaded yet.
 
         Args:
@@ -96,14 +109,14 @@ class Models:
             UsageError: no such device.
             ClassifierError: one cannot be loaded here.
         """
-        attacked, check_on = (
-            [
-                each if isinstance(each, Classifier) else load.load_classifier(each, device=device, progress=progress)
-                for each in group
-            ]
-            for group in (self.attacked, self.check_on)
-        )
-        return attacked, check_on
+
+        def loaded(model: ModelSpec | Classifier) -> Classifier:
+            if isinstance(model, Classifier):
+                return model
+            return load.load_classifier(model, device=device, progress=progress)
+
+        attacked = [loaded(each) for each in self.attacked]
+        return attacked, [each if isinstance(each, Program) else loaded(each) for each in self.check_on]
 
 
 def told_apart(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
@@ -129,8 +142,14 @@ def _joined(model: ModelSpec | Classifier, labels: Labels, targets: Iterable[str
     return replace(model, labels=(*labels.names, *added))
 
 
-def _several(model: Model | Sequence[Model]) -> Iterable[object]:
+def _several(model: Judge | Sequence[Judge]) -> Iterable[object]:
     return model if isinstance(model, Sequence) and not isinstance(model, str) else [model]
+
+
+def _judge(model: object) -> ModelSpec | Classifier | Program:
+    if isinstance(model, Program):
+        return model
+    return Program.of(str(model)) if isinstance(model, str | Path) and str(model).startswith(PREFIX) else _known(model)
 
 
 def _known(model: object) -> ModelSpec | Classifier:
@@ -138,6 +157,8 @@ def _known(model: object) -> ModelSpec | Classifier:
         return model
     if isinstance(model, str | Path):
         return ModelSpec.of(str(model))
+    if isinstance(model, Program):
+        raise no_network(model.name)
     if isinstance(model, nn.Module):
         raise UsageError(
             f"model {type(model).__name__} is a bare network; wrap it, so that its classes and its preprocessing are "

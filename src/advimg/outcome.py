@@ -13,6 +13,7 @@ from PIL import Image
 from advimg import __version__
 from advimg.classifiers.classifier import Identity
 from advimg.classifiers.ensemble import Ensemble
+from advimg.classifiers.program import Program
 from advimg.engine.criterion import Judgement, criteria_for
 from advimg.engine.job import Result
 from advimg.engine.verdicts import judge, judgements
@@ -23,7 +24,7 @@ from advimg.images.perturbation import PERTURBATION_KEY, Amplify, Shown, amplifi
 from advimg.images.photo import Levels, Photo
 from advimg.images.visibility import measure_visibility
 from advimg.outputs import png_path
-from advimg.record import NOT_JUDGED, SCHEMA, Environment, NetworkRecord, Record, Target
+from advimg.record import NOT_JUDGED, SCHEMA, CheckedRecord, Environment, NetworkRecord, Record, Target
 from advimg.settings import Settings
 
 
@@ -130,12 +131,19 @@ def judge_result(result: Result, ensemble: Ensemble) -> tuple[Judgement, ...]:
     return judgements(ensemble, criteria, before, judge(ensemble, result.levels, result.job.settings.cases))
 
 
-def outcome_of(result: Result, *, checked: Sequence[Judgement] = (), choices: tuple[str, ...] = ()) -> Outcome:
+def outcome_of(
+    result: Result,
+    *,
+    checked: Sequence[Judgement] = (),
+    answers: Sequence[CheckedRecord] = (),
+    choices: tuple[str, ...] = (),
+) -> Outcome:
     """Write the record of a result.
 
     Args:
         result: of a job.
         checked: what classifiers that took no part see.
+        answers: what programs see, which never take part.
         choices: as in :class:`Outcome`.
     """
     settings, photo = result.job.settings, result.job.photo
@@ -150,7 +158,7 @@ def outcome_of(result: Result, *, checked: Sequence[Judgement] = (), choices: tu
         advimg=__version__,
         **_network(first.classifier),
         ensemble=tuple(map(_seen, others)),
-        checked=tuple(map(_seen, checked)),
+        checked=(*(CheckedRecord.of(_seen(each)) for each in checked), *answers),
         settings=settings.to_record() | {"eps": result.eps},
         eps_tried=result.tried,
         device=first.classifier.device.type,
@@ -185,7 +193,7 @@ def known_before(
     device: str,
     precision: str,
     *,
-    check_on: Sequence[Identity] = (),
+    check_on: Sequence[Identity | Program] = (),
 ) -> dict[str, Any]:
     """Return the fields of the record that are known before an attack, as plain JSON values.
 
@@ -202,7 +210,10 @@ def known_before(
         "schema": SCHEMA,
         **_network(first),
         "ensemble": [_network(classifier) | NOT_JUDGED for classifier in others],
-        "checked": [_network(classifier) | NOT_JUDGED for classifier in check_on],
+        "checked": [
+            (_program(judge) if isinstance(judge, Program) else _network(judge)) | NOT_JUDGED | {"error": None}
+            for judge in check_on
+        ],
         **settings.to_record(),
         "eps_tried": [],
         "device": device,
@@ -218,6 +229,10 @@ def _network(classifier: Identity) -> dict[str, Any]:
         "weights_sha256": classifier.weights_sha256,
         "view": classifier.view,
     }
+
+
+def _program(program: Program) -> dict[str, Any]:
+    return {"model": program.name, "weights": None, "weights_sha256": None, "view": None}
 
 
 def _environment(device: torch.device) -> Environment:

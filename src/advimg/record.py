@@ -8,11 +8,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import PurePath
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict
 
 from msgspec import Meta
 
-from advimg.formatting import percent, shortened
+from advimg.formatting import shortened, with_confidence
+from advimg.labels import same_class
 from advimg.settings import described
 
 CHUNK_KEY = "advimg"
@@ -195,10 +196,107 @@ class NetworkRecord:
     survives: Survivals = ()
 
     @property
+    def sees_target(self) -> bool:
+        """Whether the target is what is seen in the file itself, without a change."""
+        return self.after[0].index == self.target.index
+
+    @property
     def change(self) -> str:
         """What is seen in the photo and then in the file, for people."""
-        was, now = self.before[0], self.after[0]
-        return f"{was.name} {percent(was.confidence)} → {now.name} {percent(now.confidence)}"
+        return _change(self.before[0], self.after[0])
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedTarget:
+    """The target class as a judge knows it that took no part: a program has no index for it."""
+
+    index: Index | None
+    name: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One class that a judge sees that took no part: a program has no index for it, and may have no confidence."""
+
+    index: Index | None
+    name: Name
+    confidence: Share | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSurvival:
+    """What a judge that took no part sees after a change; as :class:`Survival`, but for what a program does not say."""
+
+    change: Name
+    fooled: bool
+    seen: Answer
+    confidence: Share | None
+
+
+Answers = Annotated[tuple[Answer, ...], Meta(max_length=1000)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedRecord:
+    """What a judge sees that took no part: a network, or a program, which has no weights, view and indices.
+
+    The fields are as in :class:`NetworkRecord`. ``confidence`` is None where a program does not give the target's, and
+    ``target`` where it sees in the file, after an attack without a target, what it saw in the photo. ``error`` says in
+    one line why a program gave no answer; then nothing else is known.
+    """
+
+    model: Name
+    weights: Name | None
+    weights_sha256: Sha256 | None
+    view: View | None
+    target: CheckedTarget | None
+    before: Answers
+    after: Answers
+    fooled: bool
+    confidence: Share | None
+    survives: Annotated[tuple[CheckedSurvival, ...], Meta(max_length=1000)] = ()
+    error: str | None = None
+
+    @classmethod
+    def of(cls, seen: NetworkRecord) -> Self:
+        """Return the record of a network that took no part."""
+        return cls(
+            model=seen.model,
+            weights=seen.weights,
+            weights_sha256=seen.weights_sha256,
+            view=seen.view,
+            target=CheckedTarget(seen.target.index, seen.target.name),
+            before=tuple(map(_answer, seen.before)),
+            after=tuple(map(_answer, seen.after)),
+            fooled=seen.fooled,
+            confidence=seen.confidence,
+            survives=tuple(
+                CheckedSurvival(each.change, each.fooled, _answer(each.seen), each.confidence) for each in seen.survives
+            ),
+        )
+
+    @property
+    def change(self) -> str:
+        """What is seen in the photo and then in the file, for people; not where there is an error."""
+        return _change(self.before[0], self.after[0])
+
+    @property
+    def sees_target(self) -> bool:
+        """Whether the target is what is seen in the file itself, without a change."""
+        if self.target is None or not self.after:
+            return False
+        first = self.after[0]
+        if first.index is None:
+            return same_class(first.name, self.target.name)
+        return first.index == self.target.index
+
+
+def _answer(seen: Prediction) -> Answer:
+    return Answer(seen.index, seen.name, seen.confidence)
+
+
+def _change(was: Prediction | Answer, now: Prediction | Answer) -> str:
+    return f"{with_confidence(was.name, was.confidence)} → {with_confidence(now.name, now.confidence)}"
 
 
 NOT_JUDGED: dict[str, Any] = {
@@ -213,6 +311,7 @@ NOT_JUDGED: dict[str, Any] = {
 
 
 Networks = Annotated[tuple[NetworkRecord, ...], Meta(max_length=MOST_NETWORKS)]
+Checked = Annotated[tuple[CheckedRecord, ...], Meta(max_length=MOST_NETWORKS)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +342,7 @@ class Record:
     ``outputs``.
 
     Where several networks are attacked, these fields are of the first and ``ensemble`` holds the others; only
-    ``fooled`` means all of them. ``checked`` holds networks that took no part.
+    ``fooled`` means all of them. ``checked`` holds networks and programs that took no part.
     """
 
     advimg: Name
@@ -258,7 +357,7 @@ class Record:
     target: Target
     target_rule: Name | None
     ensemble: Networks = ()
-    checked: Networks = ()
+    checked: Checked = ()
     settings: Mapping[str, Any]
     eps_tried: Annotated[tuple[Trial, ...], Meta(max_length=1000)] = ()
     mask_sha256: Sha256 | None = None
@@ -301,6 +400,11 @@ class Record:
             survives=self.survives,
         )
         return (first, *self.ensemble)
+
+    @property
+    def answered(self) -> tuple[CheckedRecord, ...]:
+        """What each network or program sees that took no part, but for programs that gave no answer."""
+        return tuple(seen for seen in self.checked if seen.error is None)
 
     @property
     def least_survives(self) -> tuple[Survival, ...]:

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from advimg.errors import RecordError
 from advimg.formatting import printable
-from advimg.record import MOST, Eps, Name, NetworkRecord, PathName, Prediction, Record, Sha256
+from advimg.record import MOST, CheckedRecord, Eps, Name, NetworkRecord, PathName, Prediction, Record, Sha256
 from advimg.settings import Setting, Settings, described
 
 SCHEMA_NAME = "record.schema.json"
@@ -68,7 +68,8 @@ def _checked(read: Any) -> Any:
     Raises:
         RecordError: they did not.
     """
-    own, *others = ([each.change for each in seen.survives] for seen in (read, *read.ensemble, *read.checked))
+    judges = (read, *read.ensemble, *(seen for seen in read.checked if seen.error is None))
+    own, *others = ([each.change for each in seen.survives] for seen in judges)
     if any(other != own for other in others):
         raise RecordError("its networks saw the file after different changes - at `$.survives`")
     return read
@@ -135,7 +136,8 @@ def _failed(kind: Any) -> type[msgspec.Struct]:
     seen = Annotated[tuple[Prediction, ...], Meta(max_length=1000)]  # as a rule none
     changed: dict[str, Any] = {"before": seen, "after": seen}
     network = msgspec.defstruct("NetworkOfFailure", _unknown(_fields_of(NetworkRecord), changed), kw_only=True)
-    changed |= dict.fromkeys(("ensemble", "checked"), tuple[network, ...])  # type: ignore[valid-type]
+    judge = msgspec.defstruct("CheckedOfFailure", _unknown(_fields_of(CheckedRecord), {}), kw_only=True)
+    changed |= {"ensemble": tuple[network, ...], "checked": tuple[judge, ...]}  # type: ignore[valid-type]
     known: list[Any] = [("source", PathName), ("error", str)]
     fields = _fields_of(Record) + [_setting_field(each) for each in described(kind)] + _IN_JOURNAL
     others = [each for each in fields if each[0] not in ("source", "error", "schema")]
@@ -148,7 +150,7 @@ def _unknown(fields: list[Any], changed: Mapping[str, Any]) -> list[Any]:
     return [(name, changed.get(name, type_) | None, None) for name, type_, *_ in fields]
 
 
-def _fields_of(kind: type[Record | NetworkRecord]) -> list[Any]:
+def _fields_of(kind: type[Record | NetworkRecord | CheckedRecord]) -> list[Any]:
     """Return name, type and default, if there is one, of each field of a record but the settings."""
     types = get_type_hints(kind, include_extras=True)
     fields: list[Any] = []

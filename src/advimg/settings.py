@@ -218,6 +218,7 @@ class Settings:
             object.__setattr__(self, "survive", ",".join(map(str, changes)))
         for each in described(type(self)):
             object.__setattr__(self, each.name, each.checked(getattr(self, each.name)))
+        ATTACKS.check(self.attack)
         given: Any = self.eps
         eps = DEFAULT_EPS[self.norm] if given is None else parse_eps_or_auto(given, self.norm)
         object.__setattr__(self, "eps", eps)

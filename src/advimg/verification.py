@@ -15,14 +15,16 @@ class Verification:
     forbids it, and is None without one. ``alpha_kept`` and ``profile_kept`` tell whether transparency and colour
     profile are the original's: with others the same levels are another picture to a person. Both are None where there
     are only levels. ``view`` is the preprocessing that judged, ``record_differs`` what the file's own record says
-    otherwise of it. ``survives`` is what is seen after each change that was asked about. The field names are the keys
-    of ``verify --json``.
+    otherwise of it. ``survives`` is what is seen after each change that was asked about. Of an untargeted file,
+    ``target`` is the class that was reached, and ``left`` the one that had to be left; else that is None. The field
+    names are the keys of ``verify --json``.
     """
 
     adversarial: str
     original: str
     model: str
     target: Target
+    left: Target | None
     norm: str
     eps: float
     same_size: bool

@@ -156,7 +156,8 @@ def _ours(network: GradientNetwork, states: Sequence[AttackState], gradients: in
             state.keep_if_best(fooled=0, log_confidence=standing.log_confidence)
         temperatures = [state.attack.temperature for state in states]
         for state, slope, score in zip(states, look.gradient(losses, temperatures), look.scores, strict=True):
-            state.step([slope[None]], [score], _UNSEEN)
+            state.gather([slope[None]])
+            state.step([score], _UNSEEN)
 
 
 def _inputs(states: Sequence[AttackState]) -> list[Tensor]:

@@ -119,14 +119,13 @@ def _step(state: AttackState, network: GradientNetwork, watch: Stopwatch) -> Non
 
     slopes, score = watch.time(_NETWORK, gradient)
     watch.time("keep", lambda: state.keep_if_best(fooled=0, log_confidence=score.log_confidence))
-    watch.time(
-        "step",
-        lambda: state.step(
-            [slopes],
-            [score],
-            Evaluation(fooled=False, log_confidence=score.log_confidence, compute_loss=lambda: 0.0),
-        ),
-    )
+    evaluation = Evaluation(fooled=False, log_confidence=score.log_confidence, compute_loss=lambda: 0.0)
+
+    def step() -> None:
+        state.gather([slopes])
+        state.step([score], evaluation)
+
+    watch.time("step", step)
 
 
 def _save(state: AttackState, watch: Stopwatch) -> None:

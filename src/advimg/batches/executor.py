@@ -9,6 +9,7 @@ import torch
 from advimg.batches.pipeline import Pipeline, Run
 from advimg.batches.plan import Item, by_photo
 from advimg.classifiers.classifier import Classifier, Identity
+from advimg.classifiers.program import Program
 
 
 class Executor(Protocol):
@@ -19,8 +20,8 @@ class Executor(Protocol):
         """The classifiers to attack: one, or several at once."""
 
     @property
-    def check_on(self) -> Sequence[Identity]:
-        """Classifiers that are not attacked, whose predictions are recorded."""
+    def check_on(self) -> Sequence[Identity | Program]:
+        """Classifiers and programs that are not attacked, and whose predictions are recorded."""
 
     @property
     def devices(self) -> Sequence[torch.device]:
@@ -41,7 +42,7 @@ class InProcess:
     """Attacks in this process, on the device of the classifiers."""
 
     classifiers: Sequence[Classifier]
-    check_on: Sequence[Classifier] = ()
+    check_on: Sequence[Classifier | Program] = ()
 
     @property
     def devices(self) -> Sequence[torch.device]:

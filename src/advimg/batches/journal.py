@@ -14,7 +14,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -50,6 +50,7 @@ class Entry:
         fooled: whether the file shows the target.
         gradients: passes through the network.
         checked: whether the file fools each network that took no part, by its name.
+        unanswered: why programs that took no part gave no answer, by their names.
         delta_e: the mean colour difference CIEDE2000 of what changed; None where nothing did or it was not measured.
     """
 
@@ -63,6 +64,7 @@ class Entry:
     fooled: bool
     gradients: int
     checked: dict[str, bool]
+    unanswered: dict[str, str] = field(default_factory=dict)
     delta_e: float | None = None
 
     @classmethod
@@ -84,6 +86,7 @@ class Entry:
             fooled=record["fooled"],
             gradients=record["gradients"] or 0,
             checked=checked_in(record),
+            unanswered={seen["model"]: seen["error"] for seen in record["checked"] if seen.get("error")},
             delta_e=(record.get("visibility") or {}).get("delta_e_mean"),
         )
 

@@ -15,7 +15,7 @@ class Options:
     Attributes:
         settings: of the attacks; an item may have an eps of its own.
         precision: what gradients are computed in.
-        batch_size: how many photos share a pass.
+        batch_size: how many pictures share a pass: photos, and what changes that they are to survive make of them.
         metadata: whether PNGs hold their record.
         max_pixels: the most pixels a photo may have.
         force: whether other settings in the folder, and files that are not its journal's, are no obstacle.

@@ -17,14 +17,16 @@ from advimg.batches.writer import Writer
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.device import is_out_of_memory
 from advimg.classifiers.ensemble import Ensemble
+from advimg.classifiers.program import Program
 from advimg.engine.capacity import free_cached, machine_memory
 from advimg.engine.criterion import Judgement
 from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Result
+from advimg.engine.program_verdicts import ProgramVerdicts
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
 from advimg.images.files import make_folder
-from advimg.outcome import judge_result, known_before, outcome_of
-from advimg.record import Failure, Record
+from advimg.outcome import Outcome, judge_result, known_before, outcome_of
+from advimg.record import CheckedRecord, Failure, Record
 from advimg.writing import encode_outputs, write_files
 
 _WAITING = 16
@@ -73,13 +75,18 @@ class Pipeline:
 
     Args:
         classifiers: those to attack.
-        check_on: classifiers that are not attacked, whose predictions are recorded.
+        check_on: classifiers and programs that are not attacked, and whose predictions are recorded.
         run: of the batch.
     """
 
-    def __init__(self, classifiers: Sequence[Classifier], check_on: Sequence[Classifier], run: Run) -> None:
+    def __init__(self, classifiers: Sequence[Classifier], check_on: Sequence[Classifier | Program], run: Run) -> None:
         self._classifiers = classifiers
-        self._check_on = Ensemble(check_on) if check_on else None
+        self._judges = check_on
+        networks = [each for each in check_on if isinstance(each, Classifier)]
+        self._check_on = Ensemble(networks) if networks else None
+        programs = [each for each in check_on if isinstance(each, Program)]
+        self._programs = ProgramVerdicts(programs) if programs else None
+        self._one_program = threading.Lock()
         self._run = run
         self._options = run.options
         self._lock = threading.Lock()
@@ -126,8 +133,15 @@ class Pipeline:
         if isinstance(end, Failed):
             self._fail(item, end.error)
             return
+        answers: Sequence[CheckedRecord] = ()
         try:
-            record, hashes = self._write(end, checked, item)
+            if self._programs is not None:
+                # One at a time: a program may be a network with threads of its own, and its time is limited.
+                with self._one_program:
+                    if self._run.stop.is_set():
+                        return
+                    answers = self._programs.judge(end)
+            record, hashes = self._write(outcome_of(end, checked=checked, answers=answers), item)
         except DiskError:
             raise
         except AdvimgError as error:
@@ -139,9 +153,8 @@ class Pipeline:
         else:
             self._record(record.to_dict(), {key: hashes[path] for key, path in item.outputs})
 
-    def _write(self, result: Result, checked: Sequence[Judgement], item: Item) -> tuple[Record, dict[Path, str]]:
+    def _write(self, outcome: Outcome, item: Item) -> tuple[Record, dict[Path, str]]:
         """Write the files of an attack; return its record, and their hashes."""
-        outcome = outcome_of(result, checked=checked)
         files = encode_outputs(outcome, item.outputs, amplify=self._run.files.amplify, metadata=self._options.metadata)
         hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
         make_folder(item.outputs.adversarial.parent)
@@ -152,9 +165,8 @@ class Pipeline:
     def _fail(self, item: Item, error: AdvimgError) -> None:
         source, target, eps = item.key
         settings = replace(self._options.settings, eps=eps)
-        check_on = self._check_on.classifiers if self._check_on else ()
         asked = known_before(
-            settings, self._classifiers, self._classifiers[0].device.type, self._engine.precision, check_on=check_on
+            settings, self._classifiers, self._classifiers[0].device.type, self._engine.precision, check_on=self._judges
         )
         known: dict[str, Any] = {"source_sha256": sha256_or_none(source)}
         if isinstance(target, int):

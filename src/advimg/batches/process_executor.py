@@ -19,6 +19,7 @@ from advimg.batches.worker import Task
 from advimg.batches.worker_process import WorkerProcess, running
 from advimg.classifiers.device import find_device
 from advimg.classifiers.load import identity_of
+from advimg.classifiers.program import Program
 from advimg.classifiers.spec import ModelSpec
 from advimg.errors import AdvimgError, DeviceError
 
@@ -45,18 +46,19 @@ class SeveralProcesses:
         self,
         devices: Sequence[str],
         attacked: Sequence[ModelSpec],
-        check_on: Sequence[ModelSpec] = (),
+        check_on: Sequence[ModelSpec | Program] = (),
         *,
         progress: bool = True,
         warn: Callable[[str], None],
     ) -> None:
         self._names = devices
-        self._specs = tuple(attacked), tuple(check_on)
+        self._attacked, self._check_on = tuple(attacked), tuple(check_on)
         self._warn = warn
         self.devices = tuple(map(find_device, devices))
         # Once, and not in each process: downloads, and errors in a model.
-        self.classifiers, self.check_on = (
-            tuple(identity_of(spec, progress=progress) for spec in specs) for specs in self._specs
+        self.classifiers = tuple(identity_of(spec, progress=progress) for spec in attacked)
+        self.check_on = tuple(
+            each if isinstance(each, Program) else identity_of(each, progress=progress) for each in check_on
         )
 
     def attack(self, items: Sequence[Item], run: Run) -> None:
@@ -65,7 +67,7 @@ class SeveralProcesses:
         sharing = sum(device.type == "cpu" for device in self.devices)
         threads = max(1, torch.get_num_threads() // sharing) if sharing else None
         names = self._names[: len(items)]
-        tasks = [Task(name, threads, *self._specs, run.files, run.options) for name in names]
+        tasks = [Task(name, threads, self._attacked, self._check_on, run.files, run.options) for name in names]
         with running(tasks, run.files.folder) as workers:
             _Coordinator(workers, WorkQueue(items, workers), run, self._warn).serve()
 

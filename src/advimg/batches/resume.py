@@ -65,7 +65,10 @@ def compare_with_journal(
     tried_with = [] if options.retry_failed else [options.tried_with(device) for device in devices]
     for key in keys:
         entry = journal.entries.get(key)
-        if entry is not None and not _is_finished(entry, files, sha256_of(key.source), tried_with):
+        if entry is None:
+            continue
+        answered = not (options.retry_failed and entry.unanswered)
+        if not (answered and _is_finished(entry, files, sha256_of(key.source), tried_with)):
             repeated.add(key)
     # What is made anew has the pictures that it had, whether or not this run asks for them.
     pending = [

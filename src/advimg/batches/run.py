@@ -16,6 +16,7 @@ from advimg.batches.plan import Files, Key
 from advimg.batches.process_executor import SeveralProcesses
 from advimg.batches.resume import compare_with_journal
 from advimg.batches.stats import BatchStats
+from advimg.classifiers.program import Program
 from advimg.classifiers.spec import ModelSpec
 from advimg.errors import OutputError, UsageError
 from advimg.images.files import write_whole
@@ -57,10 +58,9 @@ def opened(
     with Journal.opened(files.folder, warn=warn) as journal:
         executor: Executor
         if len(devices) > 1:
-            attacked, check_on = (
-                [each for each in group if isinstance(each, ModelSpec)] for group in (models.attacked, models.check_on)
-            )
-            if len(attacked) + len(check_on) < len(models.labels):
+            attacked = [each for each in models.attacked if isinstance(each, ModelSpec)]
+            check_on = [each for each in models.check_on if isinstance(each, ModelSpec | Program)]
+            if len(attacked) + len(check_on) < len(models.attacked) + len(models.check_on):
                 raise UsageError("several devices load each model themselves; give models by name or as TOML files")
             executor = SeveralProcesses(devices, attacked, check_on, progress=progress, warn=warn)
         else:

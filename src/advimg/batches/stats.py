@@ -24,7 +24,8 @@ class BatchStats:
         fresh: those of this run, without those that failed.
         gradients: passes through the network, all together.
         delta_es: the mean ΔE of each file of which it was measured.
-        checked: the number of files that fool each network that was not attacked, by its name.
+        checked: the number of files that fool each network or program that was not attacked, by its name.
+        unanswered: the photo, and the reason of each program that gave no answer on a file.
     """
 
     total: int
@@ -36,6 +37,7 @@ class BatchStats:
     gradients: int = 0
     delta_es: list[float] = field(default_factory=list, repr=False)
     checked: Counter[str] = field(default_factory=Counter)
+    unanswered: list[tuple[str, str]] = field(default_factory=list)
     _began: float = field(default_factory=time.perf_counter, repr=False)
     _ended: float | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -44,6 +46,7 @@ class BatchStats:
         """Count an attack of this run, or of an earlier one."""
         with self._lock:
             self.checked.update(entry.checked)
+            self.unanswered += [(str(entry.key.source), error) for error in entry.unanswered.values()]
             self.earlier += earlier
             self.fresh += not earlier and entry.error is None
             self.gradients += entry.gradients
@@ -97,8 +100,8 @@ class BatchStats:
 
     @property
     def exit_code(self) -> ExitCode:
-        """OK if all are verified, else FAILED (some failed) or NOT_REACHED (some were not reached)."""
-        if self.failures:
+        """OK if all are verified, else FAILED (some, or a program, failed) or NOT_REACHED (some were not reached)."""
+        if self.failures or self.unanswered:
             return ExitCode.FAILED
         return ExitCode.NOT_REACHED if self.not_reached else ExitCode.OK
 
@@ -118,4 +121,5 @@ class BatchStats:
             "gradients_each": None if self.gradients_each is None else round(self.gradients_each, 2),
             "delta_e_mean": None if self.delta_e_mean is None else round(self.delta_e_mean, 3),
             "failures": [{"source": source, "error": error} for source, error in self.failures],
+            "unanswered": [{"source": source, "error": error} for source, error in self.unanswered],
         }

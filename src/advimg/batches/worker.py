@@ -17,6 +17,7 @@ from advimg.batches.pipeline import Pipeline, Run
 from advimg.batches.plan import Files, Item
 from advimg.classifiers.device import find_device
 from advimg.classifiers.load import load_classifier
+from advimg.classifiers.program import Program
 from advimg.classifiers.spec import ModelSpec
 from advimg.engine.allocator import keep_freed_memory
 from advimg.errors import AdvimgError, DeviceError
@@ -41,7 +42,7 @@ class Task:
     device: str
     threads: int | None
     attacked: tuple[ModelSpec, ...]
-    check_on: tuple[ModelSpec, ...]
+    check_on: tuple[ModelSpec | Program, ...]
     files: Files
     options: Options
 
@@ -120,10 +121,11 @@ def _attack(task: Task, parent: _Parent, stop: threading.Event) -> None:
         torch.cuda.set_device(device)  # otherwise tensors without a device would lie on the first, another worker's
     if device.type == "cpu" and task.threads is not None:
         torch.set_num_threads(task.threads)
-    attacked, check_on = (
-        [load_classifier(spec, device=task.device, progress=False) for spec in specs]
-        for specs in (task.attacked, task.check_on)
-    )
+    attacked = [load_classifier(spec, device=task.device, progress=False) for spec in task.attacked]
+    check_on = [
+        each if isinstance(each, Program) else load_classifier(each, device=task.device, progress=False)
+        for each in task.check_on
+    ]
     # The parent calls `began` and `ended` itself.
     run = Run(task.files, parent, task.options, began=lambda: None, ended=lambda _: None, stop=stop)
     pipeline = Pipeline(attacked, check_on, run)

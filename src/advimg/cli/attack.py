@@ -72,11 +72,12 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
       advimg attack dog.jpg -t pelican --eps 2 --model efficientnet_lite0
       advimg attack dog.jpg -t least-likely --model timm/vit_base_patch16_224
       advimg attack dog.jpg -t pelican -m resnet50 -m vit_b_16 --check-on densenet121
+      advimg attack dog.jpg -t pelican --check-on "exec:python judge.py"
       advimg attack - -t 144 -o - < dog.jpg > pelican.png
 
     \b
     Exit code: 0 the file shows the target; 3 it does not, the best attempt is written;
-    1 something failed, nothing is written; 2 wrong usage.
+    1 something failed, nothing is written, unless it was a program of --check-on; 2 wrong usage.
     """
     from advimg.cli.console import Console
     from advimg.cli.one_photo import attack_shown, describe, read_input, read_mask
@@ -148,6 +149,8 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
     describe(record, console)
     if given["as_json"]:
         click.echo(record.to_json())
+    if any(seen.error for seen in record.checked):
+        ctx.exit(ExitCode.FAILED)
     ctx.exit(ExitCode.OK if record.fooled else ExitCode.NOT_REACHED)
 
 

@@ -16,10 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from advimg.formatting import percent, printable
+from advimg.labels import same_class
 
 if TYPE_CHECKING:
     from advimg.engine.step_report import StepReport, Watcher
-    from advimg.record import Prediction
+    from advimg.record import Answer, CheckedTarget, Prediction, Target
 
 
 _LONGEST_NAME = 100
@@ -57,7 +58,12 @@ class Console:
         """Whether more was asked for."""
         return self._verbose
 
-    def predictions(self, columns: "Sequence[tuple[str, Sequence[Prediction]]]", *, target: int | None = None) -> None:
+    def predictions(
+        self,
+        columns: "Sequence[tuple[str, Sequence[Prediction | Answer]]]",
+        *,
+        target: "Target | CheckedTarget | None" = None,
+    ) -> None:
         """Print top-5 lists beside each other, the target marked."""
         if self._quiet:
             return
@@ -72,7 +78,7 @@ class Console:
         ):  # a classifier may have fewer than five classes
             table.add_row(
                 *(
-                    "" if prediction is None else _prediction(prediction, marked=prediction.index == target)
+                    "" if prediction is None else _prediction(prediction, marked=_is(prediction, target))
                     for prediction in row
                 )
             )
@@ -129,24 +135,32 @@ def _table(*, header: bool) -> Table:
     )
 
 
-def _rows(lists: "Sequence[tuple[str, Sequence[Prediction]]]", target: int | None) -> Table:
+def _rows(
+    lists: "Sequence[tuple[str, Sequence[Prediction | Answer]]]", target: "Target | CheckedTarget | None"
+) -> Table:
     """Lay lists of predictions out as one row each, the first three."""
     table = _table(header=False)
     table.add_column(no_wrap=True, min_width=max(len(title[:_LONGEST_NAME]) for title, _ in lists))
     for title, predictions in lists:
-        cells = (
-            _prediction(prediction, marked=prediction.index == target, bar=False) for prediction in predictions[:3]
-        )
+        cells = (_prediction(prediction, marked=_is(prediction, target), bar=False) for prediction in predictions[:3])
         table.add_row(Text(printable(title, _LONGEST_NAME), "bold"), *cells)
     return table
 
 
-def _prediction(prediction: "Prediction", *, marked: bool, bar: bool = True) -> Text:
+def _is(prediction: "Prediction | Answer", target: "Target | CheckedTarget | None") -> bool:
+    """Tell whether a class is the target; where there are no indices, by its name."""
+    if target is None:
+        return False
+    return same_class(prediction.name, target.name) if target.index is None else prediction.index == target.index
+
+
+def _prediction(prediction: "Prediction | Answer", *, marked: bool, bar: bool = True) -> Text:
+    confidence = "" if prediction.confidence is None else percent(prediction.confidence)
     if bar:
-        blocks = "█" * round(prediction.confidence * 8)
-        text = Text.assemble(f"{percent(prediction.confidence):>8} ", (f"{blocks:<8}", "cyan"), " ")
+        blocks = "█" * round((prediction.confidence or 0) * 8)
+        text = Text.assemble(f"{confidence:>8} ", (f"{blocks:<8}", "cyan"), " ")
     else:
-        text = Text(f"{percent(prediction.confidence)} ")
+        text = Text(f"{confidence} " if confidence else "")
     text.append(printable(prediction.name, _LONGEST_NAME))
     if marked:
         text.stylize("bold")

@@ -62,7 +62,7 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     outcome = attack_shown(console, photo, target, [classifier], settings=Settings())
     record = write_outputs(outcome, outputs, amplify="auto", metadata=True, overwrite=again)
     console.say()
-    console.predictions([("the photo", record.before), ("the file", record.after)], target=target)
+    console.predictions([("the photo", record.before), ("the file", record.after)], target=record.target)
     console.say()
     describe(record, console)
     console.say()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from advimg.cli.console import Console
 from advimg.errors import PhotoError
-from advimg.formatting import percent
+from advimg.formatting import percent, with_confidence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from advimg.images.mask import Mask
     from advimg.images.photo import Photo
     from advimg.outcome import Outcome
-    from advimg.record import NetworkRecord, Record, Survival
+    from advimg.record import CheckedRecord, CheckedSurvival, NetworkRecord, Record, Survival
     from advimg.settings import Settings, TargetRule
 
 
@@ -89,17 +89,20 @@ def describe(record: "Record", console: Console) -> None:
         console.say(f"  tried ε = {', '.join(tried)}")
     for line in _survival(record.least_survives):
         console.say(f"  {line}")
-    for seen in record.checked:
-        at = "" if seen.fooled else f" ({seen.target.name} is at {percent(seen.confidence)})"
-        console.say(f"  {seen.change}{at}, by {seen.model}, which took no part")
-        for line in _survival(seen.survives):
+    for judge in record.answered:
+        console.say(f"  {judge.change}{_left_to_target(judge)}, by {judge.model}, which took no part")
+        for line in _survival(judge.survives):
             console.say(f"    {line}")
     if console.verbose:
-        for seen in (*attacked, *record.checked):
-            by = f", {seen.model}" if len(attacked) + len(record.checked) > 1 else ""
-            console.predictions([(f"before{by}", seen.before), (f"after{by}", seen.after)], target=seen.target.index)
+        judges: list[NetworkRecord | CheckedRecord] = [*attacked, *record.answered]
+        for each in judges:
+            by = f", {each.model}" if len(judges) > 1 else ""
+            console.predictions([(f"before{by}", each.before), (f"after{by}", each.after)], target=each.target)
     for key, path in record.outputs.items():
         console.say(f"  {key:<13}{path}")
+    for judge in record.checked:
+        if judge.error is not None:
+            console.error(f"{record.source}: {judge.error}")
     untargeted = record.target_rule == "untargeted"
     least = record.least_fooled
     least_seen = least.after[0]
@@ -133,13 +136,22 @@ def describe(record: "Record", console: Console) -> None:
         console.warn(f"after {', '.join(weak)} the file is short of the {percent(record.min_confidence)} asked for")
 
 
-def _survival(survives: "Sequence[Survival]") -> "Iterator[str]":
+def _left_to_target(seen: "CheckedRecord") -> str:
+    """Return how far the target is for a judge that is not fooled, where it says."""
+    if seen.fooled or seen.target is None or seen.confidence is None:
+        return ""
+    return f" ({seen.target.name} is at {percent(seen.confidence)})"
+
+
+def _survival(survives: "Sequence[Survival | CheckedSurvival]") -> "Iterator[str]":
     """Yield a line of what holds after changes, and one for each change after which the file falls."""
-    if held := [f"{each.change} ({percent(each.confidence)})" for each in survives if each.fooled]:
-        yield f"holds after {', '.join(held)}"
+    held = [each for each in survives if each.fooled]
+    if held:
+        sure = ("" if each.confidence is None else f" ({percent(each.confidence)})" for each in held)
+        yield f"holds after {', '.join(each.change + how for each, how in zip(held, sure, strict=True))}"
     for each in survives:
         if not each.fooled:
-            yield f"falls after {each.change}: {each.seen.name} {percent(each.seen.confidence)}"
+            yield f"falls after {each.change}: {with_confidence(each.seen.name, each.seen.confidence)}"
 
 
 def _left(seen: "NetworkRecord") -> float:

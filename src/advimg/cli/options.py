@@ -17,6 +17,7 @@ from advimg.cli.param_types import (
     AmplifyType,
     BatchSizeType,
     ChannelsType,
+    ChoiceType,
     DevicesType,
     DeviceType,
     LabelsType,
@@ -77,7 +78,8 @@ check_option = _models(
     metavar="NAME",
     multiple=True,
     shell_complete=complete_model,
-    help="Tell what this model, which takes no part, sees in the file. May be given several times.",
+    help="Tell what this model, which takes no part, sees in the file; exec:PROGRAM is given a PNG and prints JSON. "
+    "May be given several times.",
 )
 precision_option = _models(
     "--precision", type=click.Choice(get_args(Precision)), default="auto", help="Of the gradients only."
@@ -88,7 +90,8 @@ batch_options = options(
         "--batch-size",
         type=BatchSizeType(),
         default="auto",
-        help="How many photos share a pass; auto goes by device and memory.",
+        help="How many pictures share a pass: photos, and with --survive what changes make of them; auto goes by "
+        "device and memory.",
     ),
     _files("-O", "--out-dir", type=_PATH, required=True, help="Folder for all that is written."),
     _files("--retry-failed", is_flag=True, help="Try again what failed in an earlier run."),
@@ -111,7 +114,7 @@ def target_option(*, recorded: bool = False) -> Decorator[Any]:
         callback=_one_target,
         shell_complete=complete_target,
         help="The target class: a name or an index"
-        + (f". {RECORDED}" if recorded else "; or random, least-likely, runner-up."),
+        + (f"; or untargeted. {RECORDED}" if recorded else "; or random, least-likely, runner-up."),
     )
 
 
@@ -143,7 +146,7 @@ def setting_option(setting: Setting | str, *declarations: str, **changes: Any) -
     elif setting.default is not None:
         shape["default"] = setting.default
     if setting.choices:
-        shape["type"] = click.Choice(setting.choices)
+        shape["type"] = ChoiceType(setting.choices)
     if about.levels:
         shape |= {"type": str, "metavar": "LEVELS"}
     if about.shown:

@@ -1,10 +1,12 @@
 """The values of options: channels, sizes, devices."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.shell_completion import CompletionItem
 
 from advimg.errors import UsageError
 
@@ -12,13 +14,13 @@ if TYPE_CHECKING:
     _Amplify = click.ParamType[float | Literal["auto"]]
     _Size = click.ParamType[int | Literal["auto"]]
     _Channels = click.ParamType[tuple[float, float, float]]
+    _Choice = click.ParamType[str]
     _Device = click.ParamType[str]
     _Devices = click.ParamType[tuple[str, ...]]
     _Labels = click.ParamType[Path | tuple[str, ...]]
 else:
-    _Amplify = _Size = _Channels = _Device = _Devices = _Labels = (
-        click.ParamType
-    )  # cannot be subscripted before click 8.4
+    # It cannot be subscripted before click 8.4.
+    _Amplify = _Size = _Channels = _Choice = _Device = _Devices = _Labels = click.ParamType
 
 
 class AmplifyType(_Amplify):
@@ -35,7 +37,7 @@ class AmplifyType(_Amplify):
 
 
 class BatchSizeType(_Size):
-    """How many photos share a pass: ``auto``, or a number from 1."""
+    """How many pictures share a pass: ``auto``, or a number from 1."""
 
     name = "photos"
 
@@ -45,6 +47,31 @@ class BatchSizeType(_Size):
             return "auto"
         size: int = click.IntRange(min=1).convert(value, param, ctx)
         return size
+
+
+class ChoiceType(_Choice):
+    """One of some names, which are asked for where they are shown: those of plugins are read from disk."""
+
+    name = "choice"
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, if it is one of them."""
+        return str(value) if value in self._names else str(self._choice.convert(value, param, ctx))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        """Return all names, for ``--help``."""
+        return self._choice.get_metavar(param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return the names that begin so."""
+        return self._choice.shell_complete(ctx, param, incomplete)
+
+    @property
+    def _choice(self) -> click.Choice[str]:
+        return click.Choice(tuple(self._names))
 
 
 class ChannelsType(_Channels):

@@ -23,7 +23,7 @@ from advimg.batches.stats import BatchStats
 from advimg.cli.console import Console, shown_path
 from advimg.engine.allocator import keep_freed_memory
 from advimg.errors import DeviceError, DiskError, ExitCode, OutputError
-from advimg.record import Record
+from advimg.record import CheckedRecord, NetworkRecord, Record
 from advimg.record_schema import record_of
 from advimg.settings import Settings
 
@@ -101,13 +101,15 @@ def print_summary(stats: BatchStats, folder: Path, console: Console) -> None:
     console.say(f"{stats.done} of {stats.total} attacks, in {shown_path(folder)}", "bold")
     rows = [("verified", stats.verified), ("not reached", stats.not_reached), ("failed", len(stats.failures))]
     rows += [(f"fool {name}", count) for name, count in stats.checked.items()]
+    rows += [("no answer", len(stats.unanswered))] * bool(stats.unanswered)
     wide = max(12, *(len(name) + 1 for name, _ in rows))
     for name, count in rows:
         share = f"{count / stats.done:8.1%}".replace("%", " %") if stats.done else ""
         console.say(f"  {name:<{wide}}{count:>7}{share}")
     if stats.delta_e_mean is not None:
         console.say(f"  mean ΔE {stats.delta_e_mean:.2g} (about 1 can just be noticed)")
-    reasons = list(dict.fromkeys(error for _, error in stats.failures))  # once for a photo with several targets
+    failed = (*stats.failures, *stats.unanswered)
+    reasons = list(dict.fromkeys(error for _, error in failed))  # once for a photo with several targets
     for reason in reasons[:_REASONS]:
         console.say(f"  failed: {reason}", "red")
     if len(reasons) > _REASONS:
@@ -140,8 +142,8 @@ def _showed_target(record: Mapping[str, Any]) -> bool:
 
 
 def _changes(record: Record) -> str:
-    networks = (*record.attacked, *record.checked)
-    changes = [f"{seen.change}, by {seen.model}" if len(networks) > 1 else seen.change for seen in networks]
+    judges: list[NetworkRecord | CheckedRecord] = [*record.attacked, *record.answered]
+    changes = [f"{seen.change}, by {seen.model}" if len(judges) > 1 else seen.change for seen in judges]
     return f"{record.source}: {'; '.join(changes)}; {record.gradients} gradients"
 
 
@@ -168,13 +170,14 @@ def _show_progress(stats: BatchStats, console: Console, *, silent: bool) -> Iter
 
         def show(record: dict[str, Any]) -> None:
             nonlocal last, failed
-            if record["error"]:
+            unanswered = [f"{record['source']}: {seen['error']}" for seen in record["checked"] if seen.get("error")]
+            for error in [record["error"]] if record["error"] else unanswered:
                 failed += 1
                 if failed <= _FAILURES:
-                    console.error(record["error"])
+                    console.error(error)
                 elif failed == _FAILURES + 1:
                     console.error(f"more than {_FAILURES} failed; summary.json has the reasons of all")
-            elif console.verbose:
+            if not record["error"] and console.verbose:
                 console.detail(_changes(record_of(record)))
             if move is not None:
                 move(stats.done, _standing(stats))

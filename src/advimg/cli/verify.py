@@ -20,7 +20,7 @@ from advimg.cli.options import (
 from advimg.errors import ExitCode, RecordError, UsageError
 from advimg.formatting import percent
 from advimg.labels import Labels
-from advimg.settings import Norm, parse_eps
+from advimg.settings import Norm, TargetRule, parse_eps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,9 +63,10 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
 
     ADV has the size of PHOTO, with its transparency and colour profile, no colour channel of any pixel differs by more
     than eps levels, and reopened through the classifier's official preprocessing it is the target, also after each
-    change that it is to survive. What the options leave out is read from the PNG's own record, but for the
-    preprocessing: that is the published one, or what the options say, and a record that names another does not hold. A
-    model that is not on disk, and one with weights or a file of its own, has to be given with -m.
+    change that it is to survive. Of an untargeted file that is any class but the one that is seen in PHOTO. What the
+    options leave out is read from the PNG's own record, but for the preprocessing: that is the published one, or what
+    the options say, and a record that names another does not hold. A model that is not on disk, and one with weights or
+    a file of its own, has to be given with -m.
 
     \b
     Examples:
@@ -142,7 +143,9 @@ def _claims(
     eps = given["eps"]
     if eps is None and recorded and recorded.norm == norm:
         eps = recorded.eps
-    target = given["target"] or (recorded.target if recorded else None)
+    target = given["target"]
+    if target is None and recorded:
+        target = "untargeted" if recorded.target_rule == "untargeted" else recorded.target
     known = {"--target": target, "--eps": eps, "--model": given["models"] or recorded}
     missing = [name for name, value in known.items() if value is None or value == ()]
     if target is None or missing:
@@ -153,7 +156,10 @@ def _claims(
         own = [each.view for each in recorded.attacked if "words" in each.view] if recorded else []
         return [_Claim(given["models"], target, next(iter(own), None))], eps
     _check_named(adversarial, recorded, own_weights=given["weights"] is not None)
-    return [_Claim((each.model,), given["target"] or each.target, each.view) for each in recorded.attacked], eps
+    return [
+        _Claim((each.model,), target if isinstance(target, str) else each.target, each.view)
+        for each in recorded.attacked
+    ], eps
 
 
 def _models(spec: "ModelSpec", claim: _Claim) -> "Models":
@@ -189,8 +195,10 @@ def _check_named(adversarial: Path, recorded: "Record", *, own_weights: bool) ->
             )
 
 
-def _index(target: "str | Target", labels: Labels) -> int:
+def _index(target: "str | Target", labels: Labels) -> "int | TargetRule":
     """Return the index of a class; of a recorded one by its name, where a model has other classes."""
+    if target == "untargeted":
+        return target
     if isinstance(target, str):
         return labels.find(target)
     return labels.counterpart(target.index, target.name) if target.name else target.index
@@ -216,10 +224,11 @@ def _print(
             rows.append((False, what, "is not the photo's"))
     for each in found:
         if each.record_differs:
-            rows.append((False, "preprocessing", f"{each.model}: {'; '.join(each.record_differs)}"))
+            rows.append((False, "record", f"{each.model}: {'; '.join(each.record_differs)}"))
         seen = each.top5[0]
         by = f", by {each.model}" if len(found) > 1 else ""
-        rows.append((seen.index == each.target.index, each.target.name, f"{seen.name} {percent(seen.confidence)}{by}"))
+        wanted = each.target.name if each.left is None else f"not {each.left.name}"
+        rows.append((seen.index == each.target.index, wanted, f"{seen.name} {percent(seen.confidence)}{by}"))
         for survival in each.survives:
             told = f"{survival.seen.name} {percent(survival.seen.confidence)}{by}"
             rows.append((survival.fooled, f"after {survival.change}", told))
@@ -231,6 +240,4 @@ def _print(
     console.say("the promise holds" if holds else "the promise does not hold", style="bold")
     if console.verbose:
         names = [each.model if len(found) > 1 else "the file" for each in found]
-        console.predictions(
-            [(name, each.top5) for name, each in zip(names, found, strict=True)], target=first.target.index
-        )
+        console.predictions([(name, each.top5) for name, each in zip(names, found, strict=True)], target=first.target)

@@ -165,17 +165,25 @@ class AttackState:
             self._best.copy_(self._scratch)
             self.best_steps = self.attack.steps
 
-    def step(self, gradients: Sequence[Tensor], scores: Sequence[Score], evaluation: Evaluation) -> None:
-        """Have the attack take a step.
+    def gather(self, gradients: Sequence[Tensor]) -> None:
+        """Carry gradients back to the window, in the place of the candidate; of several networks each is normalised.
+
+        It takes memory, and changes nothing that the pass would need if it had to be repeated.
 
         Args:
             gradients: for each network, with respect to all of its inputs, [views, 3, crop, crop].
+        """
+        self._gather(gradients)
+        self._changed = []
+
+    def step(self, scores: Sequence[Score], evaluation: Evaluation) -> None:
+        """Have the attack take a step along the gradient that was gathered.
+
+        Args:
             scores: of the views.
             evaluation: of the candidate.
         """
         self.views.note_pass(log_odds(score.log_confidence) for score in scores[1:])
-        self._gather(gradients)
-        self._changed = []
         self.attack.update(self._scratch, evaluation)
 
     def count_pass(self, precision: str) -> None:
@@ -239,8 +247,14 @@ class AttackState:
         return len(verdicts.changed) == len(self.views.cases) and all(map(self._holds, verdicts.all))
 
     def candidate_levels(self) -> Levels:
-        """Return the picture that was just evaluated, whole, [height, width, 3], uint8."""
+        """Return the picture that was just evaluated, whole, [height, width, 3], uint8; not after :meth:`gather`."""
         return self._whole(self._scratch.to(torch.uint8))
+
+    def proposed_levels(self) -> Levels:
+        """Return the same picture, until the next step."""
+        candidate = torch.empty_like(self._scratch)
+        self.attack.propose(candidate)
+        return self._whole(candidate.to(torch.uint8))
 
     def best_levels(self) -> Levels:
         """Return the best picture so far, whole, [height, width, 3], uint8."""
@@ -281,7 +295,7 @@ class AttackState:
         return min(map(Criterion.confidence, self.criteria, verdicts))
 
     def _gather(self, gradients: Sequence[Tensor]) -> None:
-        """Carry the gradients back to the window, into the scratch; of several networks each is normalised before."""
+        """Carry gradients back into the scratch."""
         if len(gradients) == 1 and not self._changed:
             self._paths[0].backward(gradients[0][0], out=self._scratch)
             return

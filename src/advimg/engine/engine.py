@@ -23,11 +23,12 @@ from advimg.classifiers.ensemble import Ensemble
 from advimg.classifiers.gradient.network import GradientNetwork
 from advimg.classifiers.gradient.precision import chosen
 from advimg.engine.attack_state import AttackState
-from advimg.engine.capacity import BatchSize, Capacity, free_cached
+from advimg.engine.capacity import BatchSize, Capacity, bytes_of, bytes_of_changes, free_cached
 from advimg.engine.forward import ForwardPass, Score, forward, least
 from advimg.engine.job import Attempt, Failed, Job, Result
 from advimg.engine.queue import JobQueue, JobSource
 from advimg.engine.step_report import StepReport, Watcher, offered
+from advimg.engine.views import Views
 from advimg.errors import AdvimgError, ClassifierError
 from advimg.settings import Precision
 
@@ -42,7 +43,8 @@ class Engine:
         classifiers: judge; never changed.
         precision: what gradients are computed in; "auto" measures on the first photos what is quicker here. Photos that
             bf16 does not get anywhere with go on in fp32.
-        batch_size: how many photos share a pass; "auto" decides by the device and its memory.
+        batch_size: how many pictures share a pass, where a photo counts once, and once more for each change that it is
+            to survive; "auto" decides by the device and its memory. The views of one photo share it in any case.
     """
 
     def __init__(self, *classifiers: Classifier, precision: Precision = "auto", batch_size: BatchSize = "auto") -> None:
@@ -50,7 +52,7 @@ class Engine:
         with differentiable():
             self._networks = tuple(GradientNetwork(classifier, precision) for classifier in classifiers)
         self._capacity = Capacity.of(self._ensemble.device, batch_size)
-        # For how many photos a pass the precision has been chosen; it is not the same for one and for several.
+        # For how many pictures a pass the precision has been chosen; it is not the same for one and for several.
         measured = precision == "auto" and self._ensemble.device.type == "cpu"
         self._chosen_for = 0 if measured else math.inf
         self.choices = tuple(network.reason for network in self._networks if network.reason)
@@ -63,7 +65,7 @@ class Engine:
 
     @property
     def batch_size(self) -> int:
-        """How many photos share a pass; halved whenever the device's memory does not hold them."""
+        """How many pictures share a pass; halved whenever the device's memory does not hold them."""
         return self._capacity.batch_size
 
     def attack(self, job: Job, *, watch: Watcher | None = None) -> Result:
@@ -97,15 +99,15 @@ class Engine:
     def _run(
         self, jobs: Iterable[Job] | JobSource, *, watch: Watcher | None, stop: Callable[[], bool], share: int
     ) -> Iterator[Result | Failed]:
-        """Attack as :meth:`run` does, where so many photos may be expected to share a pass."""
+        """Attack as :meth:`run` does, where so many pictures may be expected to share a pass."""
         self._in_company = share > 1
         queue = JobQueue(jobs)
         live: list[AttackState] = []
         while not stop():
             with differentiable(), repeatable(self._ensemble.device, exact=False):
                 failed = self._admit(queue, live)
-                if live and self._chosen_for < share:
-                    self._choose(live[0], share)
+                if live and self._chosen_for < (rows := max(share, live[0].views.most)):
+                    self._choose(live[0], rows)
                 ended = self._advance(live, watch) if live else {}
             live = [state for state in live if state not in ended]
             # Outside, for the caller's code runs here.
@@ -117,11 +119,13 @@ class Engine:
     def _admit(self, queue: JobQueue, live: list[AttackState]) -> list[Failed]:
         """Admit photos up to the batch size; return the jobs that cannot be attacked at all."""
         failed: list[Failed] = []
-        while len(live) < self.batch_size and (job := queue.take(wait=not live and not failed)) is not None:
-            if live and sum(_pixels(state.job) for state in live) + _pixels(job) > self._capacity.pixels:
-                queue.put_back(job)
-                break
+        while _rows(live) < self.batch_size and (job := queue.take(wait=not live and not failed)) is not None:
             try:
+                if live and not self._has_room(live, job):
+                    queue.put_back(job)
+                    break
+                if bytes_of_changes(job) > self._capacity.memory:
+                    raise _too_little_memory(job)
                 live.append(AttackState(job, self._ensemble))
             except AdvimgError as error:
                 # Its traceback would hold this frame, and with it all live photos, until garbage collection.
@@ -131,10 +135,16 @@ class Engine:
                     raise
                 if live:
                     queue.put_back(job)
-                    self._capacity.batch_size = len(live)
+                    self._capacity.batch_size = _rows(live)
                     break
                 failed.append(Failed(job, _too_little_memory(job)))
         return failed
+
+    def _has_room(self, live: Sequence[AttackState], job: Job) -> bool:
+        """Tell whether a photo fits beside those that are live: its views into a pass, all it takes into memory."""
+        rows = _rows(live) + Views(job.settings.changes).most
+        taken = sum(bytes_of(state.job) for state in live) + bytes_of(job)
+        return rows <= self.batch_size and taken <= self._capacity.memory // 4
 
     def _advance(self, live: Sequence[AttackState], watch: Watcher | None) -> Ended:
         """Move every photo on by one pass, in as many passes as memory asks for; return those that ended."""
@@ -158,9 +168,15 @@ class Engine:
             self._in_company = False  # there is room for one alone
             return self._pass_in_memory(states, watch)
         if len(states) == 1:
-            return {states[0]: Failed(states[0].job, _too_little_memory(states[0].job))}
-        self._capacity.batch_size = half = len(states) // 2
-        return self._pass_in_memory(states[:half], watch) | self._pass_in_memory(states[half:], watch)
+            (state,) = states
+            if state.views.share_less():
+                return self._pass_in_memory(states, watch)
+            return {state: Failed(state.job, _too_little_memory(state.job))}
+        self._capacity.batch_size = _rows(states) // 2
+        ended: Ended = {}
+        for share in _shares(states, self.batch_size):
+            ended |= self._pass_in_memory(share, watch)
+        return ended
 
     def _pass(self, states: Sequence[AttackState], watch: Watcher | None) -> Ended:
         """Evaluate every photo's candidate once, end the attacks that are done, and have the others take a step.
@@ -193,6 +209,9 @@ class Engine:
                 for weight in state.attack.weigh([view.log_confidence for view in views[own]])
             ]
             gradients = [each.gradient(losses, temperatures, weights) for each in passes]
+            for state, own, turn in zip(states, rows, turns, strict=True):
+                if turn == "step":
+                    state.gather([gradient[own] for gradient in gradients])
         ended: Ended = {}
         precision = _precision_of(networks)
         for state, own, score, turn in zip(states, rows, scores, turns, strict=True):
@@ -203,7 +222,7 @@ class Engine:
             if turn == "step":
                 loss = partial(_mean_loss, passes, own, state.attack.loss)
                 evaluation = Evaluation(self._fooled(state, score), score.log_confidence, loss)
-                state.step([gradient[own] for gradient in gradients], views[own], evaluation)
+                state.step(views[own], evaluation)
             elif turn == "restart":
                 state.restart()
             elif isinstance(turn, Failed):
@@ -215,7 +234,7 @@ class Engine:
         return ended
 
     def _choose(self, state: AttackState, share: int) -> None:
-        """Choose each network's precision by what it takes for so many photos a pass."""
+        """Choose each network's precision by what it takes for so many pictures a pass."""
         self._chosen_for = share
         inputs = (levels[0].expand(share, -1, -1, -1) for levels in state.inputs())
         try:
@@ -293,12 +312,17 @@ def _shares(states: Sequence[AttackState], size: int) -> Iterator[Sequence[Attac
     """Yield the photos whose views share a pass: at most ``size`` views, or one photo."""
     share: list[AttackState] = []
     for state in states:
-        if share and sum(each.views.most for each in share) + state.views.most > size:
+        if share and _rows(share) + state.views.most > size:
             yield share
             share = []
         share.append(state)
     if share:
         yield share
+
+
+def _rows(states: Iterable[AttackState]) -> int:
+    """Return how many pictures photos give to a pass."""
+    return sum(state.views.most for state in states)
 
 
 def _precision_of(networks: Iterable[GradientNetwork]) -> str:
@@ -317,11 +341,9 @@ def _mean_loss(passes: Sequence[ForwardPass], rows: slice, name: str) -> float:
     return fmean(each.loss(position, name) for each in passes for position in range(rows.start, rows.stop))
 
 
-def _pixels(job: Job) -> int:
-    width, height = job.photo.size
-    return width * height
-
-
 def _too_little_memory(job: Job) -> ClassifierError:
     width, height = job.photo.size
-    return ClassifierError(f"{job.photo.source} ({width}x{height}): out of memory; try a smaller photo or --device cpu")
+    changes = "fewer or smaller changes of --survive, " if job.settings.changes else ""
+    return ClassifierError(
+        f"{job.photo.source} ({width}x{height}): out of memory; try {changes}a smaller photo or --device cpu"
+    )

@@ -61,7 +61,7 @@ class ChangedPath:
     def forward(self, preprocessing: Preprocessing) -> Tensor:
         """Return a network's input, float levels [3, crop, crop]."""
         changed = self._pictures[-1]
-        resize_crop = _resize_crop(preprocessing.description, *changed.size, self._device)
+        resize_crop = resize_crop_of(preprocessing.description, *changed.size, self._device)
         rows, columns = resize_crop.window
         path = self._paths[preprocessing] = Path(resize_crop, resize_crop.window)
         # Only the window goes to the device.
@@ -71,7 +71,7 @@ class ChangedPath:
     def backward(self, gradient: Tensor, preprocessing: Preprocessing) -> Tensor:
         """Carry a gradient [3, crop, crop] back to the whole candidate, [3, height, width]."""
         width, height = self._pictures[-1].size
-        resize_crop = _resize_crop(preprocessing.description, width, height, self._device)
+        resize_crop = resize_crop_of(preprocessing.description, width, height, self._device)
         rows, columns = resize_crop.window
         carried = torch.zeros((3, height, width), device=self._device)
         part = carried[:, rows, columns]
@@ -80,6 +80,6 @@ class ChangedPath:
 
 
 @lru_cache(maxsize=64)
-def _resize_crop(preprocessing: Preprocessing, width: int, height: int, device: torch.device) -> ResizeCrop:
+def resize_crop_of(preprocessing: Preprocessing, width: int, height: int, device: torch.device) -> ResizeCrop:
     """Return the differentiable form of a description for one size; many passes use the same."""
     return preprocessing.resize_crop(width, height, device)

@@ -72,7 +72,7 @@ def offered(state: AttackState, passes: Sequence[ForwardPass], position: int) ->
         ((state, passes),) = held
         name = state.job.settings.loss
         return Candidate(
-            levels=state.candidate_levels(),
+            levels=state.proposed_levels(),
             probabilities=tuple(each.probabilities(position) for each in passes),
             confidences=tuple(each.scores[position].confidence for each in passes),
             losses=tuple(each.loss(position, name) for each in passes),

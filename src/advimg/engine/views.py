@@ -4,6 +4,9 @@ The gradient is that of the expectation over these changes (Athalye et al. 2018,
 a pass. The file itself is in every pass. Where there are more changes than share one, they are drawn, and those after
 which the target is missed most are drawn more often. A change with ranges is there once for each case that the verdict
 takes, and once with values that are drawn anew.
+
+What is random in a change is never what the verdict takes: each pass draws other seeds. So the verdict is on chances
+that the attack has not seen, like those that will come.
 """
 
 import math
@@ -26,9 +29,12 @@ class Views:
     """
 
     def __init__(self, changes: Sequence[Change]) -> None:
-        cases = (case for change in changes for case in change.cases())
-        drawn_anew = (change for change in changes if not change.fixed)
-        self._log_odds = dict.fromkeys([*cases, *drawn_anew], 0.0)
+        # What is noted under a case, and what passes draw in its place.
+        drawn = {case: change.like(case) for change in changes for case in change.cases()}
+        drawn |= {change: change for change in changes if change.fixed or change not in drawn.values()}
+        self._drawn = drawn
+        self._log_odds = dict.fromkeys(drawn, 0.0)
+        self._room = MOST_VIEWS
         self._shared: tuple[Change, ...] = ()
         self.changes: tuple[Change, ...] = ()
 
@@ -40,7 +46,13 @@ class Views:
     @property
     def most(self) -> int:
         """How many views may share a pass, with the file itself."""
-        return min(1 + len(self._log_odds), MOST_VIEWS)
+        return min(1 + len(self._log_odds), self._room)
+
+    def share_less(self) -> bool:
+        """Let half as many changes share a pass, where memory is short; tell whether there were more than one."""
+        changes = self.most - 1
+        self._room = 1 + max(1, changes // 2)
+        return changes > 1
 
     def choose(self, draw: Random) -> tuple[Change, ...]:
         """Choose the changes, without ranges, that share the next pass.
@@ -49,13 +61,13 @@ class Views:
             draw: where chance comes from; the same, as long as nothing is noted, gives the same.
         """
         left = list(self._log_odds)
-        if len(left) >= MOST_VIEWS:
+        if len(left) >= self._room:
             # Gumbel's trick: a draw without replacement, weighted by exp(-log-odds / spread) (arXiv:1903.06059).
             keys = {each: self._log_odds[each] / _SPREAD + _log_of_exponential(draw) for each in left}
-            left = sorted(left, key=keys.__getitem__)[: MOST_VIEWS - 1]
+            left = sorted(left, key=keys.__getitem__)[: self._room - 1]
             left = [each for each in self._log_odds if each in left]
         self._shared = tuple(left)
-        self.changes = tuple(each.drawn(draw) for each in left)
+        self.changes = tuple(self._drawn[each].drawn(draw) for each in left)
         return self.changes
 
     def note_pass(self, log_odds: Iterable[float]) -> None:

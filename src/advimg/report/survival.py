@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from advimg.record import NetworkRecord, Record
+from advimg.record import CheckedRecord, NetworkRecord, Record
 
 NONE, ALL = "none", "all"
 """What stands for a change where the file is left as it is, and where it has to hold as it is and after each change."""
@@ -49,9 +49,9 @@ def in_words(change: str) -> str:
     return {NONE: "the file itself", ALL: "all of these"}.get(change, change)
 
 
-def held(networks: Sequence[NetworkRecord]) -> dict[str, bool]:
+def held(networks: Sequence[NetworkRecord | CheckedRecord]) -> dict[str, bool]:
     """Tell after which changes a file fools every one of some networks: first :data:`NONE`, last :data:`ALL`."""
-    itself = all(seen.after[0].index == seen.target.index for seen in networks)
+    itself = all(seen.sees_target for seen in networks)
     by_change = zip(*(seen.survives for seen in networks), strict=True)
     changed = {each[0].change: all(survival.fooled for survival in each) for each in by_change}
     return {NONE: itself, **changed, ALL: itself and all(changed.values())}
@@ -72,7 +72,7 @@ def matrix_of(records: Iterable[Record]) -> Matrix | None:
             continue
         models = tuple(seen.model for seen in record.attacked)
         by_column[Column(models, _ATTACKED)].append(held(record.attacked))
-        for seen in record.checked:
+        for seen in record.answered:
             by_column[Column((seen.model,), _TOOK_NO_PART)].append(held([seen]))
     if not by_column:
         return None

@@ -76,13 +76,17 @@ def changed_picture(change: Change, picture: Image.Image) -> Image.Image:
     return apply_all(transforms_of(change), picture)[-1]
 
 
-def check_size(change: Change, width: int, height: int, *, source: str) -> None:
+def check_size(change: Change, width: int, height: int, *, source: str) -> list[tuple[int, int]]:
     """Refuse a change of which nothing is left, or more than a machine has memory for.
+
+    Returns:
+        The width and height of the picture itself, and of what becomes of it after each transform.
 
     Raises:
         UsageError: naming the change and the photo.
     """
     wide, high = width, height
+    sizes = [(width, height)]
     for transform in transforms_of(change):
         try:
             wide, high = transform.size(wide, high)
@@ -92,6 +96,8 @@ def check_size(change: Change, width: int, height: int, *, source: str) -> None:
             raise UsageError(f"{change} leaves less than a pixel of {source} ({width}x{height})")
         if wide * high > MAX_PIXELS:
             raise UsageError(f"{change} makes {wide}x{high} pixels of {source} ({width}x{height}): too many")
+        sizes.append((wide, high))
+    return sizes
 
 
 def planes(picture: Image.Image, device: torch.device) -> Tensor:

@@ -31,8 +31,10 @@ _TORCH_LARGEST = 1 << 15
 _PIL_13 = int(PIL.__version__.partition(".")[0]) >= 13
 # Output samples a block on a CPU: each block reads only the inputs of its samples, so the cost stays near that of the
 # non-zero weights while every product is still large enough for the matrix units. A GPU multiplies the whole matrix
-# faster than it launches the parts: with one block a step of a photo takes a third as many operations.
+# faster than it launches the parts: with one block a step of a photo takes a third as many operations. There only a
+# matrix of more weights than this is in blocks, of about as many: that of a whole large picture may take 200 MB.
 _BLOCK = 32
+_LARGEST_BLOCK = 1 << 20
 
 
 _Index = tuple[EllipsisType | slice, ...]
@@ -116,7 +118,12 @@ def resample_axis(
         own = slice(first[row] - starts[row], last[row] - starts[row])
         matrix[row, first[row] - low : last[row] - low] = weights[row, own]
     blocks = []
-    step = _BLOCK if torch.device(device).type == "cpu" else length
+    if torch.device(device).type == "cpu":
+        step = _BLOCK
+    elif matrix.size <= _LARGEST_BLOCK:
+        step = length
+    else:  # n outputs read about n times size / resized inputs
+        step = max(_BLOCK, math.isqrt(_LARGEST_BLOCK * resized // size))
     for begin in range(0, length, step):
         rows = slice(begin, min(begin + step, length))
         inputs = slice(int(first[rows].min()) - low, int(last[rows].max()) - low)
@@ -126,7 +133,7 @@ def resample_axis(
     return Axis(dim, slice(low, high), length, tuple(blocks))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def resize_axes(
     size: tuple[int, int], resized: tuple[int, int], interpolation: str, device: torch.device | str = "cpu"
 ) -> tuple[Axis, Axis]:

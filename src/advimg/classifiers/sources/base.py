@@ -1,7 +1,7 @@
 """The model sources: what a source gives, and the registry that finds the source of a name.
 
 To add a source, write one file here that calls :func:`register`, and import it in the package's ``__init__``. A source
-of another distribution registers through the entry point group ``advimg.sources``: the entry point refers to a
+of another distribution registers through the entry point group ``advimg.models``: the entry point refers to a
 :class:`Source`, and its name, with a slash, is the prefix of that source's models.
 """
 
@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -17,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from advimg.classifiers.preprocessing import Preprocessing
-from advimg.errors import ClassifierError, UsageError
+from advimg.classifiers.program import PREFIX, no_network
+from advimg.errors import UsageError
 from advimg.labels import Labels
-
-_GROUP = "advimg.sources"
+from advimg.plugins import MODELS, Plugin
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -138,9 +137,12 @@ def find_any(name: str) -> Published | OpenVocabulary:
     """Return what is published under a name, be it a classifier or a model that takes words.
 
     Raises:
-        UsageError: no source knows the name, or the classifier has no such weights.
+        UsageError: no source knows the name, the classifier has no such weights, or it is a program.
         ClassifierError: its source cannot be used here, or its preprocessing is not supported.
+        PluginError: its source is a plugin that cannot be used.
     """
+    if name.startswith(PREFIX):
+        raise no_network(name)
     sources = _sources_of(name)
     for source in sources:
         if (published := source.find(name)) is not None:
@@ -160,6 +162,7 @@ def listed(query: str = "") -> Iterator[Listed]:
 
     Raises:
         ClassifierError: the source cannot be used here.
+        PluginError: it is a plugin that cannot be used.
     """
     words = query.lower().split()
     for source in _sources_of(query):
@@ -189,13 +192,30 @@ def hash_digits(file_name: str) -> str:
     return match.group(1) if match else ""
 
 
+def plugins() -> list[Plugin]:
+    """Return the sources of other distributions, which are not imported."""
+    return MODELS.plugins([source.prefix.rstrip("/:") for source in _SOURCES])
+
+
+def plugged_in(label: str) -> Source:
+    """Return the source of another distribution whose prefix is a word and a slash.
+
+    Raises:
+        PluginError: it cannot be used.
+    """
+    source: Source = MODELS.load(label)
+    if source.prefix != f"{label}/":
+        raise MODELS.error(label, f"has the prefix {source.prefix!r}, not '{label}/'")
+    return source
+
+
 def _sources_of(name: str) -> list[Source]:
     """Return the sources of the prefix that a name begins with, or those without a prefix if none has it."""
     if sources := [source for source in _SOURCES if _is_of(name, source)]:
         return sources
     label, slash, _ = name.partition("/")
-    if slash and (sources := [_loaded(point) for point in entry_points(group=_GROUP, name=label)]):
-        return sources
+    if slash and label in MODELS:
+        return [plugged_in(label)]
     return [source for source in _SOURCES if not source.prefix and not source.suffix]
 
 
@@ -203,14 +223,3 @@ def _is_of(name: str, source: Source) -> bool:
     if source.suffix:
         return name.lower().endswith(source.suffix)
     return source.prefix != "" and name.startswith(source.prefix)
-
-
-def _loaded(point: EntryPoint) -> Source:
-    try:
-        source = point.load()
-    except Exception as error:  # the code of other people
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ClassifierError(f"the model source {point.name}/ ({point.value}) cannot be loaded: {reason}") from error
-    if not isinstance(source, Source) or source.prefix != f"{point.name}/":
-        raise ClassifierError(f"the entry point {point.value} is not a model source with the prefix {point.name}/")
-    return source
