@@ -53,7 +53,9 @@ def load_classifier(
     Args:
         name: ``efficientnet_lite0``, ``_lite1`` or ``_lite2`` (bundled, no download), any torchvision classifier, with
             or without the name of its weights (``resnet50:IMAGENET1K_V1``, ``vit_b_16``), any timm classifier
-            (``timm/resnet18``), a model of an installed source, or a TOML file with the keys of a spec; or a spec.
+            (``timm/resnet18``), a model of Hugging Face (``hf:google/vit-base-patch16-224``), one that sees words typed
+            by hand (``clip:openai/clip-vit-base-patch32``, ``open_clip/ViT-B-32:openai``), a model of an installed
+            source, or a TOML file with the keys of a spec; or a spec.
         weights: a state dict to load instead of the published weights (``.pth``, ``.pt`` or ``.safetensors``); its head
             gives the number of classes.
         labels: the names of the classes, or a text file with one a line; the words that a model such as

@@ -208,7 +208,8 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices:
             default=(default,) if default else None,
             multiple=True,
             shell_complete=complete_model,
-            help="A torchvision classifier; efficientnet_lite0, which needs no download; timm/NAME; or a TOML file. "
+            help="A torchvision classifier; efficientnet_lite0, which needs no download; timm/NAME; hf:NAME; clip:NAME "
+            "or open_clip/NAME, which see the words of --labels; or a TOML file. "
             f"`advimg models` lists them. {several}" + ("" if default else f" {RECORDED}"),
         ),
         _models(

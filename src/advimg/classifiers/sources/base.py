@@ -128,7 +128,9 @@ def takes_words(name: str) -> bool:
     """Tell whether a name is that of a model that sees words typed by hand.
 
     Raises:
+        UsageError: there is no such model, where its source looks for that.
         ClassifierError: its source cannot be used here.
+        PluginError: it is a plugin that cannot be used.
     """
     return any(isinstance(source.find(name), OpenVocabulary) for source in _sources_of(name))
 
