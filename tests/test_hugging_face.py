@@ -107,7 +107,8 @@ def test_from_the_command_line(vit: Path, cli: Cli, tmp_path: Path) -> None:
     result = cli("attack", tmp_path / "photo.png", *options, "-o", out, "--json")
     assert result.code == 0, result.err
     record = json.loads(result.out)
-    assert record["model"] == model
+    assert record["model"] == "hf:model"
+    assert str(vit.parent) not in result.out
     assert record["view"]["preprocess"] == "ViTImageProcessor"
     assert cli("verify", out, "--original", tmp_path / "photo.png", "-m", model).code == 0
 
@@ -119,6 +120,21 @@ def test_the_classes_of_a_model_are_those_of_its_configuration(vit: Path) -> Non
 def test_weights_of_one_s_own_are_a_folder_of_their_own(vit: Path) -> None:
     with pytest.raises(ClassifierError, match="comes with its weights; for others, put the model's files"):
         load_classifier(f"hf:{vit}", weights=vit / "model.safetensors", device="cpu")
+
+
+def test_timm_s_names_of_the_hub(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = timm.create_model("test_resnet.r160_in1k", pretrained=False, num_classes=7).eval()
+    folder = tmp_path / "model"
+    timm.models.save_for_hf(network, folder, model_config={"num_classes": 7}, safe_serialization=True)
+    classifier = load_classifier(f"hf-hub:{folder}", device="cpu")
+    assert (classifier.preprocessing.size, classifier.preprocessing.resize) == ((160, 160), 168)
+    levels = random_photo(200, 170).levels
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(network), is_training=False)
+    with torch.inference_mode():
+        expected = network(transform(Image.fromarray(levels))[None]).double().softmax(1)[0]
+    torch.testing.assert_close(classifier.judge(levels).probabilities, expected)
 
 
 def test_weights_in_several_files(vit: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from advimg.batches.options import Options
-from advimg.batches.pairs import read_targets
+from advimg.batches.pairs import read_targets, words_of
 from advimg.batches.photos import absolute, find_photos
 from advimg.batches.plan import Files, each_target
 from advimg.batches.run import opened
@@ -64,7 +64,8 @@ def attack(
 
     Args:
         photo: what to attack.
-        target: the class's name or index; or "random", "least-likely", "runner-up", "untargeted".
+        target: the class's name or index; or "random", "least-likely", "runner-up", "untargeted". A word that is new to
+            a model that sees words typed by hand joins its words.
         model: a name as for :func:`advimg.load_classifier`, or a classifier; several are fooled by one picture.
         check_on: classifiers that take no part, and programs (``"exec:./predict"``), which are given a PNG of the
             result; the record holds what they see, or why a program gave no answer.
@@ -84,7 +85,7 @@ def attack(
             nothing of what a model sees.
     """
     settings = (settings or Settings()).changed(**changes)
-    models = Models.of(model, check_on)
+    models = Models.of(model, check_on).joined_by([target])
     criterion = models.read_target(target)
     photo = open_photo(photo)
     free = _mask(mask, photo)
@@ -169,10 +170,9 @@ def batch(
     settings = (settings or Settings()).changed(**changes)
     folder = absolute(out_dir)
     found = find_photos([photos] if isinstance(photos, str | Path) else photos, out_dir=folder, recursive=recursive)
-    models = Models.of(model, check_on)
     texts = [targets] if isinstance(targets, str | int) else targets
-    labels, others = models.labels[0], models.other_labels
-    criteria = read_targets(tuple(map(str, texts)), labels, others)
+    models = Models.of(model, check_on).joined_by(words_of(texts))
+    criteria = read_targets(tuple(map(str, texts)), models.labels[0], models.other_labels)
     if not criteria:
         raise UsageError("there is no target; give at least one")
     files = Files(folder=folder, root=found.root, amplify=amplify, perturbation=perturbation, figure=figure)
@@ -188,7 +188,11 @@ def batch(
     )
     keys = each_target(found.photos, criteria, settings.eps)
     devices = [device] if isinstance(device, str) else device
-    known = {} if true_labels is None else read_true_labels(true_labels, found.photos, labels, others)
+    known = (
+        {}
+        if true_labels is None
+        else read_true_labels(true_labels, found.photos, models.labels[0], models.other_labels)
+    )
     with opened(keys, files, models, options, true_labels=known, devices=devices, warn=warnings.warn) as run:
         run.run(stop=stop or threading.Event(), ended=ended or (lambda _: None))
     return run.stats
@@ -239,7 +243,7 @@ def verify(
         AdvimgError: a picture cannot be read, a change or the target is unknown, or the model cannot be loaded.
     """
     picture, photo = open_photo(adversarial), open_photo(original)
-    models, norm = _one(model), Settings(norm=norm).norm
+    models, norm = _one(model).joined_by([target]), Settings(norm=norm).norm
     untargeted = target == "untargeted"
     wanted = None if untargeted else models.labels[0].find(target)
     eps, free = parse_eps(eps, norm), _mask(mask, photo)
@@ -259,7 +263,7 @@ def verify(
     bare = isinstance(adversarial, np.ndarray)
     alpha = None if bare else same_size and np.array_equal(_opacity(photo), _opacity(picture))
     profile = None if bare else photo.icc_profile == picture.icc_profile
-    view = classifier.preprocessing.to_dict()
+    view = classifier.view
     reached = _target(classifier, seen.target)
     differs = _record_differs(picture, classifier.name, view, reached if untargeted else None)
     return Verification(

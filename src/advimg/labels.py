@@ -51,7 +51,7 @@ class Labels:
         text = str(query).strip()
         # A name that is exactly this text wins over an index: labels of digits ("0".."9") stay usable.
         exact = [index for index, name in enumerate(self.names) if name == query]
-        if not exact and re.fullmatch(r"[+-]?\d{1,9}", text):
+        if not exact and _is_index(text):
             index = int(text)
             if not 0 <= index < len(self):
                 raise UsageError(f"class index {index} is out of range; this classifier has 0 to {len(self) - 1}")
@@ -65,6 +65,11 @@ class Labels:
         nearest = self.nearest(text)
         hint = f"did you mean {', '.join(nearest)}?" if nearest else "`advimg labels QUERY` searches the names"
         raise UsageError(f"unknown class {shortened(text, _SHOWN)!r}; {hint}")
+
+    def lacks(self, query: str) -> bool:
+        """Tell whether a text is neither the name of a class nor an index."""
+        text = query.strip()
+        return query not in self.names and not _is_index(text) and _key(text) not in self._by_key
 
     def counterpart(self, index: int, name: str) -> int:
         """Return the index of a class that other labels have at ``index`` under ``name``.
@@ -102,6 +107,10 @@ class Labels:
 def imagenet_labels() -> Labels:
     """Return the 1,000 ImageNet names, in torchvision's spelling and order."""
     return Labels(_IMAGENET.read_text(encoding="utf-8").splitlines())
+
+
+def _is_index(text: str) -> bool:
+    return re.fullmatch(r"[+-]?\d{1,9}", text) is not None
 
 
 def same_class(one: str, other: str) -> bool:

@@ -11,12 +11,13 @@ from torch import nn
 from advimg.classifiers import load
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.program import PREFIX, Program, no_network
+from advimg.classifiers.sources.base import takes_words
 from advimg.classifiers.spec import ModelSpec
 from advimg.errors import UsageError
 from advimg.labels import Labels
 from advimg.record import MOST_NETWORKS
 from advimg.settings import TargetRule
-from advimg.target_names import read_target
+from advimg.target_names import is_new_word, read_target
 
 Model = str | Path | ModelSpec | Classifier
 """A classifier, or its name as for :func:`advimg.load_classifier`."""
@@ -64,6 +65,22 @@ class Models:
         named = [next(specs) if isinstance(each, ModelSpec) else each for each in (*attacked, *watching)]
         check = (*named[len(attacked) :], *programs)
         return cls(tuple(named[: len(attacked)]), check, tuple(map(_labels, named)))
+
+    def joined_by(self, targets: Iterable[str | int]) -> Self:
+        """Add the targets that are no classes to the words of those models that see words typed by hand.
+
+        Raises:
+            ClassifierError: the source of a model cannot be used here.
+        """
+        targets = list(targets)
+        own = [each for each in (*self.attacked, *self.check_on) if not isinstance(each, Program)]
+        changed = tuple(_joined(model, names, targets) for model, names in zip(own, self.labels, strict=True))
+        labels = tuple(
+            names if new is old else _labels(new) for old, new, names in zip(own, changed, self.labels, strict=True)
+        )
+        count = len(self.attacked)
+        programs = (each for each in self.check_on if isinstance(each, Program))
+        return type(self)(changed[:count], (*changed[count:], *programs), labels)
 
     def read_target(self, target: str | int) -> int | TargetRule:
         """Read a target as :func:`advimg.target_names.read_target` does, for all of them.
@@ -115,6 +132,14 @@ def _titled(spec: ModelSpec, own: Path, files: Iterable[Path]) -> ModelSpec:
     parts = own.parts
     length = next(n for n in range(1, len(parts) + 1) if all(other[-n:] != parts[-n:] for other in others))
     return replace(spec, title="/".join(parts[-length:]))
+
+
+def _joined(model: ModelSpec | Classifier, labels: Labels, targets: Iterable[str | int]) -> ModelSpec | Classifier:
+    """Return a model with the targets that it lacks among its words, if it sees words typed by hand."""
+    added = dict.fromkeys(str(target).strip() for target in targets if is_new_word(target, labels))
+    if not added or isinstance(model, Classifier) or not takes_words(model.model):
+        return model
+    return replace(model, labels=(*labels.names, *added))
 
 
 def _several(model: Judge | Sequence[Judge]) -> Iterable[object]:

@@ -227,7 +227,7 @@ def _network(classifier: Identity) -> dict[str, Any]:
         "model": classifier.name,
         "weights": classifier.weights,
         "weights_sha256": classifier.weights_sha256,
-        "view": classifier.preprocessing.to_dict(),
+        "view": classifier.view,
     }
 
 

@@ -25,6 +25,9 @@ SCHEMA = 1
 MOST_NETWORKS = 32
 """The most networks that one record may name, so that a record that was made up takes nobody's time."""
 
+MOST_WORDS = 1000
+"""The most words typed by hand that a record names; of more it has the hash."""
+
 MOST = 2**53 - 1
 """The largest whole number that every reader of JSON keeps exactly."""
 
@@ -50,7 +53,9 @@ Channels = Annotated[list[Annotated[float, Meta(ge=-1e6, le=1e6)]], Meta(min_len
 class View(TypedDict):
     """A classifier's preprocessing, as :class:`advimg.classifiers.preprocessing.Preprocessing` has it.
 
-    ``preprocess`` is the name of a function, where that was the preprocessing and the rest only describes it.
+    ``preprocess`` is the name of a function, where that was the preprocessing and the rest only describes it. Where the
+    classes are words typed by hand, ``words`` are these, or ``words_sha256`` the hash of the words with a line feed
+    between two, and ``prompt`` is the sentence that they were put into.
     """
 
     resize: Side | Sides
@@ -65,6 +70,9 @@ class View(TypedDict):
     corner: NotRequired[Name]
     pad: NotRequired[bool]
     preprocess: NotRequired[Name]
+    prompt: NotRequired[Name]
+    words: NotRequired[Annotated[list[Name], Meta(max_length=MOST_WORDS)]]
+    words_sha256: NotRequired[Sha256]
 
 
 class Environment(TypedDict):

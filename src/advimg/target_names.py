@@ -48,6 +48,12 @@ def find_class(text: str | int, labels: Labels, others: Mapping[str, Labels] | N
     return index
 
 
+def is_new_word(text: str | int, labels: Labels) -> bool:
+    """Tell whether a target is a word that no class has: no rule, no index, no name of a class."""
+    word = str(text).strip().lower().replace("_", "-")
+    return word not in ("", "untargeted", *TARGET_RULES) and labels.lacks(str(text))
+
+
 def target_slug(target: int | TargetRule, labels: Labels) -> str:
     """Return the target's part of a file's name: ``german_shepherd``, ``least_likely``."""
     return labels.slug(target) if isinstance(target, int) else target.replace("-", "_")

@@ -1,6 +1,6 @@
 """The targets of a batch as people write them: one by one, or as a table of photos and targets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -26,6 +26,11 @@ def read_targets(
     every = range(len(labels))
     named = (each for text in texts for each in (every if text.strip().lower() == ALL else (text,)))
     return list(dict.fromkeys(read_target(each, labels, others) for each in named))
+
+
+def words_of(texts: Iterable[str | int]) -> list[str | int]:
+    """Return those of several targets that may be words."""
+    return [text for text in texts if str(text).strip().lower() != ALL]
 
 
 @dataclass(frozen=True, slots=True)

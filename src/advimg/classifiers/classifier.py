@@ -1,9 +1,10 @@
 """A classifier: a network, its official preprocessing, and the names of its outputs."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from PIL import Image
@@ -16,7 +17,7 @@ from advimg.classifiers.preprocessing import Channels, Preprocessing, read_then,
 from advimg.errors import ClassifierError
 from advimg.images.photo import Levels, Photo
 from advimg.labels import Labels
-from advimg.record import Prediction
+from advimg.record import MOST_WORDS, Prediction, View
 from advimg.transforms.resampling import Interpolation
 
 
@@ -58,6 +59,7 @@ class Identity:
         labels: one name for each logit.
         weights: the name of the file that was loaded instead of the published weights, if any.
         weights_sha256: of the file of the weights; None where there is none.
+        prompt: the sentence with ``{}`` for each label, where the labels are words typed by hand.
     """
 
     name: str
@@ -65,6 +67,22 @@ class Identity:
     labels: Labels
     weights: str | None = None
     weights_sha256: str | None = None
+    prompt: str | None = None
+
+    @property
+    def view(self) -> View:
+        """What a record says of how the classifier sees a picture: its preprocessing, and words typed by hand."""
+        view: dict[str, Any] = self.preprocessing.to_dict()
+        if self.prompt is not None:
+            names = self.labels.names
+            many = len(names) > MOST_WORDS
+            words = (
+                {"words_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()}
+                if many
+                else {"words": list(names)}
+            )
+            view |= {"prompt": self.prompt, **words}
+        return cast("View", view)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -14,7 +14,7 @@ from advimg.classifiers.classifier import Classifier, Identity
 from advimg.classifiers.device import differentiable, failing_as, find_device, repeatable, takes_channels_last
 from advimg.classifiers.own_preprocessing import name_of
 from advimg.classifiers.preprocessing import Preprocessing
-from advimg.classifiers.sources.base import Published, find, hash_digits, listed, prefixes
+from advimg.classifiers.sources.base import OpenVocabulary, Published, find_any, hash_digits, listed, prefixes
 from advimg.classifiers.sources.state_dict import (
     StateDict,
     check_hash,
@@ -24,7 +24,7 @@ from advimg.classifiers.sources.state_dict import (
     weights_sha256,
 )
 from advimg.classifiers.spec import ModelSpec
-from advimg.errors import ClassifierError
+from advimg.errors import ClassifierError, UsageError
 from advimg.labels import Labels
 from advimg.settings import DEFAULT_MODEL, MAX_PIXELS
 
@@ -39,6 +39,7 @@ def load_classifier(
     *,
     weights: str | Path | None = None,
     labels: str | Path | Iterable[str] | None = None,
+    prompt: str | None = None,
     input_size: int | None = None,
     resize: int | None = None,
     interpolation: str | None = None,
@@ -54,11 +55,14 @@ def load_classifier(
     Args:
         name: ``efficientnet_lite0``, ``_lite1`` or ``_lite2`` (bundled, no download), any torchvision classifier, with
             or without the name of its weights (``resnet50:IMAGENET1K_V1``, ``vit_b_16``), any timm classifier
-            (``timm/resnet18``), a model of an installed source, an ONNX file (``net.onnx``), or a TOML file with the
-            keys of a spec; or a spec.
+            (``timm/resnet18``), a model of Hugging Face (``hf:google/vit-base-patch16-224``), one that sees words typed
+            by hand (``clip:openai/clip-vit-base-patch32``, ``open_clip/ViT-B-32:openai``), a model of an installed
+            source, an ONNX file (``net.onnx``), or a TOML file with the keys of a spec; or a spec.
         weights: a state dict to load instead of the published weights (``.pth``, ``.pt`` or ``.safetensors``); its head
             gives the number of classes.
-        labels: the names of the classes, or a text file with one a line.
+        labels: the names of the classes, or a text file with one a line; the words that a model such as
+            ``clip:openai/clip-vit-base-patch32`` is to see.
+        prompt: the sentence that such a model takes each word in, with ``{}`` for the word.
         input_size: width and height of the network's input, in pixels.
         resize: the length of the shorter side before the crop, in pixels.
         interpolation: "bilinear", "bicubic", "lanczos", "box", "hamming" or "nearest".
@@ -76,6 +80,7 @@ def load_classifier(
     spec = (name if isinstance(name, ModelSpec) else ModelSpec.of(name)).changed(
         weights=None if weights is None else Path(weights),
         labels=Path(labels) if isinstance(labels, str | Path) else None if labels is None else tuple(labels),
+        prompt=prompt,
         input_size=input_size,
         resize=resize,
         interpolation=interpolation,
@@ -85,7 +90,7 @@ def load_classifier(
         channels=channels,
     )
     place = find_device(device)
-    return assemble(find(spec.model), spec, place, progress=progress)
+    return assemble(_published(spec), spec, place, progress=progress)
 
 
 def identity_of(spec: ModelSpec, *, progress: bool = True) -> Identity:
@@ -99,7 +104,7 @@ def identity_of(spec: ModelSpec, *, progress: bool = True) -> Identity:
         UsageError: no such model.
         ClassifierError: the weights cannot be fetched or are damaged, or the labels cannot be read.
     """
-    published = find(spec.model)
+    published = _published(spec)
     path = spec.weights or published.fetch(progress)
     sha256 = weights_sha256(path) if spec.weights else _checked_sha256(published, path)
     return Identity(
@@ -108,6 +113,7 @@ def identity_of(spec: ModelSpec, *, progress: bool = True) -> Identity:
         labels=_labels(published, spec),
         weights=spec.weights.name if spec.weights else None,
         weights_sha256=sha256,
+        prompt=published.prompt,
     )
 
 
@@ -115,10 +121,11 @@ def labels_of(spec: ModelSpec) -> Labels:
     """Return the class names of a spec's classifier without loading its network.
 
     Raises:
-        UsageError: no such model.
+        UsageError: no such model, or there are no words that it could take.
         ClassifierError: the labels or the weights cannot be read.
     """
-    return _labels(find(spec.model), spec)
+    found = find_any(spec.model)
+    return spec.words() if isinstance(found, OpenVocabulary) else _labels(found, spec)
 
 
 def assemble(published: Published, spec: ModelSpec, device: torch.device, *, progress: bool) -> Classifier:
@@ -150,7 +157,26 @@ def assemble(published: Published, spec: ModelSpec, device: torch.device, *, pro
         twin=None if published.twin is None else partial(_twin, published.twin, network, device),
         weights=spec.weights.name if spec.weights else None,
         weights_sha256=sha256,
+        prompt=published.prompt,
     )
+
+
+def _published(spec: ModelSpec) -> Published:
+    """Return what is published under a spec's name; where that takes words, with the spec's.
+
+    Raises:
+        UsageError: no such model; or words, or a prompt, that it does not take.
+        ClassifierError: its source cannot be used here.
+    """
+    found = find_any(spec.model)
+    if isinstance(found, OpenVocabulary):
+        words = spec.words()
+        if len(words) == 1:
+            raise UsageError(f"{spec.model} has one word to see, {words[0]!r}; give at least two")
+        return found.publish(words, spec.checked_prompt(found.prompt))
+    if spec.prompt is not None:
+        raise UsageError(f"{spec.model} has classes of its own; a prompt is for models that see words typed by hand")
+    return found
 
 
 def _digits(spec: ModelSpec, path: Path) -> str:
@@ -232,7 +258,7 @@ def _read(published: Published, spec: ModelSpec, path: Path, size: int) -> tuple
 
 def _labels(published: Published, spec: ModelSpec, classes: int | None = None) -> Labels:
     """Return the labels for a number of classes; None reads the number off the weights where nothing else tells."""
-    given = spec.given_labels()
+    given = spec.given_labels() if published.prompt is None else published.labels
     if given is not None:
         if classes not in (None, len(given)):
             raise ClassifierError(f"there are {len(given)} labels, but the network has {classes} outputs")

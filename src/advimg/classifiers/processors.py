@@ -169,9 +169,11 @@ def _nearest(
     candidates: Sequence[Preprocessing], samples: Sequence[tuple[Image.Image, Tensor]]
 ) -> tuple[Preprocessing, float]:
     """Return the description that comes nearest to samples of levels, and the share of values that it misses."""
-    # The geometry decides most, and a small picture shows it.
+    # The geometry decides most, and a small picture shows it; with the other corner all would be off by a pixel.
     picture, levels = min(samples, key=lambda sample: sample[0].width * sample[0].height)
-    off = [float((_levels(each, picture) - levels).abs().mean()) for each in candidates]
+    off = [
+        min(_off(replace(each, corner=corner), picture, levels) for corner in get_args(Corner)) for each in candidates
+    ]
     likely = [candidates[index] for index in sorted(range(len(off)), key=off.__getitem__)[:_LIKELY]]
     variants = [
         replace(geometry, library=library, corner=corner)
@@ -186,6 +188,10 @@ def _nearest(
 
 def _levels(candidate: Preprocessing, picture: Image.Image) -> Tensor:
     return planes(candidate.cropped(picture), torch.device("cpu"))
+
+
+def _off(candidate: Preprocessing, picture: Image.Image, levels: Tensor) -> float:
+    return float((_levels(candidate, picture) - levels).abs().mean())
 
 
 def _miss(candidate: Preprocessing, picture: Image.Image, levels: Tensor) -> tuple[float, float]:

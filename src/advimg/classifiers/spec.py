@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from advimg.errors import ClassifierError, UsageError, unreadable
+from advimg.formatting import shortened
 from advimg.labels import Labels
 from advimg.toml import parse_toml
+
+_MOST_WORDS = 100_000
+_LONGEST_PROMPT = 1000
+"""Characters, as many as a record takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +23,9 @@ class ModelSpec:
     Attributes:
         model: a name that a source knows, such as ``resnet50:IMAGENET1K_V1``; with weights it names the architecture.
         weights: a state dict.
-        labels: the names of the classes, or a text file with one a line.
+        labels: the names of the classes, or a text file with one a line; of a model that sees words typed by hand, the
+            words.
+        prompt: the sentence that such a model takes the words in, with ``{}`` for the word.
         input_size: width and height of the network's input, in pixels.
         resize: the length of the shorter side before the crop, in pixels.
         interpolation: the filter of the resize.
@@ -32,6 +39,7 @@ class ModelSpec:
     model: str
     weights: Path | None = None
     labels: Path | tuple[str, ...] | None = None
+    prompt: str | None = None
     input_size: int | None = None
     resize: int | None = None
     interpolation: str | None = None
@@ -88,10 +96,46 @@ class ModelSpec:
         try:
             names = self.labels.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, ValueError) as error:
-            raise ClassifierError(f"the labels {self.labels} cannot be read: {error}") from error
+            missing = "; words themselves have commas between them" if isinstance(error, FileNotFoundError) else ""
+            raise ClassifierError(f"the labels {self.labels} cannot be read: {error}{missing}") from error
         while names and not names[-1].strip():
             names.pop()
         return Labels(name.strip() for name in names)
+
+    def words(self) -> Labels:
+        """Return the labels as words typed by hand, each of them once and with blanks at neither end.
+
+        Raises:
+            UsageError: there are none or too many, one is empty, or two are the same but for the case of letters.
+            ClassifierError: their file cannot be read.
+        """
+        given = self.given_labels()
+        if given is None or not len(given):
+            raise UsageError(f"{self.model} sees words that you give: --labels 'a dog,a pelican', or a file of them")
+        if len(given) > _MOST_WORDS:
+            raise UsageError(f"{self.model}: there are {len(given):,} words; the most is {_MOST_WORDS:,}")
+        words = tuple(word.strip() for word in given.names)
+        lines: dict[str, int] = {}
+        for number, word in enumerate(words, 1):
+            if not word:
+                raise UsageError(f"{self.model}: word {number} is empty")
+            first = lines.setdefault(word.casefold(), number)
+            if first != number:
+                raise UsageError(f"{self.model}: words {first} and {number} are the same, {shortened(word, 100)!r}")
+        return Labels(words)
+
+    def checked_prompt(self, default: str) -> str:
+        """Return the prompt, or a default if there is none.
+
+        Raises:
+            UsageError: it has not just one ``{}``, has other braces, or is too long.
+        """
+        prompt = default if self.prompt is None else self.prompt
+        if prompt.count("{}") != 1 or set("{}") & set(prompt.replace("{}", "")):
+            raise UsageError(f"the prompt {shortened(prompt, 100)!r} must have {{}} once, in the place of the word")
+        if len(prompt) > _LONGEST_PROMPT:
+            raise UsageError(f"the prompt has {len(prompt):,} characters; the most is {_LONGEST_PROMPT:,}")
+        return prompt
 
 
 def _names(line: str, key: str) -> bool:
@@ -103,7 +147,7 @@ def _value(values: Mapping[str, Any], key: str, path: Path) -> Any:
     value = values[key]
     if key == "model" and isinstance(value, str):
         return str(path.parent / value) if value.lower().endswith(".onnx") else value
-    if key in ("interpolation", "channels") and isinstance(value, str):
+    if key in ("interpolation", "channels", "prompt") and isinstance(value, str):
         return value
     if key == "squash" and isinstance(value, bool):
         return value

@@ -109,7 +109,7 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
     from advimg.tracing import Tracer
     from advimg.writing import write_outputs
 
-    models = models_of(given)
+    models = models_of(given).joined_by([target])
     criterion = models.read_target(target)
     outputs = None
     if not to_stdout:

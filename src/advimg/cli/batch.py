@@ -102,12 +102,13 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     found = None if given["table"] else _find(paths, given, console)
 
     # Only now the slow part: importing torch.
+    from advimg.batches.pairs import words_of
     from advimg.batches.photos import absolute, common_root
     from advimg.batches.plan import Files
     from advimg.batches.run import opened
     from advimg.cli.progress import batch_run_options, print_summary, run_shown, tell_interrupted
 
-    models = models_of(given)
+    models = models_of(given).joined_by(words_of(targets))
     keys = _keys_of(found, targets, given, settings, models, console)
     true_labels = true_labels_of(given, dict.fromkeys(key.source for key in keys), models, console)
     files = Files(

@@ -20,6 +20,7 @@ from advimg.cli.param_types import (
     ChoiceType,
     DevicesType,
     DeviceType,
+    LabelsType,
     WholeTextType,
 )
 from advimg.errors import UsageError
@@ -36,6 +37,8 @@ _models: Callable[..., Decorator[Any]] = partial(option, group="Models")
 _photos: Callable[..., Decorator[Any]] = partial(option, group="Photos")
 _files: Callable[..., Decorator[Any]] = partial(option, group="Files")
 _said: Callable[..., Decorator[Any]] = partial(option, group="What is said")
+_OF_WORDS = ("labels", "prompt")
+"""Options that hold for all models that see words typed by hand."""
 _PATH: Any = click.Path(path_type=Path)
 RECORDED = "By default what the PNG's record says."
 
@@ -230,15 +233,22 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices:
             default=(default,) if default else None,
             multiple=True,
             shell_complete=complete_model,
-            help="A torchvision classifier; efficientnet_lite0, which needs no download; timm/NAME; an ONNX file; or a "
-            f"TOML file. `advimg models` lists them. {several}" + ("" if default else f" {RECORDED}"),
+            help="A torchvision classifier; efficientnet_lite0, which needs no download; timm/NAME; hf:NAME; an ONNX "
+            "file; clip:NAME or open_clip/NAME, which see the words of --labels; or a TOML file. "
+            f"`advimg models` lists them. {several}" + ("" if default else f" {RECORDED}"),
         ),
         _models(
             "--weights",
             type=_PATH,
             help="A state dict to load instead of the published weights (.pth, .pt or .safetensors).",
         ),
-        _models("--labels", type=_PATH, help="Names of the classes, one a line, for such weights."),
+        _models(
+            "--labels",
+            type=LabelsType(),
+            help="Names of the classes, with commas between them, or a file with one a line: for weights of your own, "
+            "and the words that clip:NAME and open_clip/NAME are to see.",
+        ),
+        _models("--prompt", metavar="TEXT", help="The sentence around such words: 'a photo of a {}'."),
         _models("--input-size", type=click.IntRange(min=1), help="Side of the network's input, in pixels."),
         _models("--resize", type=click.IntRange(min=1), help="Length of the shorter side before the crop."),
         _models(
@@ -270,14 +280,19 @@ def specs_of(models: Sequence[str], given: Mapping[str, Any]) -> "list[ModelSpec
             several models.
         ClassifierError: a TOML file cannot be read.
     """
+    from advimg.classifiers.sources.base import takes_words
     from advimg.classifiers.spec import ModelSpec
 
     own = {
         name: value
-        for name in ("weights", "labels", "input_size", "resize", "interpolation", "mean", "std", "squash", "channels")
+        for name in (
+            *("weights", "labels", "prompt", "input_size", "resize", "interpolation", "mean", "std", "squash"),
+            "channels",
+        )
         if (value := given[name]) is not None
     }
-    if own and len(models) > 1:
+    words = set(own) <= set(_OF_WORDS)
+    if own and len(models) > 1 and not (words and all(map(takes_words, models))):
         flag = f"--{next(iter(own)).replace('_', '-')}"
         raise UsageError(f"{flag} with several models: say in a TOML file which it belongs to, and give -m FILE.toml")
     return [ModelSpec.of(model).changed(**own) for model in dict.fromkeys(models)]
@@ -290,9 +305,16 @@ def models_of(given: Mapping[str, Any]) -> "Models":
         UsageError: no such model, or one is both attacked and to be checked on.
         ClassifierError: a TOML file, labels or weights cannot be read.
     """
+    from advimg.classifiers.sources.base import takes_words
+    from advimg.classifiers.spec import ModelSpec
     from advimg.models import Models
 
-    return Models.of(specs_of(given["models"], given), list(dict.fromkeys(given["check_on"])))
+    words = {name: given[name] for name in _OF_WORDS if given[name] is not None}
+    check_on = [
+        ModelSpec.of(name).changed(**words) if words and takes_words(name) else name
+        for name in dict.fromkeys(given["check_on"])
+    ]
+    return Models.of(specs_of(given["models"], given), check_on)
 
 
 def true_labels_of(

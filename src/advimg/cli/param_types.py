@@ -1,6 +1,8 @@
 """The values of options: channels, sizes, devices."""
 
+import os
 from collections.abc import Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -15,9 +17,10 @@ if TYPE_CHECKING:
     _Choice = click.ParamType[str]
     _Device = click.ParamType[str]
     _Devices = click.ParamType[tuple[str, ...]]
+    _Labels = click.ParamType[Path | tuple[str, ...]]
 else:
     # It cannot be subscripted before click 8.4.
-    _Amplify = _Size = _Channels = _Choice = _Device = _Devices = click.ParamType
+    _Amplify = _Size = _Channels = _Choice = _Device = _Devices = _Labels = click.ParamType
 
 
 class AmplifyType(_Amplify):
@@ -92,6 +95,20 @@ class ChannelsType(_Channels):
             self.fail(f"{value!r}: give three values, like 0.485,0.456,0.406", param, ctx)
         red, green, blue = values
         return red, green, blue
+
+
+class LabelsType(_Labels):
+    """Names of classes with commas between them: ``a dog,a pelican``; or the path of a file, one a line."""
+
+    name = "name,name,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "Path | tuple[str, ...]":
+        """Return the names, or the path; a file that is there is meant, whatever its name."""
+        if isinstance(value, tuple):
+            return value
+        if "," not in value or os.path.lexists(value):
+            return Path(value)
+        return tuple(name.strip() for name in value.split(","))
 
 
 class WholeTextType(click.types.StringParamType):

@@ -111,7 +111,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
 
     # Only now the slow part: importing torch.
     from advimg.batches.journal import read_attacks
-    from advimg.batches.pairs import read_targets
+    from advimg.batches.pairs import read_targets, words_of
     from advimg.batches.plan import Files, Key
     from advimg.batches.run import opened
     from advimg.cli.progress import batch_run_options, run_shown, tell_interrupted
@@ -122,7 +122,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     _check_own(folder, force=given["force"])
     work: list[tuple[Models, Files, list[Key], dict[Path, int]]] = []
     for spec in told_apart(specs_of(given["models"], given)):
-        models = Models.of(spec)
+        models = Models.of(spec).joined_by(words_of(targets))
         criteria = read_targets(targets, models.labels[0])
         true_labels = true_labels_of(given, found.photos, models, console)
         keys = [Key(photo, target, eps) for photo in found.photos for target in criteria for eps in budgets]

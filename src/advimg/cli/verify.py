@@ -25,8 +25,10 @@ from advimg.settings import Norm, TargetRule, parse_eps
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from advimg.classifiers.spec import ModelSpec
     from advimg.cli.console import Console
-    from advimg.record import Record, Target
+    from advimg.models import Models
+    from advimg.record import Record, Target, View
     from advimg.verification import Verification
 
 _FROM_RECORD: dict[str, Any] = {"default": None, "show_default": "what the PNG's record says"}
@@ -94,9 +96,8 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
         console.warn(note)
 
     from advimg import api
-    from advimg.models import Models
 
-    specs = [(Models.of(spec), each.target) for each in claims for spec in specs_of(each.models, given)]
+    specs = [(_models(spec, each), each.target) for each in claims for spec in specs_of(each.models, given)]
     claimed = [(models, _index(target, models.labels[0])) for models, target in specs]  # before a download
     if recorded and recorded.source_sha256 != photo.sha256:
         console.warn(f"{original} is not the file that the PNG's record names ({recorded.source})")
@@ -119,10 +120,11 @@ def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: A
 
 
 class _Claim(NamedTuple):
-    """Models that are fooled, and the target."""
+    """Models that are fooled, the target, and what the record says of how they see."""
 
     models: tuple[str, ...]
     target: "str | Target"
+    view: "View | None"
 
 
 def _recorded(chunk: str | None) -> "tuple[Record | None, str]":
@@ -152,10 +154,12 @@ def _claims(
         raise UsageError(f"{adversarial} holds {what}; give {' and '.join(missing)}")
     eps = parse_eps(eps, norm)
     if given["models"] or recorded is None:
-        return [_Claim(given["models"], target)], eps
+        own = [each.view for each in recorded.attacked if "words" in each.view] if recorded else []
+        return [_Claim(given["models"], target, next(iter(own), None))], eps
     _check_named(adversarial, recorded, own_weights=given["weights"] is not None)
     return [
-        _Claim((each.model,), target if isinstance(target, str) else each.target) for each in recorded.attacked
+        _Claim((each.model,), target if isinstance(target, str) else each.target, each.view)
+        for each in recorded.attacked
     ], eps
 
 
@@ -178,6 +182,17 @@ def _changes(adversarial: Path, recorded: "Record | None", given: str | None) ->
         raise UsageError(
             f"{adversarial}: its record names changes that cannot be read ({error}); give --after"
         ) from None
+
+
+def _models(spec: "ModelSpec", claim: _Claim) -> "Models":
+    """Return a model of a claim; one that sees words typed by hand with those of the record, if no option names any."""
+    from advimg.classifiers.sources.base import takes_words
+    from advimg.models import Models
+
+    view = claim.view
+    if view is not None and "words" in view and spec.labels is None and takes_words(spec.model):
+        spec = spec.changed(labels=tuple(view["words"]), prompt=spec.prompt or view.get("prompt"))
+    return Models.of(spec).joined_by([claim.target] if isinstance(claim.target, str) else [])
 
 
 def _check_named(adversarial: Path, recorded: "Record", *, own_weights: bool) -> None:

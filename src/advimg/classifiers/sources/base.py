@@ -39,6 +39,7 @@ class Published:
             one file, and the file's name says nothing of it.
         twin: makes a network that torch can differentiate of one that it cannot, with the same logits up to a constant;
             raises ClassifierError where there is none.
+        prompt: the sentence with ``{}`` for each of the labels, where these are words typed by hand.
     """
 
     name: str
@@ -50,6 +51,20 @@ class Published:
     load: Callable[[Path, int], nn.Module] | None = None
     sha256: Callable[[Path], str] | None = None
     twin: Callable[[nn.Module], nn.Module] | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OpenVocabulary:
+    """A model that has no classes of its own, but sees words that are typed by hand.
+
+    Attributes:
+        prompt: the usual sentence for a word, with ``{}`` in its place.
+        publish: makes a classifier of it, whose classes are words in a sentence.
+    """
+
+    prompt: str
+    publish: Callable[[Labels, str], Published]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +94,15 @@ class Source:
         prefix: what all its names begin with, such as ``timm/`` or ``hf:``; empty for names that no other source has.
         suffix: what its names end in instead, such as ``.onnx``, whatever the case.
         names: returns the names of its architectures, prefix included, for the hint that follows a misspelt one.
-        find: returns what it publishes under a name; None if it does not know the name.
+        find: returns what it publishes under a name; None if it does not know the name. Of a model that takes words it
+            does so without a download.
         listed: yields its classifiers.
     """
 
     prefix: str = ""
     suffix: str = ""
     names: Callable[[], Iterable[str]]
-    find: Callable[[str], Published | None]
+    find: Callable[[str], Published | OpenVocabulary | None]
     listed: Callable[[], Iterator[Listed]]
 
 
@@ -99,7 +115,31 @@ def register(source: Source) -> None:
 
 
 def find(name: str) -> Published:
-    """Return what is published under a name.
+    """Return the classifier that is published under a name.
+
+    Raises:
+        UsageError: no source knows the name, the classifier has no such weights, or it takes words.
+        ClassifierError: its source cannot be used here, or its preprocessing is not supported.
+    """
+    found = find_any(name)
+    if isinstance(found, OpenVocabulary):
+        raise UsageError(f"{name} has no classes of its own; it sees words that are given to it")
+    return found
+
+
+def takes_words(name: str) -> bool:
+    """Tell whether a name is that of a model that sees words typed by hand.
+
+    Raises:
+        UsageError: there is no such model, where its source looks for that.
+        ClassifierError: its source cannot be used here.
+        PluginError: it is a plugin that cannot be used.
+    """
+    return any(isinstance(source.find(name), OpenVocabulary) for source in _sources_of(name))
+
+
+def find_any(name: str) -> Published | OpenVocabulary:
+    """Return what is published under a name, be it a classifier or a model that takes words.
 
     Raises:
         UsageError: no source knows the name, the classifier has no such weights, or it is a program.

@@ -24,10 +24,13 @@ from torch import Tensor, nn
 from advimg.classifiers.preprocessing import Preprocessing
 from advimg.classifiers.processors import described
 from advimg.classifiers.sources.base import Listed, Published, Source, register
+from advimg.classifiers.sources.state_dict import files_sha256
 from advimg.errors import ClassifierError, UsageError, first_line
 from advimg.labels import Labels
 
 PREFIX = "hf:"
+TIMM_PREFIX = "hf-hub:"
+"""How timm names models of the hub; transformers runs them with timm and its transforms."""
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -47,11 +50,12 @@ def find(name: str) -> Published:
     config = _config(name, folder)
     preprocessing = _preprocessing(name, folder, _changed(folder))
     return Published(
-        name=name,
+        name=recorded_name(name, folder, PREFIX),
         build=partial(_not_built, name),
         preprocessing=preprocessing,
         labels=Labels(str(config.id2label[index]) for index in range(config.num_labels)),
         fetch=lambda progress: weights_of(name, folder, PREFIX, progress=progress),
+        sha256=sha256_of,
         load=lambda path, size: _loaded(name, path.parent),  # noqa: ARG005
     )
 
@@ -88,6 +92,14 @@ def listed() -> Iterator[Listed]:
 
 
 register(Source(prefix=PREFIX, names=names, find=find, listed=listed))
+register(
+    Source(
+        prefix=TIMM_PREFIX,
+        names=lambda: (f"{TIMM_PREFIX}{each.removeprefix(PREFIX)}" for each in names()),
+        find=lambda name: find(f"{PREFIX}{name.removeprefix(TIMM_PREFIX)}"),
+        listed=listed,
+    )
+)
 
 
 def transformers() -> Any:
@@ -135,11 +147,29 @@ def weights_of(name: str, folder: Path, prefix: str, *, progress: bool) -> Path:
     """
     base = name.removeprefix(prefix)
     known = _weights_in(folder)
+    fetch = ""
     if known is None and not Path(base).expanduser().is_dir():
         known = _weights_in(_fetched(name, base, (*_SMALL_FILES, "*.safetensors"), progress=progress))
+        fetch = f" on disk (where there is a network, `hf download {base}` fetches them)"
     if known is None:
-        raise ClassifierError(f"{name} has no weights in safetensors; others may hold code, and are not read")
+        raise ClassifierError(f"{name} has no weights in safetensors{fetch}; others may hold code, and are not read")
     return known
+
+
+def sha256_of(weights: Path) -> str:
+    """Return the hash of a file of weights; of an index, that of it and of the files that it names, in their order.
+
+    Raises:
+        ClassifierError: one cannot be read.
+    """
+    parts = (_json(weights) or {}).get("weight_map", {}) if weights.name == _INDEX else {}
+    return files_sha256([weights, *(weights.parent / Path(part).name for part in sorted(set(parts.values())))])
+
+
+def recorded_name(name: str, folder: Path, prefix: str) -> str:
+    """Return the name of a model in records, which tell nothing of the folders on a disk."""
+    local = Path(name.removeprefix(prefix)).expanduser().is_dir()
+    return f"{prefix}{folder.resolve().name}" if local else name
 
 
 @contextmanager

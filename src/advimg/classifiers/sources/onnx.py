@@ -5,7 +5,6 @@ first use.
 """
 
 import ast
-import hashlib
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -18,7 +17,7 @@ from torch import nn
 from advimg.classifiers.preprocessing import Preprocessing
 from advimg.classifiers.sources.base import Listed, Published, Source, register
 from advimg.classifiers.sources.onnx_network import Graph, OnnxNetwork, quiet_options
-from advimg.classifiers.sources.state_dict import weights_sha256
+from advimg.classifiers.sources.state_dict import files_sha256
 from advimg.errors import ClassifierError, UsageError, first_line, unreadable
 from advimg.labels import Labels, imagenet_labels
 
@@ -82,17 +81,7 @@ def _twin(network: nn.Module) -> nn.Module:
 
 def _sha256(graph: Graph, path: Path) -> str:
     """Return the hash of the file; of one with data files that of all their bytes, in the order of their names."""
-    if not graph.data:
-        return weights_sha256(path)
-    digest = hashlib.sha256()
-    for each in (path, *graph.data):
-        try:
-            with each.open("rb") as file:
-                while part := file.read(1 << 20):
-                    digest.update(part)
-        except OSError as error:
-            raise ClassifierError(unreadable(each, error)) from error
-    return digest.hexdigest()
+    return files_sha256((path, *graph.data))
 
 
 def _preprocessing(graph: Graph) -> Preprocessing:

@@ -5,7 +5,7 @@ import io
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,23 @@ def weights_sha256(path: Path) -> str:
         return file_sha256(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _unreadable(path, error) from error
+
+
+def files_sha256(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 of the bytes of several files, one after the other, in hexadecimal.
+
+    Raises:
+        ClassifierError: one is missing or cannot be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+    return digest.hexdigest()
 
 
 def most_bytes(network: nn.Module) -> int:
