@@ -128,6 +128,7 @@ def test_timm_s_names_of_the_hub(tmp_path: Path) -> None:
     network = timm.create_model("test_resnet.r160_in1k", pretrained=False, num_classes=7).eval()
     folder = tmp_path / "model"
     timm.models.save_for_hf(network, folder, model_config={"num_classes": 7}, safe_serialization=True)
+    _edit(folder, "config.json", model_args={})
     classifier = load_classifier(f"hf-hub:{folder}", device="cpu")
     assert (classifier.preprocessing.size, classifier.preprocessing.resize) == ((160, 160), 168)
     levels = random_photo(200, 170).levels
