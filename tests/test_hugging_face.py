@@ -113,6 +113,14 @@ def test_from_the_command_line(vit: Path, cli: Cli, tmp_path: Path) -> None:
     assert cli("verify", out, "--original", tmp_path / "photo.png", "-m", model).code == 0
 
 
+def test_a_configuration_need_not_name_its_class(vit: Path, tmp_path: Path) -> None:
+    shutil.copytree(vit, tmp_path / "model")
+    _edit(tmp_path / "model", "config.json", architectures=None)
+    photo = random_photo(50, 40)
+    bare, named = (load_classifier(f"hf:{each}", device="cpu").judge_photo(photo) for each in (tmp_path / "model", vit))
+    assert torch.equal(bare.probabilities, named.probabilities)
+
+
 def test_the_classes_of_a_model_are_those_of_its_configuration(vit: Path) -> None:
     assert labels_of(ModelSpec.of(f"hf:{vit}")).names == tuple(f"LABEL_{index}" for index in range(5))
 
@@ -160,6 +168,22 @@ def test_a_model_in_the_cache_needs_no_network_and_is_listed(vit: Path, hub: Pat
     assert [(each.name, each.on_disk) for each in listed("hf:")] == [("hf:someone/small-vit", True)]
 
 
+def test_a_cache_without_the_image_processor_names_the_command_that_fetches_it(vit: Path, hub: Path) -> None:
+    commit = "0" * 40
+    repository = hub / "models--someone--small-vit"
+    shutil.copytree(vit, repository / "snapshots" / commit)
+    (repository / "snapshots" / commit / "preprocessor_config.json").unlink()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    with pytest.raises(ClassifierError, match="`hf download someone/small-vit` fetches all of its files"):
+        load_classifier("hf:someone/small-vit", device="cpu")
+
+
+def test_a_prefix_decides_before_a_suffix() -> None:
+    with pytest.raises(ClassifierError, match=r"`hf download someone/net\.onnx` fetches it"):
+        load_classifier("hf:someone/net.onnx", device="cpu")
+
+
 def _edit(folder: Path, file: str, **values: Any) -> None:
     path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -179,6 +203,24 @@ def _of_many_labels(folder: Path) -> None:
 
 def _damaged(folder: Path) -> None:
     (folder / "config.json").write_text("{")
+
+
+def _without_the_name_of_a_class(folder: Path) -> None:
+    _edit(folder, "config.json", id2label={str(index): f"LABEL_{index}" for index in range(1, 6)})
+
+
+def _of_odd_architectures(folder: Path) -> None:
+    _edit(folder, "config.json", architectures=5, model_type="bert")
+
+
+def _of_a_damaged_index(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ["a"]}')
+
+
+def _of_parts_elsewhere(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../a.safetensors"}}')
 
 
 def _pickled(folder: Path) -> None:
@@ -202,6 +244,10 @@ def _without_a_processor(folder: Path) -> None:
         (_of_another_task, UsageError, "is no image classifier but a ViTForMaskedImageModeling"),
         (_of_its_own_code, ClassifierError, "it needs code of its own, which is never run"),
         (_of_many_labels, UsageError, "does not choose one class of several (it is multi_label_classification)"),
+        (_without_the_name_of_a_class, ClassifierError, "has no name for class 0 of 5"),
+        (_of_odd_architectures, UsageError, "is no image classifier but a bert"),
+        (_of_a_damaged_index, ClassifierError, "is no index of files of weights beside it"),
+        (_of_parts_elsewhere, ClassifierError, "is no index of files of weights beside it"),
         (_damaged, ClassifierError, "config.json is no configuration of a model"),
         (_pickled, ClassifierError, "has no weights in safetensors; others may hold code, and are not read"),
         (_without_a_head, ClassifierError, "lack 2 tensors, such as classifier.bias"),

@@ -74,8 +74,10 @@ def test_models_without_a_query_tell_of_sources_and_of_weights_on_disk(cli: Cli,
     ran = cli("models")
     assert ran.out == cli("models", "-q").out
     sources, on_disk = ran.err.splitlines()
-    assert sources.startswith("sources: the names above; timm/NAME, listed by `advimg models timm/`; ")
-    assert sources.endswith("; your own as FILE.toml, or as NAME with --weights FILE")
+    assert sources.startswith("sources: the names above; ")
+    for prefix in ("clip:", "hf-hub:", "hf:", "open_clip/", "timm/"):
+        assert f"; {prefix}NAME, listed by `advimg models {prefix}`; " in sources
+    assert sources.endswith("; your own as NET.onnx, FILE.toml, or NAME with --weights FILE")
     lites = "efficientnet_lite0, efficientnet_lite1, efficientnet_lite2"
     assert on_disk == f"on disk: {lites}, resnet50:IMAGENET1K_V1"
     assert cli("models", "resnet18").err == ""

@@ -24,7 +24,7 @@ class Registry(Mapping[str, Any]):
         group: the plugins of this kind; None if there can be none.
 
     Attributes:
-        built_in: the names that advimg itself has.
+        built_in: the names that advimg itself has, which are listed without reading entry points.
     """
 
     def __init__(self, kind: str, modules: Mapping[str, str], group: plugins.Group | None = None) -> None:
@@ -32,7 +32,7 @@ class Registry(Mapping[str, Any]):
         self._modules = dict(modules)
         self._things: dict[str, Any] = {}
         self._group = group
-        self.built_in = frozenset(modules)
+        self.built_in = tuple(modules)
 
     def register(self, name: str) -> Callable[[_T], _T]:
         """Return a decorator that registers a class or function under a name."""

@@ -173,8 +173,9 @@ class Settings:
     )
     survive: str | None = setting(
         None,
-        f"The file is to be the target after each of these changes, too: {', '.join(TRANSFORMS)}, with values after "
-        f"colons. Chains and ranges, as in jpeg:75,resize:0.5+webp:60-90; web is {PRESETS['web'].replace(',', ', ')}.",
+        f"The file is to be the target after each of these changes, too: {', '.join(TRANSFORMS.built_in)}, with values "
+        "after colons. Chains and ranges, as in jpeg:75,resize:0.5+webp:60-90; web is "
+        f"{PRESETS['web'].replace(',', ', ')}.",
         group="What to reach",
         formerly=None,
     )

@@ -245,4 +245,4 @@ def _others(processor: Any) -> str:
 
 
 def _refusal(name: str, own: OwnProcessor, what: str) -> ClassifierError:
-    return ClassifierError(f"{name} cannot be attacked: its image processor {own.name} {what}")
+    return ClassifierError(f"{name} cannot be used: its image processor {own.name} {what}")

@@ -60,7 +60,7 @@ class ModelSpec:
             UsageError: a key of the file is unknown, missing or of the wrong type.
             ClassifierError: the file cannot be read.
         """
-        if name.lower().endswith(".onnx"):
+        if is_onnx(name):
             return cls(model=name, title=Path(name).name, file=Path(name).absolute())
         return cls._read(Path(name)) if name.lower().endswith(".toml") else cls(model=name)
 
@@ -138,6 +138,11 @@ class ModelSpec:
         return prompt
 
 
+def is_onnx(name: str) -> bool:
+    """Tell whether a name is that of an ONNX file, and not of a source's model, such as ``hf:someone/net.onnx``."""
+    return name.lower().endswith(".onnx") and re.match(r"[a-z_-]{2,}:", name) is None
+
+
 def _names(line: str, key: str) -> bool:
     return re.match(rf"\s*(\[+\s*)?[\"']?{re.escape(key)}\b", line) is not None
 
@@ -146,7 +151,7 @@ def _value(values: Mapping[str, Any], key: str, path: Path) -> Any:
     """Return a value of a TOML file in the type of its field."""
     value = values[key]
     if key == "model" and isinstance(value, str):
-        return str(path.parent / value) if value.lower().endswith(".onnx") else value
+        return str(path.parent / value) if is_onnx(value) else value
     if key in ("interpolation", "channels", "prompt") and isinstance(value, str):
         return value
     if key == "squash" and isinstance(value, bool):

@@ -57,7 +57,7 @@ def _found() -> Iterator[tuple[Plugin, Callable[[str], Any]]]:
 
         for plugin in base.plugins():
             yield plugin, base.plugged_in
-    for plugin in CHANGES.plugins(TRANSFORMS.built_in | set(PRESETS)):
+    for plugin in CHANGES.plugins([*TRANSFORMS.built_in, *PRESETS]):
         yield plugin, parameters
 
 

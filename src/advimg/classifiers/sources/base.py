@@ -220,15 +220,13 @@ def plugged_in(label: str) -> Source:
 
 def _sources_of(name: str) -> list[Source]:
     """Return the sources of the prefix that a name begins with, or those without a prefix if none has it."""
-    if sources := [source for source in _SOURCES if _is_of(name, source)]:
-        return sources
+    for sources in (
+        [source for source in _SOURCES if source.prefix and name.startswith(source.prefix)],
+        [source for source in _SOURCES if source.suffix and name.lower().endswith(source.suffix)],
+    ):
+        if sources:
+            return sources
     label, slash, _ = name.partition("/")
     if slash and label in MODELS:
         return [plugged_in(label)]
     return [source for source in _SOURCES if not source.prefix and not source.suffix]
-
-
-def _is_of(name: str, source: Source) -> bool:
-    if source.suffix:
-        return name.lower().endswith(source.suffix)
-    return source.prefix != "" and name.startswith(source.prefix)

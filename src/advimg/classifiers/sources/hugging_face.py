@@ -4,7 +4,8 @@ Names begin with ``hf:``: ``hf:google/vit-base-patch16-224``, or ``hf:./folder``
 Code that a repository brings is never run, and pickled weights are never read. transformers is imported on first use.
 
 The verdict is that of the model in 32 bits on the processor's ``pixel_values``: what
-``pipeline("image-classification")`` says of the same file.
+``pipeline("image-classification")`` says of the same file. For weights that are stored in 16 bits, which a pipeline
+computes in, that is a pipeline made with ``dtype=torch.float32``.
 """
 
 import importlib
@@ -13,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,8 @@ _SMALL_FILES = ("*.json", "*.txt", "*.model")
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _CONFIG = "config.json"
+# Where an image processor is described; timm's own form has all in the configuration.
+_PROCESSORS = "preprocessor_config.json", "processor_config.json"
 _LOGGERS = "transformers", "huggingface_hub"
 
 
@@ -53,7 +57,7 @@ def find(name: str) -> Published:
         name=recorded_name(name, folder, PREFIX),
         build=partial(_not_built, name),
         preprocessing=preprocessing,
-        labels=Labels(str(config.id2label[index]) for index in range(config.num_labels)),
+        labels=_labels(name, config),
         fetch=lambda progress: weights_of(name, folder, PREFIX, progress=progress),
         sha256=sha256_of,
         load=lambda path, size: _loaded(name, path.parent),  # noqa: ARG005
@@ -97,7 +101,7 @@ register(
         prefix=TIMM_PREFIX,
         names=lambda: (f"{TIMM_PREFIX}{each.removeprefix(PREFIX)}" for each in names()),
         find=lambda name: find(f"{PREFIX}{name.removeprefix(TIMM_PREFIX)}"),
-        listed=listed,
+        listed=lambda: (replace(each, name=f"{TIMM_PREFIX}{each.name.removeprefix(PREFIX)}") for each in listed()),
     )
 )
 
@@ -128,15 +132,22 @@ def folder_of(name: str, prefix: str) -> Path:
     """
     transformers()
     base = name.removeprefix(prefix)
-    path = Path(base).expanduser()
-    if base.startswith((".", "~", os.sep)) or (path / _CONFIG).is_file():
+    if (path := _local(base)) is not None:
         if not (path / _CONFIG).is_file():
             raise UsageError(f"{name}: {path} is no folder of a model; a file {_CONFIG} was expected in it")
         return path.absolute()
     from huggingface_hub import try_to_load_from_cache
 
-    known = _hub(name, base, partial(try_to_load_from_cache, base, _CONFIG))
-    return Path(known).parent if isinstance(known, str) else _fetched(name, base, _SMALL_FILES)
+    for known in (_hub(name, base, partial(try_to_load_from_cache, base, file)) for file in _PROCESSORS):
+        if isinstance(known, str) and (Path(known).parent / _CONFIG).is_file():
+            return Path(known).parent
+    return _fetched(name, base, _SMALL_FILES)
+
+
+def _local(base: str) -> Path | None:
+    """Return the folder that a name means, if it means one and no repository."""
+    path = Path(base).expanduser()
+    return path if base.startswith((".", "~", os.sep)) or (path / _CONFIG).is_file() else None
 
 
 def weights_of(name: str, folder: Path, prefix: str, *, progress: bool) -> Path:
@@ -148,8 +159,10 @@ def weights_of(name: str, folder: Path, prefix: str, *, progress: bool) -> Path:
     base = name.removeprefix(prefix)
     known = _weights_in(folder)
     fetch = ""
-    if known is None and not Path(base).expanduser().is_dir():
-        known = _weights_in(_fetched(name, base, (*_SMALL_FILES, "*.safetensors"), progress=progress))
+    if known is None and _local(base) is None:
+        # Of the same revision: the folder of a snapshot has the name of its commit.
+        everything = *_SMALL_FILES, "*.safetensors"
+        known = _weights_in(_fetched(name, base, everything, revision=folder.name, progress=progress))
         fetch = f" on disk (where there is a network, `hf download {base}` fetches them)"
     if known is None:
         raise ClassifierError(f"{name} has no weights in safetensors{fetch}; others may hold code, and are not read")
@@ -162,14 +175,12 @@ def sha256_of(weights: Path) -> str:
     Raises:
         ClassifierError: one cannot be read.
     """
-    parts = (_json(weights) or {}).get("weight_map", {}) if weights.name == _INDEX else {}
-    return files_sha256([weights, *(weights.parent / Path(part).name for part in sorted(set(parts.values())))])
+    return files_sha256([weights, *_parts_of(weights)])
 
 
 def recorded_name(name: str, folder: Path, prefix: str) -> str:
     """Return the name of a model in records, which tell nothing of the folders on a disk."""
-    local = Path(name.removeprefix(prefix)).expanduser().is_dir()
-    return f"{prefix}{folder.resolve().name}" if local else name
+    return name if _local(name.removeprefix(prefix)) is None else f"{prefix}{folder.resolve().name}"
 
 
 @contextmanager
@@ -208,7 +219,9 @@ def processor_of(name: str, folder: Path) -> tuple[Any, Callable[[Image.Image], 
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # the code of other people
-            raise ClassifierError(f"{name} has no image processor that can be used: {_reason(error)}") from error
+            base = name.partition(":")[2]
+            hint = "" if _local(base) else f"; where there is a network, `hf download {base}` fetches all of its files"
+            raise ClassifierError(f"{name} has no image processor that can be used: {_reason(error)}{hint}") from error
 
     def process(picture: Image.Image) -> Any:
         given = processor(images=picture, return_tensors="pt")
@@ -257,14 +270,21 @@ def _check_task(name: str, folder: Path) -> None:
         raise ClassifierError(f"{name}: {folder / _CONFIG} is no configuration of a model")
     if _is_classifier(values):
         return
-    made_for = ", ".join(map(str, values.get("architectures") or [])) or str(values.get("model_type"))
+    architectures = values.get("architectures")
+    named = architectures if isinstance(architectures, list) and architectures else [values.get("model_type")]
+    made_for = ", ".join(map(str, named))
     hint = "; clip:NAME classifies by words that you give" if "CLIP" in made_for or "Siglip" in made_for else ""
     raise UsageError(f"{name} is no image classifier but a {made_for}{hint}")
 
 
 def _is_classifier(config: dict[str, Any] | None) -> bool:
-    architectures = (config or {}).get("architectures") or []
-    return any("ForImageClassification" in str(each) for each in architectures) or "num_classes" in (config or {})
+    if config is None:
+        return False
+    architectures = config.get("architectures")
+    if isinstance(architectures, list) and architectures:
+        return any("ForImageClassification" in str(each) for each in architectures)
+    known: Any = transformers().models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    return config.get("model_type") in known or "num_classes" in config  # the latter is timm's own form
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -277,7 +297,7 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 def _changed(folder: Path) -> tuple[int, ...]:
     """Return when the files were written that say what a processor does."""
-    return tuple(path.stat().st_mtime_ns for path in sorted(folder.glob("*.json")))
+    return tuple(path.stat().st_mtime_ns for path in sorted(folder.glob("*.json")) if path.exists())
 
 
 @lru_cache(maxsize=16)
@@ -311,14 +331,42 @@ def _loaded(name: str, folder: Path) -> nn.Module:
     return _Logits(model)
 
 
+def _labels(name: str, config: Any) -> Labels:
+    missing = [index for index in range(config.num_labels) if index not in config.id2label]
+    if missing:
+        raise ClassifierError(f"{name} has no name for class {missing[0]} of {config.num_labels}")
+    return Labels(str(config.id2label[index]) for index in range(config.num_labels))
+
+
 def _weights_in(folder: Path) -> Path | None:
-    return next((folder / file for file in (_WEIGHTS, _INDEX) if (folder / file).is_file()), None)
+    """Return the file of the weights in a folder, or the index of several that are all there; None without them."""
+    if (folder / _WEIGHTS).is_file():
+        return folder / _WEIGHTS
+    index = folder / _INDEX
+    return index if index.is_file() and all(part.is_file() for part in _parts_of(index)) else None
 
 
-def _fetched(name: str, base: str, patterns: tuple[str, ...], *, progress: bool = False) -> Path:
+def _parts_of(weights: Path) -> list[Path]:
+    """Return the files that an index of weights names; none of a file that is no index.
+
+    Raises:
+        ClassifierError: it is damaged, or names files outside its folder.
+    """
+    if weights.name != _INDEX:
+        return []
+    parts = (_json(weights) or {}).get("weight_map")
+    names = sorted({str(part) for part in parts.values()}) if isinstance(parts, dict) else []
+    if not names or any(Path(part).is_absolute() or ".." in Path(part).parts for part in names):
+        raise ClassifierError(f"{weights} is no index of files of weights beside it")
+    return [weights.parent / part for part in names]
+
+
+def _fetched(
+    name: str, base: str, patterns: tuple[str, ...], *, revision: str | None = None, progress: bool = False
+) -> Path:
     from huggingface_hub import snapshot_download
 
-    download = partial(snapshot_download, base, allow_patterns=list(patterns))
+    download = partial(snapshot_download, base, revision=revision, allow_patterns=list(patterns))
     if progress:
         return Path(_hub(name, base, download))
     with quietly():
