@@ -90,7 +90,8 @@ batch_options = options(
         "--true-labels",
         metavar="folders|CSV",
         help="The true class of each photo, for clean and robust accuracy: its folder's name (photos/tabby/1.jpg), or "
-        "from a table with the header photo,label.",
+        "from a table with the header photo,label. The journal does not keep it: a run without this option leaves its "
+        "columns in results.csv empty.",
     ),
     option(
         "--worst-case",
