@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -427,3 +428,30 @@ def test_a_record_of_before_there_were_programs_is_read() -> None:
     del values["checked"][0]["error"]
     assert record_of(values) == record
     check_record(values)
+
+
+def test_a_batch_that_is_to_stop_starts_no_other_program(
+    photos: list[Path], out: Path, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = script(f"touch asked; sleep 0.3; {SEES}", "one")
+    two = script(f"touch late; {SEES}", "two")
+    stop = threading.Event()
+
+    def stop_once_asked() -> None:
+        while not Path("asked").exists():
+            time.sleep(0.01)
+        stop.set()
+
+    def ran(**given: Any) -> int:
+        return advimg.batch(
+            photos[0], 3, out_dir=out, model=quick_classifier(), check_on=[f"exec:{one}", f"exec:{two}"], **given
+        ).done
+
+    thread = threading.Thread(target=stop_once_asked)
+    thread.start()
+    assert ran(stop=stop) == 0
+    thread.join()
+    assert not Path("late").exists()
+    assert ran() == 1
+    assert [seen["fooled"] for seen in records_of(out)[0]["checked"]] == [True, True]

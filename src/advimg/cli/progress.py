@@ -20,6 +20,7 @@ import click
 from advimg.batches.options import Options
 from advimg.batches.run import Batch
 from advimg.batches.stats import BatchStats
+from advimg.classifiers.program import end_programs
 from advimg.cli.console import Console, shown_path
 from advimg.engine.allocator import keep_freed_memory
 from advimg.errors import DeviceError, DiskError, ExitCode, OutputError
@@ -202,6 +203,7 @@ def _stop_on_signals() -> Iterator[tuple[threading.Event, threading.Event]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if interrupted.is_set():
+            end_programs()
             os._exit(ExitCode.INTERRUPTED)
         interrupted.set()
         stop.set()
