@@ -344,9 +344,12 @@ def test_a_batch_goes_on_and_tells_of_it(cli: Cli, photos: list[Path], quick: Cl
     again = cli(*command)
     assert again.code == 1
     assert "8 of 8 were done by an earlier run" in again.err
+    for told in (ran, again):
+        assert "  the same command with --retry-failed asks again where there is no answer\n" in told.err
     Path("mended").touch()
     mended = cli(*command, "--retry-failed")
     assert mended.code == 0
+    assert "--retry-failed" not in mended.err
     assert "6 of 8 were done by an earlier run" in mended.err
     assert [seen["error"] for record in records_of(Path("out")) for seen in record["checked"]] == [None] * 8
     assert cli("report", "out").code == 0

@@ -120,6 +120,8 @@ def print_summary(stats: BatchStats, folder: Path, console: Console) -> None:
         console.say(f"  failed: {reason}", "red")
     if len(reasons) > _REASONS:
         console.say(f"  and {len(reasons) - _REASONS} more; summary.json has them all", "red")
+    if stats.unanswered:
+        console.say("  the same command with --retry-failed asks again where there is no answer")
     if stats.earlier == stats.total:
         return
     now = f"{stats.done - stats.earlier} now " if stats.earlier else ""
