@@ -8,6 +8,8 @@ with its confidence (0..1) or a list of such in any order, as the pipelines of H
     [{"label": "tabby", "score": 0.93}, {"label": "tiger cat", "score": 0.05}]
 
 A label that stands alone needs no confidence. Labels are words: a program knows no indices, and has no gradient.
+
+Records know a program by its name alone. A folder that goes on after the program has changed holds answers of both.
 """
 
 import contextlib

@@ -79,7 +79,8 @@ check_option = _models(
     multiple=True,
     shell_complete=complete_model,
     help="Tell what this model, which takes no part, sees in the file; exec:PROGRAM is given a PNG and prints JSON. "
-    "May be given several times.",
+    "May be given several times. A folder that goes on knows a program by this name alone; take another -O if "
+    "it has changed.",
 )
 precision_option = _models(
     "--precision", type=click.Choice(get_args(Precision)), default="auto", help="Of the gradients only."
