@@ -199,6 +199,33 @@ def test_a_second_signal_ends_it_at_once(start: Start, photos: list[Path], out: 
     assert_complete(out, photos)
 
 
+@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
+def test_a_second_signal_leaves_no_program_and_none_of_its_files(
+    start: Start, photos: list[Path], tmp_path: Path, devices: str
+) -> None:
+    judge, beats = tmp_path / "judge", tmp_path / "beats"
+    judge.write_text(
+        '#!/bin/sh\ncase "$1" in\n*.jpg) echo \'{"label": "cup"}\';;\n'
+        '*) echo "$1" >> given; (while echo >> beats; do sleep 0.02; done)\nesac\n',
+        encoding="utf-8",
+    )
+    judge.chmod(0o755)
+    (tmp_path / "small.toml").write_text('model = "efficientnet_lite0"\ninput_size = 64\n', encoding="utf-8")
+    several = ("-m", "small.toml", "--steps", "1") if "," in devices else ()
+    running = start(*COMMAND, "--check-on", "exec:./judge", "--device", devices, *several)
+    wait_until(beats.exists)
+    picture = Path((tmp_path / "given").read_text(encoding="utf-8").splitlines()[0])
+    assert picture.is_file()
+    running.send(signal.SIGINT)
+    time.sleep(0.05)
+    running.send(signal.SIGINT)
+    assert running.end().code == 130
+    wait_until(lambda: not picture.parent.exists())
+    beaten = beats.stat().st_size
+    time.sleep(0.2)
+    assert beats.stat().st_size == beaten
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_before_the_first_photo_leaves_nothing(
     start: Start, photos: list[Path], out: Path, number: int, code: int

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -343,9 +344,12 @@ def test_a_batch_goes_on_and_tells_of_it(cli: Cli, photos: list[Path], quick: Cl
     again = cli(*command)
     assert again.code == 1
     assert "8 of 8 were done by an earlier run" in again.err
+    for told in (ran, again):
+        assert "  the same command with --retry-failed asks again where there is no answer\n" in told.err
     Path("mended").touch()
     mended = cli(*command, "--retry-failed")
     assert mended.code == 0
+    assert "--retry-failed" not in mended.err
     assert "6 of 8 were done by an earlier run" in mended.err
     assert [seen["error"] for record in records_of(Path("out")) for seen in record["checked"]] == [None] * 8
     assert cli("report", "out").code == 0
@@ -427,3 +431,30 @@ def test_a_record_of_before_there_were_programs_is_read() -> None:
     del values["checked"][0]["error"]
     assert record_of(values) == record
     check_record(values)
+
+
+def test_a_batch_that_is_to_stop_starts_no_other_program(
+    photos: list[Path], out: Path, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = script(f"touch asked; sleep 0.3; {SEES}", "one")
+    two = script(f"touch late; {SEES}", "two")
+    stop = threading.Event()
+
+    def stop_once_asked() -> None:
+        while not Path("asked").exists():
+            time.sleep(0.01)
+        stop.set()
+
+    def ran(**given: Any) -> int:
+        return advimg.batch(
+            photos[0], 3, out_dir=out, model=quick_classifier(), check_on=[f"exec:{one}", f"exec:{two}"], **given
+        ).done
+
+    thread = threading.Thread(target=stop_once_asked)
+    thread.start()
+    assert ran(stop=stop) == 0
+    thread.join()
+    assert not Path("late").exists()
+    assert ran() == 1
+    assert [seen["fooled"] for seen in records_of(out)[0]["checked"]] == [True, True]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import threading
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import advimg
-from advimg.report.results_table import COLUMNS, results_table
+from advimg.report.results_table import COLUMNS, is_results_table, results_table
 from tests.batches import COMMAND, NEVER, by_source, quick_classifier, write
 from tests.conftest import Cli, linear_classifier
 
@@ -122,3 +123,51 @@ def test_a_table_of_others_is_not_overwritten(cli: Cli, photos: list[Path], out:
     assert not (out / "results.jsonl").exists()
     assert cli(*COMMAND, "--force").code == 0
     assert len(table_of(out)) == 4
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("mark", "delimiter", "quote"), [(b"\xef\xbb\xbf", b",", b""), (b"", b";", b'"'), (b"\xef\xbb\xbf", b"\t", b'"')]
+)
+def test_a_table_that_a_spreadsheet_saved_does_not_stop_the_next_run(
+    cli: Cli, photos: list[Path], out: Path, mark: bytes, delimiter: bytes, quote: bytes
+) -> None:
+    assert cli(*COMMAND).code == 0
+    table = (out / "results.csv").read_bytes()
+    header, rest = table.split(b"\n", 1)
+    names = (quote + name + quote for name in header.rstrip(b"\r").split(b","))
+    (out / "results.csv").write_bytes(mark + delimiter.join(names) + b"\r\n" + rest)
+    ran = cli(*COMMAND)
+    assert ran.code == 0, ran.err
+    assert (out / "results.csv").read_bytes() == table
+
+
+@pytest.mark.parametrize("text", ["photo,file,models\n", "photo|file|model|attacked\n", 'photo",file,model,attacked\n'])
+def test_what_only_looks_like_a_table_is_none(tmp_path: Path, text: str) -> None:
+    assert not is_results_table(write(tmp_path / "results.csv", text.encode()))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_failure_that_names_no_target_has_its_row(cli: Cli, photos: list[Path], out: Path) -> None:
+    photos[1].write_bytes(b"")
+    command = ("batch", "photos", "-t", "random", "-O", "out")
+    assert cli(*command).code == 1
+    journal = out / "results.jsonl"
+    records = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    (lost,) = (each for each in records if each["error"])
+    for name in ("target", "before", "after", "confidence"):
+        del lost[name]
+    journal.write_text("".join(json.dumps(each) + "\n" for each in records), encoding="utf-8")
+    assert cli(*command).code == 1
+    assert [(row["target_rule"], row["target"], row["fooled"]) for row in table_of(out) if row["error"]] == [
+        ("random", "", "")
+    ]
+
+
+@pytest.mark.usefixtures("quick")
+def test_true_labels_are_those_of_the_last_run(cli: Cli, photos: list[Path], out: Path) -> None:
+    Path("true.csv").write_text("photo,label\nphotos/p00.jpg,class 1\n", encoding="utf-8")
+    assert cli(*COMMAND, "--true-labels", "true.csv").code == 0
+    assert table_of(out)[0]["true_label"] == "class 1"
+    assert cli(*COMMAND).code == 0
+    assert {row["true_label"] for row in table_of(out)} == {""}

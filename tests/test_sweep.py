@@ -383,6 +383,19 @@ def test_a_photo_is_robust_if_every_attack_on_it_failed() -> None:
     assert [each.share for each in counted] == [2 / 3, 1]
 
 
+def test_a_file_that_falls_after_one_change_still_shows_its_target(attacked: list[dict[str, Any]]) -> None:
+    def robust(*records: dict[str, Any]) -> list[tuple[int, int]]:
+        return [(each.photos, each.robust) for each in robustness_of(records, records[0]["eps"])]
+
+    shown = attacked[0]
+    hidden = shown | {"after": list(reversed(shown["after"]))}
+    assert not surviving(shown, jpeg=0.9, blur=0.2)["fooled"]
+    assert robust(surviving(shown, jpeg=0.9, blur=0.2)) == [(1, 0)]
+    assert robust(surviving(shown, jpeg=0.1, blur=0.2)) == [(1, 0)]
+    assert robust(surviving(hidden, jpeg=0.1, blur=0.7)) == [(1, 0)]
+    assert robust(surviving(hidden, jpeg=0.1, blur=0.2)) == [(1, 1)]
+
+
 def robust_shares(folder: Path) -> dict[float, float]:
     """Return the share of photos that withstand each eps, of a sweep with one target."""
     points = json.loads((folder / "sweep.json").read_bytes())["points"]

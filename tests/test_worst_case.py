@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,11 +11,17 @@ from torch import Tensor
 import advimg
 from advimg.attacks.base import Attack, Evaluation
 from advimg.batches.options import Options
-from advimg.errors import UsageError
+from advimg.batches.worst_case import WorstCase
+from advimg.classifiers.classifier import Classifier, Verdict
+from advimg.engine.criterion import Judgement
+from advimg.engine.job import Failed, Job, Result
+from advimg.errors import ClassifierError, UsageError
+from advimg.labels import Labels
+from advimg.record import Prediction, Survival
 from advimg.registry import ATTACKS
 from advimg.settings import Settings
 from tests.batches import COMMAND, assert_kept, assert_one_line, by_source, quick_classifier, records_of, sha256
-from tests.conftest import Cli
+from tests.conftest import Cli, random_photo
 
 
 class _Still(Attack):
@@ -94,6 +100,88 @@ def test_photos_that_share_passes_take_their_own_turns(photos: list[Path], tmp_p
     for name, record in folders[1].items():
         for key in ("attack", "fooled", "gradients", "adversarial_sha256"):
             assert record[key] == folders[4][name][key]
+
+
+def seen(sure: float, *changed: float, before: int = 0, target: int = 1) -> Judgement:
+    """Return what a network sees that is so sure of class 1, of two, in the file and after changes."""
+    labels = Labels(["one", "two"])
+    survives = tuple(
+        Survival(f"jpeg:{number + 1}", share >= 0.5, Prediction(1, "two", share), share)
+        for number, share in enumerate(changed)
+    )
+    after = Verdict(torch.tensor([1 - sure, sure]), labels)
+    first = Verdict(torch.tensor([1.0 - before, float(before)]), labels)
+    fooled = sure >= 0.5 and all(each.fooled for each in survives)
+    return Judgement(cast("Classifier", None), first, after, target, fooled, survives)
+
+
+def attempt(attack: str, *judgements: Judgement, target: Any = 1) -> Result:
+    job = Job(photo=random_photo(8, 8, 0), target=target, settings=Settings(attack=attack))
+    return Result(
+        job=job,
+        levels=job.photo.levels,
+        eps=1,
+        tried=(),
+        judgements=judgements,
+        steps=1,
+        gradients=2,
+        seconds=1,
+        precision="fp32",
+    )
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        # One network, as many changes more.
+        ((seen(0.9, 0.9, 0.9, 0.2),), (seen(0.99, 0.99, 0.4, 0.4),)),
+        ((seen(0.4, 0.6, 0.6),), (seen(0.99, 0.4, 0.4),)),
+        # As many, but surer where it is least sure.
+        ((seen(0.6, 0.6, 0.4),), (seen(0.99, 0.99, 0.1),)),
+        # Several networks.
+        ((seen(0.9, 0.2), seen(0.9, 0.8)), (seen(0.9, 0.8), seen(0.3, 0.4))),
+    ],
+)
+def test_the_best_attempt_meets_the_criterion_most_often(
+    better: tuple[Judgement, ...], worse: tuple[Judgement, ...]
+) -> None:
+    for order in ((better, worse), (worse, better)):
+        turns = WorstCase(["pgd", "apgd"])
+        following = turns.after(attempt("pgd", *order[0]), "photo")
+        assert isinstance(following, Job)
+        assert following.settings.attack == "apgd"
+        best = turns.after(attempt("apgd", *order[1]), "photo")
+        assert isinstance(best, Result)
+        assert best.judgements == better
+        assert best.gradients == 4
+
+
+def test_without_a_target_the_best_attempt_is_least_sure_of_the_first_class() -> None:
+    """The other class that came nearest says nothing: its confidence may fall where there are many."""
+    labels = Labels(["one", "two", "three"])
+    before = Verdict(torch.tensor([1.0, 0, 0]), labels)
+
+    def left(*shares: float) -> Judgement:
+        return Judgement(cast("Classifier", None), before, Verdict(torch.tensor(shares), labels), 1, fooled=False)
+
+    better, worse = left(0.4, 0.3, 0.3), left(0.55, 0.35, 0.1)
+    turns = WorstCase(["pgd", "apgd"])
+    turns.after(attempt("pgd", better, target="untargeted"), "photo")
+    best = turns.after(attempt("apgd", worse, target="untargeted"), "photo")
+    assert isinstance(best, Result)
+    assert best.judgements == (better,)
+
+
+def test_an_attack_that_fails_later_costs_no_attempt() -> None:
+    turns = WorstCase(["pgd", "apgd", "pgd"])
+    first = attempt("pgd", seen(0.2))
+    failed = Failed(attempt("apgd").job, ClassifierError("out of memory"))
+    assert turns.after(failed, "other") is failed  # the first: the photo is not put to the test
+    turns.after(first, "photo")
+    following = turns.after(failed, "photo")
+    assert isinstance(following, Job)
+    assert following.settings.attack == "pgd"
+    assert turns.after(failed, "photo") is first
 
 
 @pytest.mark.usefixtures("quick")

@@ -23,7 +23,7 @@ from advimg.engine.capacity import free_cached, machine_memory
 from advimg.engine.criterion import Judgement
 from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Job, Result
-from advimg.engine.program_verdicts import ProgramVerdicts
+from advimg.engine.program_verdicts import ProgramVerdicts, Stopped
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
 from advimg.images.files import make_folder
 from advimg.outcome import Outcome, judge_result, known_before, outcome_of
@@ -144,10 +144,10 @@ class Pipeline:
             if self._programs is not None:
                 # One at a time: a program may be a network with threads of its own, and its time is limited.
                 with self._one_program:
-                    if self._run.stop.is_set():
-                        return
-                    answers = self._programs.judge(end)
+                    answers = self._programs.judge(end, stop=self._run.stop.is_set)
             record, hashes = self._write(outcome_of(end, checked=checked, answers=answers), item)
+        except Stopped:
+            return  # it is in no journal, so the next run makes the attack again
         except DiskError:
             raise
         except AdvimgError as error:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
@@ -17,7 +17,7 @@ from advimg.batches.pipeline import Pipeline, Run
 from advimg.batches.plan import Files, Item
 from advimg.classifiers.device import find_device
 from advimg.classifiers.load import load_classifier
-from advimg.classifiers.program import Program
+from advimg.classifiers.program import Program, end_programs
 from advimg.classifiers.spec import ModelSpec
 from advimg.engine.allocator import keep_freed_memory
 from advimg.errors import AdvimgError, DeviceError
@@ -83,7 +83,7 @@ class _Parent:
                 self._requests.send(request)
                 answer, error = self._requests.recv()
         except (EOFError, OSError):
-            os._exit(1)
+            _exit()
         if error is not None:
             raise error
         return answer
@@ -139,4 +139,10 @@ def _wait_for_stop(stop: "Connection[Any, Any]", stopped: threading.Event) -> No
             stop.recv()
             stopped.set()
     except (EOFError, OSError):
-        os._exit(1)  # whatever other threads do: the parent has ended, and nobody records their files
+        _exit()
+
+
+def _exit() -> NoReturn:
+    """End this process whatever its threads do: the parent has ended, and nobody records their files."""
+    end_programs()
+    os._exit(1)

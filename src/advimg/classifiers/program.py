@@ -8,6 +8,8 @@ with its confidence (0..1) or a list of such in any order, as the pipelines of H
     [{"label": "tabby", "score": 0.93}, {"label": "tiger cat", "score": 0.05}]
 
 A label that stands alone needs no confidence. Labels are words: a program knows no indices, and has no gradient.
+
+Records know a program by its name alone. A folder that goes on after the program has changed holds answers of both.
 """
 
 import contextlib
@@ -17,8 +19,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Self
@@ -41,6 +44,11 @@ _MOST_OUTPUT, _MOST_ERRORS = 4 << 20, 1 << 16
 """The most bytes of stdout, and of stderr, that are kept."""
 _LONGEST_NAME, _LONGEST_LINE = 1000, 200
 _FORM = '{"label": "tabby", "confidence": 0.93} or a list of such'
+
+_lock = threading.RLock()
+"""Held while what follows changes; for good by :func:`end_programs`, so that no thread starts another program."""
+_running: set[subprocess.Popen[bytes]] = set()
+_folders: set[Path] = set()
 
 _Confidence = Annotated[float, Meta(ge=0, le=1.00001)]  # a softmax in 32 bits may be a little above 1
 
@@ -116,14 +124,16 @@ class Program:
     def _run(self, picture: Path) -> bytes:
         """Run the program and return what it prints on stdout; nothing of it is left running."""
         try:
-            process = subprocess.Popen(
-                [*self.command, str(picture)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                start_new_session=True,  # so that its children can be ended with it, and Ctrl-C is not for them
-            )
+            with _lock:
+                process = subprocess.Popen(
+                    [*self.command, str(picture)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    start_new_session=True,  # so that its children can be ended with it, and Ctrl-C is not for them
+                )
+                _running.add(process)
         except OSError as error:
             raise ClassifierError(f"{self.name} cannot be started: {error.strerror or error}") from error
         assert process.stdout is not None
@@ -138,7 +148,10 @@ class Program:
         except subprocess.TimeoutExpired:
             raise ClassifierError(f"{self.name} gives no answer in {self.limit:g} s, and was stopped") from None
         finally:
-            _end(process)
+            with _lock:
+                _kill(process)
+                _running.discard(process)
+            process.wait()
             for reader in (out, errors):
                 if reader.ident is not None:
                     reader.join(1)  # a child that has left the group may hold the pipe for as long as it likes
@@ -175,6 +188,38 @@ class _Reader(threading.Thread):
                     self._full()
 
 
+@contextlib.contextmanager
+def pictures_folder() -> Iterator[Path]:
+    """Give a temporary folder for what programs are to judge; it lasts like the context.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    # A program that was ended may still hold files for a moment, on Windows.
+    with _lock:
+        folder = tempfile.TemporaryDirectory(prefix="advimg-", ignore_cleanup_errors=True)
+        path = Path(folder.name).absolute()
+        _folders.add(path)
+    try:
+        yield path
+    finally:
+        folder.cleanup()
+        with _lock:
+            _folders.discard(path)
+
+
+def end_programs() -> None:
+    """End all programs and remove their pictures, in a process that ends at once and waits for none of its threads.
+
+    Threads that wait for a program, or want to start one, wait from now on.
+    """
+    _lock.acquire()
+    for process in tuple(_running):
+        _kill(process)
+    for folder in tuple(_folders):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def no_network(name: str) -> UsageError:
     """Return the error of a program that is named where a network has to be."""
     return UsageError(f"{name} is a program, which has no gradient; `advimg attack` and `batch` take it as --check-on")
@@ -195,15 +240,14 @@ def _found(word: str, name: str) -> str:
     return str(path)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program and, but for Windows, its children; of one that has ended, the children it left."""
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program and, but for Windows, its children; of one that has ended, the children it left."""
     if sys.platform == "win32":
         process.kill()
     else:
         # There may be none; macOS says the latter of those that have ended.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _told(errors: bytearray) -> str:

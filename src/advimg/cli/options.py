@@ -79,7 +79,8 @@ check_option = _models(
     multiple=True,
     shell_complete=complete_model,
     help="Tell what this model, which takes no part, sees in the file; exec:PROGRAM is given a PNG and prints JSON. "
-    "May be given several times.",
+    "May be given several times. A folder that goes on knows a program by this name alone; take another -O if "
+    "it has changed.",
 )
 precision_option = _models(
     "--precision", type=click.Choice(get_args(Precision)), default="auto", help="Of the gradients only."
@@ -90,7 +91,8 @@ batch_options = options(
         "--true-labels",
         metavar="folders|CSV",
         help="The true class of each photo, for clean and robust accuracy: its folder's name (photos/tabby/1.jpg), or "
-        "from a table with the header photo,label.",
+        "from a table with the header photo,label. The journal does not keep it: a run without this option leaves its "
+        "columns in results.csv empty.",
     ),
     option(
         "--worst-case",

@@ -20,6 +20,7 @@ import click
 from advimg.batches.options import Options
 from advimg.batches.run import Batch
 from advimg.batches.stats import BatchStats
+from advimg.classifiers.program import end_programs
 from advimg.cli.console import Console, shown_path
 from advimg.engine.allocator import keep_freed_memory
 from advimg.errors import DeviceError, DiskError, ExitCode, OutputError
@@ -119,6 +120,8 @@ def print_summary(stats: BatchStats, folder: Path, console: Console) -> None:
         console.say(f"  failed: {reason}", "red")
     if len(reasons) > _REASONS:
         console.say(f"  and {len(reasons) - _REASONS} more; summary.json has them all", "red")
+    if stats.unanswered:
+        console.say("  the same command with --retry-failed asks again where there is no answer")
     if stats.earlier == stats.total:
         return
     now = f"{stats.done - stats.earlier} now " if stats.earlier else ""
@@ -202,6 +205,7 @@ def _stop_on_signals() -> Iterator[tuple[threading.Event, threading.Event]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if interrupted.is_set():
+            end_programs()
             os._exit(ExitCode.INTERRUPTED)
         interrupted.set()
         stop.set()

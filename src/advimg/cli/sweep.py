@@ -79,8 +79,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     With --true-labels it tells the accuracy on the photos (clean) and on the files (robust: of photos that the model is
     right about before and after), too.
 
-    A photo withstands an eps if none of its files shows its target there. With --fail-under the exit code tells whether
-    enough photos do, for a check that runs by itself.
+    A photo withstands an eps if none of its files shows its target there, neither as it is nor after a change of
+    --survive. With --fail-under the exit code tells whether enough photos do, for a check that runs by itself.
 
     \b
     Examples:

@@ -1,7 +1,6 @@
 """What programs see in the picture of a result: they take no part in the attack, and judge files alone."""
 
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from advimg.changes import Change
-from advimg.classifiers.program import Program
+from advimg.classifiers.program import Program, pictures_folder
 from advimg.engine.job import Result
 from advimg.errors import ClassifierError
 from advimg.images.encode import encode_png
@@ -22,6 +21,10 @@ from advimg.record import Answer, CheckedRecord, CheckedSurvival, CheckedTarget
 from advimg.transforms.base import changed_picture
 
 Answers = tuple[Answer, ...]
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """A result was not judged to the end, because that was no longer wanted."""
 
 
 class ProgramVerdicts:
@@ -36,23 +39,36 @@ class ProgramVerdicts:
         self._programs = tuple(programs)
         self._before: WeakKeyDictionary[Photo, dict[Program, Answers]] = WeakKeyDictionary()
 
-    def judge(self, result: Result) -> tuple[CheckedRecord, ...]:
-        """Return what each program sees; of one that gives no answer, why."""
+    def judge(self, result: Result, stop: Callable[[], bool] = lambda: False) -> tuple[CheckedRecord, ...]:
+        """Return what each program sees; of one that gives no answer, why.
+
+        Args:
+            result: to judge.
+            stop: asked before each start of a program, whether to leave it at that.
+
+        Raises:
+            Stopped: ``stop`` said so.
+        """
         if not self._programs:
             return ()
         try:
             with _files_of(result) as files:
-                return tuple(self._judged(program, result, files) for program in self._programs)
+                return tuple(self._judged(program, result, files, stop) for program in self._programs)
         except OSError as error:
             why = f"there is no temporary file for it: {error.strerror or error}"
             return tuple(_unanswered(program, f"{program.name}: {why}") for program in self._programs)
 
-    def _judged(self, program: Program, result: Result, files: "_Files") -> CheckedRecord:
+    def _judged(self, program: Program, result: Result, files: "_Files", stop: Callable[[], bool]) -> CheckedRecord:
+        def answers(file: Path) -> Answers:
+            if stop():
+                raise Stopped
+            return program.judge(file)
+
         known = self._before.setdefault(result.job.photo, {})
         try:
-            before = known[program] = known.get(program) or program.judge(files.photo)
-            after = program.judge(files.adversarial)
-            changed = {change: program.judge(file) for change, file in files.changed.items()}
+            before = known[program] = known.get(program) or answers(files.photo)
+            after = answers(files.adversarial)
+            changed = {change: answers(file) for change, file in files.changed.items()}
         except ClassifierError as error:
             return _unanswered(program, str(error))
         if result.job.target == "untargeted":
@@ -149,9 +165,7 @@ def _files_of(result: Result) -> Iterator[_Files]:
         OSError: they cannot be written.
     """
     photo, picture = result.job.photo, Image.fromarray(result.levels)
-    # A program that was ended may still hold files for a moment, on Windows.
-    with tempfile.TemporaryDirectory(prefix="advimg-", ignore_cleanup_errors=True) as name:
-        folder = Path(name).absolute()
+    with pictures_folder() as folder:
 
         def written(stem: str, levels: Levels, **kept: Any) -> Path:
             path = folder / f"{stem}.png"

@@ -55,8 +55,8 @@ def accuracies_of(records: Iterable[Mapping[str, Any]], true_classes: TrueClasse
     right: dict[str, dict[str, tuple[bool, bool]]] = {}
     for record in records:
         for seen in (record, *record["ensemble"], *record["checked"]):
-            true = true_classes.get(seen["model"], {}).get(record["source"])
-            if true is None or not seen["after"]:
+            true = true_classes.get(seen.get("model", ""), {}).get(record["source"])
+            if true is None or not (seen.get("before") and seen.get("after")):
                 continue
             photos = right.setdefault(seen["model"], {})
             clean, robust = (seen[when][0]["index"] == true.index for when in ("before", "after"))

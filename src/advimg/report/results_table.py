@@ -1,9 +1,11 @@
 """The results of a folder as one table, for a spreadsheet: a row for each attack and each network that judged its file.
 
-All of it comes from the records of the journal, so that a table that is lost or edited is written anew.
+All but the true labels comes from the records of the journal, so that a table that is lost or edited is written anew.
+The true labels are those that the last run was given; a run without any leaves their columns empty.
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -50,6 +52,12 @@ whether it was attacked or took no part. ``before`` and ``after`` are the classe
 file, each with its confidence, and whether it is the ``true_label``, where that is known; ``confidence`` is that of the
 target in the file.
 """
+_BEGINNING = re.compile(
+    rb"(?:\xef\xbb\xbf)?"
+    + rb"[,;\t]".join(rb'("?)%s\%d' % (name.encode(), n) for n, name in enumerate(COLUMNS[:3], 1))
+    + rb"[,;\t]"
+)
+"""How a table begins: a spreadsheet may write a mark first, another delimiter, and names in quotes."""
 _OF_THE_FILE = ("attack", "eps", "norm", "linf", "l2", "psnr", "steps", "gradients", "seconds")
 _OF_THE_CHANGE = ("ssim", "delta_e_mean")
 
@@ -71,11 +79,10 @@ def results_table(
 
 
 def is_results_table(path: Path) -> bool:
-    """Tell whether a file is such a table."""
-    beginning = ",".join(COLUMNS[:3]).encode("ascii")
+    """Tell whether a file is such a table, be it as a spreadsheet saves it again."""
     try:
         with path.open("rb") as file:
-            return file.read(len(beginning)) == beginning
+            return _BEGINNING.match(file.read(100)) is not None
     except OSError:
         return False
 
@@ -94,31 +101,31 @@ def _rows(record: Mapping[str, Any], folder: Path, true_classes: TrueClasses) ->
     }
     attacked = ({**record, "fooled": _is_fooled(record)}, *record["ensemble"])
     for seen, took_part in (*((each, True) for each in attacked), *((each, False) for each in record["checked"])):
-        true = true_classes.get(seen["model"], {}).get(record["source"])
+        true = true_classes.get(seen.get("model", ""), {}).get(record["source"])
         yield common | {"attacked": _word(took_part)} | _seen(seen, true)
 
 
 def _is_fooled(record: Mapping[str, Any]) -> bool:
     """Tell whether the first network is fooled; the record's own ``fooled`` means all that were attacked."""
-    if not record["ensemble"] or not record["after"]:
+    if not record["ensemble"] or not record.get("after") or not record.get("target"):
         return bool(record["fooled"])
     itself = record["after"][0]["index"] == record["target"]["index"]
     return bool(itself and all(each["fooled"] for each in record.get("survives", ())))
 
 
 def _seen(seen: Mapping[str, Any], true: Target | None) -> dict[str, Any]:
-    """Return the cells of what one network sees; empty where it judged nothing."""
-    cells: dict[str, Any] = {"model": seen["model"], "target": (seen["target"] or {}).get("name")}
+    """Return the cells of what one network sees; empty where it judged nothing, or a failure's record says nothing."""
+    cells: dict[str, Any] = {"model": seen.get("model"), "target": (seen.get("target") or {}).get("name")}
     if true is not None:
         cells["true_label"] = true.name
-    if not seen["after"]:
+    if not (seen.get("before") and seen.get("after")):
         return cells
     for when in ("before", "after"):
         first = seen[when][0]
         cells |= {when: first["name"], f"{when}_confidence": first["confidence"]}
         if true is not None:
             cells[f"{when}_correct"] = _word(first["index"] == true.index)
-    return cells | {"fooled": _word(seen["fooled"]), "confidence": seen["confidence"]}
+    return cells | {"fooled": _word(bool(seen.get("fooled"))), "confidence": seen.get("confidence")}
 
 
 def _relative(path: str, folder: Path) -> str:

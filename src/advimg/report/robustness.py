@@ -85,7 +85,7 @@ class Robustness:
 
     Attributes:
         photos: those with at least one file.
-        robust: those none of whose files shows its target.
+        robust: those none of whose files shows its target, neither as it is nor after a change that it is to survive.
     """
 
     model: str
@@ -104,8 +104,15 @@ def robustness_of(records: Iterable[Mapping[str, Any]], eps: float) -> list[Robu
     for record in records:
         if record["error"] is None and record["eps"] == eps:
             photos = fooled.setdefault(record["model"], {})
-            photos[record["source"]] = photos.get(record["source"], False) or record["fooled"]
+            photos[record["source"]] = photos.get(record["source"], False) or _is_ever_fooled(record)
     return [Robustness(model, len(photos), len(photos) - sum(photos.values())) for model, photos in fooled.items()]
+
+
+def _is_ever_fooled(record: Mapping[str, Any]) -> bool:
+    """Tell whether a file shows its target as it is or after any change; its own ``fooled`` means all of them."""
+    if not record.get("survives"):
+        return bool(record["fooled"])
+    return any(held(record_of(record).attacked).values())
 
 
 def points_of(records: Iterable[Mapping[str, Any]], true_classes: TrueClasses = MappingProxyType({})) -> list[Point]:
