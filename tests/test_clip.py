@@ -459,6 +459,51 @@ def test_open_clip_s_weights_run_no_code(models: Path, tmp_path: Path, monkeypat
     assert not (tmp_path / "ran").exists()
 
 
+_MINE = """\
+from pathlib import Path
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+Path({ran!r}).touch()
+class Mine(PreTrainedTokenizerFast):
+    pass
+class MineConfig(PretrainedConfig):
+    model_type = "mine"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"trust_remote_code": True}},
+            "wants code of its own to be run",
+        ),
+        ({"hf_model_config": [{"trust_remote_code": True}]}, "wants code of its own to be run"),
+        ({"hf_tokenizer_name": "x"}, "its network or its tokenizer cannot be made"),
+        ({"hf_model_name": "."}, "its network or its tokenizer cannot be made"),
+    ],
+)
+def test_open_clip_s_folders_run_no_code(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks where it is told nothing
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = changed(models, "open", tmp_path)
+    monkeypatch.chdir(folder)
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_bytes())
+    config["model_cfg"]["text_cfg"] |= text
+    path.write_text(json.dumps(config), encoding="ascii")
+    (folder / "mine.py").write_text(_MINE.format(ran=str(tmp_path / "ran")), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [null, "mine.Mine"]}}', encoding="ascii"
+    )
+    (folder / "config.json").write_text(
+        '{"model_type": "mine", "auto_map": {"AutoConfig": "mine.MineConfig"}}', encoding="ascii"
+    )
+    assert message in refused(f"open_clip/local-dir:{folder}")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_weights_of_its_own_and_other_preprocessing_are_refused(models: Path, tmp_path: Path) -> None:
     for name in (f"clip:{models}/clip", f"open_clip/local-dir:{models}/open"):
         with pytest.raises(ClassifierError, match="weights"):
