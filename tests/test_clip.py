@@ -111,8 +111,8 @@ def _sharpen(weight: torch.Tensor) -> None:
 
 
 def _of_transformers(folder: Path, picture: Image.Image) -> torch.Tensor:
-    """Return the logits of the unmodified model, as transformers' pipeline computes them."""
-    pipe = transformers.pipeline("zero-shot-image-classification", model=str(folder))
+    """Return the logits of the unmodified model in 32 bits, as transformers' pipeline computes them."""
+    pipe = transformers.pipeline("zero-shot-image-classification", model=str(folder), dtype=torch.float32)
     with torch.no_grad():
         inputs = pipe.preprocess(picture, candidate_labels=list(WORDS))
         logits: torch.Tensor = pipe._forward(dict(inputs))["logits"]
@@ -155,6 +155,19 @@ def test_logits_are_those_of_the_unmodified_model(models: Path, name: str, folde
     wanted = official(models / folder, picture)
     assert wanted.shape == (1, len(WORDS))
     assert wanted.std() > 0.01
+    torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_weights_that_are_stored_in_16_bits_are_judged_in_32(models: Path, tmp_path: Path) -> None:
+    folder = changed(models, "clip", tmp_path)
+    transformers.CLIPModel.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    assert load_file(folder / "model.safetensors")["visual_projection.weight"].dtype == torch.bfloat16
+    classifier = loaded(f"clip:{folder}")
+    picture = Image.fromarray(random_photo(50, 40).levels)
+    with torch.no_grad():
+        logits = classifier.network(classifier.preprocessing.stock(picture)[None])
+    wanted = _of_transformers(folder, picture)
+    assert wanted.dtype == torch.float32
     torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
 
 

@@ -4,6 +4,9 @@ Names begin with ``clip:``: ``clip:openai/clip-vit-base-patch32`` is a model of 
 one that was saved with ``save_pretrained``. Pictures and words are processed as transformers' pipeline
 ``zero-shot-image-classification`` processes them. Code that a model brings is never run, and weights are read from
 safetensors only. transformers is imported on first use.
+
+The verdict is that of the model in 32 bits, whatever its weights are stored in: what
+``pipeline("zero-shot-image-classification", dtype=torch.float32)`` says of the same file.
 """
 
 import json
