@@ -91,15 +91,17 @@ def _save_siglip(folder: Path) -> None:
     transformers.SiglipImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
 
 
+_OPEN: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
 def _save_open(folder: Path) -> None:
     folder.mkdir()
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-    }
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}), encoding="ascii")
-    model = open_clip.CLIP(**config)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": _OPEN}), encoding="ascii")
+    model = open_clip.CLIP(**_OPEN)
     _sharpen(model.visual.conv1.weight)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
 
@@ -554,6 +556,32 @@ def test_a_model_in_the_hub_s_cache(models: Path, offline: Path, cli: Cli) -> No
     assert (model["name"], model["input_size"], model["on_disk"]) == ("clip:me/small", SIDE, True)
     (folder / "snapshots" / revision / "model.safetensors").unlink()
     assert "clip:me/small has no weights in safetensors" in refused("clip:me/small")
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_open_clip_s_activation_is_that_of_the_weights(
+    models: Path, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    assert open_clip.get_pretrained_cfg("ViT-B-32", "openai")["quick_gelu"] is True
+    assert "quick_gelu" not in open_clip.get_model_config("ViT-B-32")
+    weights = models / "open" / "open_clip_model.safetensors"
+    tags = {"mine": {"url": "https://localhost/mine.safetensors", "quick_gelu": quick}}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Small", _OPEN)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "Small", tags)
+    monkeypatch.setattr("advimg.classifiers.sources.open_clip._cached", lambda _: weights)
+    classifier = loaded("open_clip/Small:mine")
+    picture = classifier.preprocessing.stock(Image.fromarray(random_photo(50, 40).levels))[None]
+    tokens = open_clip.tokenize([f"a photo of a {word}" for word in WORDS])
+    wanted = {}
+    for each in (True, False):
+        model = open_clip.CLIP(**_OPEN, quick_gelu=each).eval()
+        model.load_state_dict(load_file(weights))
+        with torch.no_grad():
+            wanted[each] = model.get_logits(picture, tokens)[0]
+    with torch.no_grad():
+        logits = classifier.network(picture)
+    torch.testing.assert_close(logits, wanted[quick])
+    assert not torch.allclose(logits, wanted[not quick], rtol=1e-4)
 
 
 def test_open_clip_names(offline: Path) -> None:

@@ -127,7 +127,14 @@ def _publish(base: str, words: Labels, prompt: str) -> Published:
         labels=words,
         fetch=partial(_fetch, name, local, {} if local else overlay),
         load=partial(
-            _load, name, base if local else architecture, options, sentences_of(words, prompt), preprocessing.size
+            _load,
+            name,
+            base if local else architecture,
+            options,
+            # Some tags of a model were trained with another activation than its configuration names.
+            not local and bool(overlay.get("quick_gelu")),
+            sentences_of(words, prompt),
+            preprocessing.size,
         ),
         prompt=prompt,
     )
@@ -170,6 +177,7 @@ def _load(
     name: str,
     model_name: str,
     options: Mapping[str, Any],
+    quick_gelu: bool,
     sentences: Sequence[str],
     size: tuple[int, int],
     path: Path,
@@ -185,7 +193,9 @@ def _load(
         raise ClassifierError(f"the weights {path} cannot be read; use {' or '.join(_READABLE)}")
     with _quiet(), _no_code(), failing_as(f"{name}: its network or its tokenizer cannot be made"):
         tokenizer = open_clip.get_tokenizer(model_name, **options)
-        model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False).eval()
+        model = open_clip.create_model(
+            model_name, load_weights=False, pretrained_text=False, force_quick_gelu=quick_gelu
+        ).eval()
     with _quiet(), failing_as(f"the weights {path} do not fit, are damaged, or hold code, which is never run"):
         open_clip.load_checkpoint(model, str(path), weights_only=True)
 
