@@ -393,6 +393,24 @@ def test_only_new_words_join(models: Path, target: str | int, joins: bool) -> No
     assert found.labels[0].names == ((*WORDS, "a tree") if joins else WORDS)
 
 
+@pytest.mark.parametrize(
+    ("targets", "added"),
+    [
+        (["Tree", "tree", " TREE"], ["Tree"]),
+        (["a_small_tree", "a small-tree", "_a__small_tree_"], ["a small tree"]),
+        (["t-shirt", "T_Shirt"], ["t-shirt"]),
+        (["!", "?", "!"], ["!", "?"]),
+    ],
+)
+def test_words_that_join_are_compared_as_lookups_compare_them(
+    models: Path, targets: list[str], added: list[str]
+) -> None:
+    found = Models.of(ModelSpec(model=f"clip:{models}/clip", labels=WORDS)).joined_by(targets)
+    assert found.labels[0].names == (*WORDS, *added)
+    for target in set(targets) - {"!", "?"}:
+        assert found.read_target(target) == len(WORDS)
+
+
 def test_no_word_joins_classes_that_are_fixed() -> None:
     models = Models.of("resnet50")
     assert models.joined_by(["a tree of mine"]) == models
