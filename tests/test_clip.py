@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,12 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import advimg
+from advimg.classifiers import processors
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.load import identity_of, labels_of, load_classifier
-from advimg.classifiers.sources.base import find, takes_words
+from advimg.classifiers.sources.base import OpenVocabulary, find, find_any, takes_words
 from advimg.classifiers.spec import ModelSpec
 from advimg.classifiers.word_network import Probe, WordNetwork, features_of
 from advimg.errors import ClassifierError, UsageError
+from advimg.labels import Labels
 from advimg.models import Models
 from tests.batches import assert_one_line
 from tests.conftest import Cli, random_photo, sample
@@ -468,6 +471,44 @@ def test_weights_that_are_missing_or_do_not_fit(models: Path, tmp_path: Path) ->
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
     assert "has no weights in safetensors; others may hold code, and are not read" in refused(f"clip:{folder}")
+
+
+def test_a_weight_of_another_shape(models: Path, tmp_path: Path) -> None:
+    folder = changed(models, "clip", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights["visual_projection.weight"] = torch.zeros(3, 32)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "clip:damaged cannot be loaded: " in refused(f"clip:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "source"),
+    [("clip", "clip:{}", "clip"), ("open", "open_clip/local-dir:{}", "open_clip"), ("", "open_clip/{}", "open_clip")],
+)
+def test_what_a_processor_does_is_found_out_once(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, source: str
+) -> None:
+    found = []
+
+    def described(*given: Any) -> Any:
+        found.append(given)
+        return processors.described(*given)
+
+    monkeypatch.setattr(f"advimg.classifiers.sources.{source}.described", described)
+    folder = changed(models, kind, tmp_path) if kind else tmp_path
+    if not kind:
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Once", _OPEN)
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "Once", {"mine": {"url": "https://localhost/x.bin"}})
+    model = find_any(name.format(folder if kind else "Once:mine"))
+    assert isinstance(model, OpenVocabulary)
+    first, again = (model.publish(Labels(WORDS[:count]), "{}") for count in (2, 3))
+    assert first.preprocessing is again.preprocessing
+    assert len(found) == 1
+    if kind:
+        config, *_ = folder.glob("*config.json")
+        os.utime(config, ns=(1, 1))
+        assert model.publish(Labels(WORDS), "{}").preprocessing is not first.preprocessing
+        assert len(found) == 2
 
 
 class _Code:

@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from advimg.classifiers.device import failing_as
-from advimg.classifiers.processors import described
+from advimg.classifiers.preprocessing import Preprocessing
+from advimg.classifiers.processors import described, written
 from advimg.classifiers.sources.base import Listed, OpenVocabulary, Published, Source, register
 from advimg.classifiers.word_network import Probe, WordNetwork, features_of, sentences_of
 from advimg.errors import ClassifierError, UsageError, first_line
@@ -105,21 +106,13 @@ def _publish(base: str, words: Labels, prompt: str) -> Published:
     Raises:
         ClassifierError: its configuration cannot be read, or its preprocessing cannot be described.
     """
-    open_clip = _open_clip()
-    local = Path(base.removeprefix(_LOCAL)) if base.startswith(_LOCAL) else None
+    if local := _local(base):
+        base = f"{_LOCAL}{local}"
     name = f"{PREFIX}{_LOCAL}{local.resolve().name}" if local else f"{PREFIX}{base}"
-    architecture, _, tag = base.partition(":")
-    if local:
-        config, overlay = _local_config(local)
-    else:
-        config, overlay = open_clip.get_model_config(architecture), open_clip.get_pretrained_cfg(architecture, tag)
-    with failing_as(f"{name}: its preprocessing cannot be made"):
-        values = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), overlay)
-        # As open_clip does: that of the network counts, whatever the preprocessing says.
-        values["size"] = config["vision_cfg"].get("image_size", 224)
-        transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**values), is_train=False)
+    config, overlay = _config(base)
+    preprocessing = _preprocessing(name, base, written(local) if local else ())
+    with failing_as(f"{name}: its configuration cannot be used"):
         options = {_CODE: False} if config["text_cfg"].get("hf_tokenizer_name") else {}  # one of its own takes none
-    preprocessing = described(lambda picture: _pixels(transform, picture), transform, name)
     return Published(
         name=name,
         build=partial(_not_built, name),
@@ -129,7 +122,7 @@ def _publish(base: str, words: Labels, prompt: str) -> Published:
         load=partial(
             _load,
             name,
-            base if local else architecture,
+            base if local else base.partition(":")[0],
             options,
             # Some tags of a model were trained with another activation than its configuration names.
             not local and bool(overlay.get("quick_gelu")),
@@ -140,9 +133,39 @@ def _publish(base: str, words: Labels, prompt: str) -> Published:
     )
 
 
+def _local(base: str) -> Path | None:
+    """Return the folder that a name stands for, if it does."""
+    return Path(base.removeprefix(_LOCAL)).absolute() if base.startswith(_LOCAL) else None
+
+
+@lru_cache(maxsize=16)
+def _preprocessing(name: str, base: str, written: tuple[int, ...]) -> Preprocessing:  # noqa: ARG001
+    open_clip = _open_clip()
+    config, overlay = _config(base)
+    with failing_as(f"{name}: its preprocessing cannot be made"):
+        values = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), overlay)
+        # As open_clip does: that of the network counts, whatever the preprocessing says.
+        values["size"] = config["vision_cfg"].get("image_size", 224)
+        transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**values), is_train=False)
+    return described(lambda picture: _pixels(transform, picture), transform, name)
+
+
 def _pixels(transform: Any, picture: Image.Image) -> Tensor:
     pixels: Tensor = transform(picture).unsqueeze(0)
     return pixels
+
+
+def _config(base: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the configuration of a network and of its preprocessing; that of a tag holds more.
+
+    Raises:
+        ClassifierError: it is that of a folder, and cannot be read.
+    """
+    if (local := _local(base)) is not None:
+        return _local_config(local)
+    architecture, _, tag = base.partition(":")
+    open_clip = _open_clip()
+    return open_clip.get_model_config(architecture), open_clip.get_pretrained_cfg(architecture, tag)
 
 
 def _local_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
