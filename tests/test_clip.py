@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,12 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import advimg
+from advimg.classifiers import processors
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.load import identity_of, labels_of, load_classifier
-from advimg.classifiers.sources.base import find, takes_words
+from advimg.classifiers.sources.base import OpenVocabulary, find, find_any, takes_words
 from advimg.classifiers.spec import ModelSpec
 from advimg.classifiers.word_network import Probe, WordNetwork, features_of
 from advimg.errors import ClassifierError, UsageError
+from advimg.labels import Labels
 from advimg.models import Models
 from tests.batches import assert_one_line
 from tests.conftest import Cli, random_photo, sample
@@ -91,15 +94,17 @@ def _save_siglip(folder: Path) -> None:
     transformers.SiglipImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
 
 
+_OPEN: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
 def _save_open(folder: Path) -> None:
     folder.mkdir()
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": SIDE, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-    }
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}), encoding="ascii")
-    model = open_clip.CLIP(**config)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": _OPEN}), encoding="ascii")
+    model = open_clip.CLIP(**_OPEN)
     _sharpen(model.visual.conv1.weight)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
 
@@ -111,8 +116,8 @@ def _sharpen(weight: torch.Tensor) -> None:
 
 
 def _of_transformers(folder: Path, picture: Image.Image) -> torch.Tensor:
-    """Return the logits of the unmodified model, as transformers' pipeline computes them."""
-    pipe = transformers.pipeline("zero-shot-image-classification", model=str(folder))
+    """Return the logits of the unmodified model in 32 bits, as transformers' pipeline computes them."""
+    pipe = transformers.pipeline("zero-shot-image-classification", model=str(folder), dtype=torch.float32)
     with torch.no_grad():
         inputs = pipe.preprocess(picture, candidate_labels=list(WORDS))
         logits: torch.Tensor = pipe._forward(dict(inputs))["logits"]
@@ -155,6 +160,19 @@ def test_logits_are_those_of_the_unmodified_model(models: Path, name: str, folde
     wanted = official(models / folder, picture)
     assert wanted.shape == (1, len(WORDS))
     assert wanted.std() > 0.01
+    torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_weights_that_are_stored_in_16_bits_are_judged_in_32(models: Path, tmp_path: Path) -> None:
+    folder = changed(models, "clip", tmp_path)
+    transformers.CLIPModel.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
+    assert load_file(folder / "model.safetensors")["visual_projection.weight"].dtype == torch.bfloat16
+    classifier = loaded(f"clip:{folder}")
+    picture = Image.fromarray(random_photo(50, 40).levels)
+    with torch.no_grad():
+        logits = classifier.network(classifier.preprocessing.stock(picture)[None])
+    wanted = _of_transformers(folder, picture)
+    assert wanted.dtype == torch.float32
     torch.testing.assert_close(logits, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
 
 
@@ -378,6 +396,24 @@ def test_only_new_words_join(models: Path, target: str | int, joins: bool) -> No
     assert found.labels[0].names == ((*WORDS, "a tree") if joins else WORDS)
 
 
+@pytest.mark.parametrize(
+    ("targets", "added"),
+    [
+        (["Tree", "tree", " TREE"], ["Tree"]),
+        (["a_small_tree", "a small-tree", "_a__small_tree_"], ["a small tree"]),
+        (["t-shirt", "T_Shirt"], ["t-shirt"]),
+        (["!", "?", "!"], ["!", "?"]),
+    ],
+)
+def test_words_that_join_are_compared_as_lookups_compare_them(
+    models: Path, targets: list[str], added: list[str]
+) -> None:
+    found = Models.of(ModelSpec(model=f"clip:{models}/clip", labels=WORDS)).joined_by(targets)
+    assert found.labels[0].names == (*WORDS, *added)
+    for target in set(targets) - {"!", "?"}:
+        assert found.read_target(target) == len(WORDS)
+
+
 def test_no_word_joins_classes_that_are_fixed() -> None:
     models = Models.of("resnet50")
     assert models.joined_by(["a tree of mine"]) == models
@@ -437,6 +473,44 @@ def test_weights_that_are_missing_or_do_not_fit(models: Path, tmp_path: Path) ->
     assert "has no weights in safetensors; others may hold code, and are not read" in refused(f"clip:{folder}")
 
 
+def test_a_weight_of_another_shape(models: Path, tmp_path: Path) -> None:
+    folder = changed(models, "clip", tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    weights["visual_projection.weight"] = torch.zeros(3, 32)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "clip:damaged cannot be loaded: " in refused(f"clip:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "source"),
+    [("clip", "clip:{}", "clip"), ("open", "open_clip/local-dir:{}", "open_clip"), ("", "open_clip/{}", "open_clip")],
+)
+def test_what_a_processor_does_is_found_out_once(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, source: str
+) -> None:
+    found = []
+
+    def described(*given: Any) -> Any:
+        found.append(given)
+        return processors.described(*given)
+
+    monkeypatch.setattr(f"advimg.classifiers.sources.{source}.described", described)
+    folder = changed(models, kind, tmp_path) if kind else tmp_path
+    if not kind:
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Once", _OPEN)
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "Once", {"mine": {"url": "https://localhost/x.bin"}})
+    model = find_any(name.format(folder if kind else "Once:mine"))
+    assert isinstance(model, OpenVocabulary)
+    first, again = (model.publish(Labels(WORDS[:count]), "{}") for count in (2, 3))
+    assert first.preprocessing is again.preprocessing
+    assert len(found) == 1
+    if kind:
+        config, *_ = folder.glob("*config.json")
+        os.utime(config, ns=(1, 1))
+        assert model.publish(Labels(WORDS), "{}").preprocessing is not first.preprocessing
+        assert len(found) == 2
+
+
 class _Code:
     """Runs when it is unpickled."""
 
@@ -456,6 +530,51 @@ def test_open_clip_s_weights_run_no_code(models: Path, tmp_path: Path, monkeypat
     assert torch.equal(loaded(name).judge(random_photo(40, 30).levels).probabilities, wanted.probabilities)
     torch.save({**weights, "code": _Code()}, folder / "open_clip_pytorch_model.bin")
     assert "do not fit, are damaged, or hold code, which is never run" in refused(name)
+    assert not (tmp_path / "ran").exists()
+
+
+_MINE = """\
+from pathlib import Path
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+Path({ran!r}).touch()
+class Mine(PreTrainedTokenizerFast):
+    pass
+class MineConfig(PretrainedConfig):
+    model_type = "mine"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"trust_remote_code": True}},
+            "wants code of its own to be run",
+        ),
+        ({"hf_model_config": [{"trust_remote_code": True}]}, "wants code of its own to be run"),
+        ({"hf_tokenizer_name": "x"}, "its network or its tokenizer cannot be made"),
+        ({"hf_model_name": "."}, "its network or its tokenizer cannot be made"),
+    ],
+)
+def test_open_clip_s_folders_run_no_code(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks where it is told nothing
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = changed(models, "open", tmp_path)
+    monkeypatch.chdir(folder)
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_bytes())
+    config["model_cfg"]["text_cfg"] |= text
+    path.write_text(json.dumps(config), encoding="ascii")
+    (folder / "mine.py").write_text(_MINE.format(ran=str(tmp_path / "ran")), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [null, "mine.Mine"]}}', encoding="ascii"
+    )
+    (folder / "config.json").write_text(
+        '{"model_type": "mine", "auto_map": {"AutoConfig": "mine.MineConfig"}}', encoding="ascii"
+    )
+    assert message in refused(f"open_clip/local-dir:{folder}")
     assert not (tmp_path / "ran").exists()
 
 
@@ -496,6 +615,32 @@ def test_a_model_in_the_hub_s_cache(models: Path, offline: Path, cli: Cli) -> No
     assert (model["name"], model["input_size"], model["on_disk"]) == ("clip:me/small", SIDE, True)
     (folder / "snapshots" / revision / "model.safetensors").unlink()
     assert "clip:me/small has no weights in safetensors" in refused("clip:me/small")
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_open_clip_s_activation_is_that_of_the_weights(
+    models: Path, monkeypatch: pytest.MonkeyPatch, quick: bool
+) -> None:
+    assert open_clip.get_pretrained_cfg("ViT-B-32", "openai")["quick_gelu"] is True
+    assert "quick_gelu" not in open_clip.get_model_config("ViT-B-32")
+    weights = models / "open" / "open_clip_model.safetensors"
+    tags = {"mine": {"url": "https://localhost/mine.safetensors", "quick_gelu": quick}}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "Small", _OPEN)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "Small", tags)
+    monkeypatch.setattr("advimg.classifiers.sources.open_clip._cached", lambda _: weights)
+    classifier = loaded("open_clip/Small:mine")
+    picture = classifier.preprocessing.stock(Image.fromarray(random_photo(50, 40).levels))[None]
+    tokens = open_clip.tokenize([f"a photo of a {word}" for word in WORDS])
+    wanted = {}
+    for each in (True, False):
+        model = open_clip.CLIP(**_OPEN, quick_gelu=each).eval()
+        model.load_state_dict(load_file(weights))
+        with torch.no_grad():
+            wanted[each] = model.get_logits(picture, tokens)[0]
+    with torch.no_grad():
+        logits = classifier.network(picture)
+    torch.testing.assert_close(logits, wanted[quick])
+    assert not torch.allclose(logits, wanted[not quick], rtol=1e-4)
 
 
 def test_open_clip_names(offline: Path) -> None:

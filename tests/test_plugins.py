@@ -223,6 +223,20 @@ def test_what_is_built_in_wins(cli: Cli, bring: Bring) -> None:
     assert "mine" not in sys.modules
 
 
+def test_a_source_is_hidden_by_a_prefix_with_a_slash_only(bring: Bring) -> None:
+    names = ["clip", "hf", "hf-hub", "open_clip", "timm"]
+    bring("mine", "raise RuntimeError", models=dict.fromkeys(names, "OWN"))
+    assert {each.name: each.shadowed for each in base.plugins()} == {
+        "clip": False,
+        "hf": False,
+        "hf-hub": False,
+        "open_clip": True,
+        "timm": True,
+    }
+    with pytest.raises(PluginError, match=r"the model source 'hf', mine:OWN of mine 1\.5, cannot be loaded"):
+        base.find("hf/x")
+
+
 def test_two_distributions_of_one_name_are_both_named(cli: Cli, bring: Bring, photo: Path) -> None:
     for name in ("mine", "yours"):
         bring(name, ATTACK, attacks={"own": "Own"}, models={"zoo": "ZOO"})

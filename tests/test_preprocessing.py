@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional
 from advimg.classifiers.preprocessing import Corner, Preprocessing
 from advimg.errors import ClassifierError, PhotoError
 from advimg.transforms import resampling
-from advimg.transforms.resampling import Interpolation
+from advimg.transforms.resampling import Interpolation, Library
 from tests.conftest import random_photo
 
 _ALL_WEIGHTS = [
@@ -234,6 +234,38 @@ def test_every_filter_of_pil_has_a_differentiable_form(interpolation: Interpolat
     assert ours.shape == (3, 50, 90)
     assert np.abs(ours.numpy() - theirs).max() <= 1
     assert (ours.numpy() != theirs).mean() < 0.001
+
+
+_LENGTHS = [(size, resized) for size in range(1, 41) for resized in range(1, 41)] + [(4000, 3001), (1999, 224)]
+
+
+def _chosen(size: int, resized: int, library: Library) -> list[int]:
+    """Return which samples of a row of ``size`` the resize keeps."""
+    axis = resampling.resample_axis(-1, size, resized, slice(0, resized), "nearest", library=library)
+    numbers = torch.arange(size, dtype=torch.float32)[None, axis.window]
+    return [int(number) for number in axis.forward(numbers)[0]]
+
+
+def test_nearest_keeps_the_pixels_that_pil_keeps() -> None:
+    off = []
+    for size, resized in _LENGTHS:
+        row = Image.fromarray(np.arange(size, dtype=np.int32)[None])
+        column = Image.fromarray(np.arange(size, dtype=np.int32)[:, None])
+        across = np.asarray(row.resize((resized, 1), Image.Resampling.NEAREST))[0].tolist()
+        down = np.asarray(column.resize((1, resized), Image.Resampling.NEAREST))[:, 0].tolist()
+        if not _chosen(size, resized, "pil") == across == down:
+            off.append((size, resized))
+    assert off == []
+
+
+def test_nearest_keeps_the_pixels_that_torch_keeps() -> None:
+    off = []
+    for size, resized in _LENGTHS:
+        row = torch.arange(size, dtype=torch.float32).view(1, 1, size)
+        kept = functional.resize(row, [1, resized], InterpolationMode.NEAREST_EXACT)[0, 0]
+        if _chosen(size, resized, "torch") != kept.to(torch.int64).tolist():
+            off.append((size, resized))
+    assert off == []
 
 
 @pytest.mark.parametrize("size", [(203, 131), (90, 300)])

@@ -123,6 +123,14 @@ def same_class(one: str, other: str) -> bool:
     return one == other or not synonyms.isdisjoint(others)
 
 
+def each_once(names: Iterable[str]) -> list[str]:
+    """Return names without those that mean what an earlier one does, compared as :meth:`Labels.find` does."""
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(_key(name) or name, name)
+    return list(first.values())
+
+
 def _key(name: str) -> str:
     """Fold a name to what lookups compare: lower case, words of letters and digits with one space between."""
     return " ".join(re.sub(r"[\W_]+", " ", name.replace("'", "").casefold()).split())

@@ -14,7 +14,7 @@ from advimg.classifiers.program import PREFIX, Program, no_network
 from advimg.classifiers.sources.base import takes_words
 from advimg.classifiers.spec import ModelSpec
 from advimg.errors import UsageError
-from advimg.labels import Labels
+from advimg.labels import Labels, each_once
 from advimg.record import MOST_NETWORKS
 from advimg.settings import TargetRule
 from advimg.target_names import is_new_word, read_target
@@ -68,6 +68,8 @@ class Models:
 
     def joined_by(self, targets: Iterable[str | int]) -> Self:
         """Add the targets that are no classes to the words of those models that see words typed by hand.
+
+        Each is added once, with spaces for its underscores.
 
         Raises:
             ClassifierError: the source of a model cannot be used here.
@@ -136,7 +138,8 @@ def _titled(spec: ModelSpec, own: Path, files: Iterable[Path]) -> ModelSpec:
 
 def _joined(model: ModelSpec | Classifier, labels: Labels, targets: Iterable[str | int]) -> ModelSpec | Classifier:
     """Return a model with the targets that it lacks among its words, if it sees words typed by hand."""
-    added = dict.fromkeys(str(target).strip() for target in targets if is_new_word(target, labels))
+    words = (str(target).replace("_", " ") for target in targets if is_new_word(target, labels))
+    added = each_once(" ".join(word.split()) for word in words)
     if not added or isinstance(model, Classifier) or not takes_words(model.model):
         return model
     return replace(model, labels=(*labels.names, *added))

@@ -10,6 +10,7 @@ The verdict comes from the processor itself, whatever is found here.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -111,6 +112,14 @@ def described(process: Process, processor: Any, name: str) -> Preprocessing:
     if share > _SHARE:
         raise _refusal(name, own, f"does something else than resize, crop and normalise{_others(processor)}")
     return replace(_simplest(found), preprocess=own)
+
+
+def written(folder: Path) -> tuple[int, ...]:
+    """Return when the files of a folder were written that say what a processor does, in nanoseconds.
+
+    What :func:`described` returns is kept under the folder and this, as finding it takes a second.
+    """
+    return tuple(path.stat().st_mtime_ns for path in sorted(folder.glob("*.json")))
 
 
 def _levels_of(plain: Preprocessing, given: Tensor) -> Tensor:

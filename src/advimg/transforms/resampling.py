@@ -157,7 +157,7 @@ def _weights(
     """Return for each output its first input, shape [resized], and its weights, shape [resized, taps]."""
     scale = size / resized
     if interpolation == "nearest":
-        return ((np.arange(resized) + 0.5) * scale).astype(np.int64), np.ones((resized, 1))
+        return _nearest(size, resized, library), np.ones((resized, 1))
     _, radius, kernel = FILTERS[interpolation]
     stretch = max(scale, 1.0)  # antialiasing: when shrinking, the filter widens with the scale
     support = radius * stretch
@@ -172,6 +172,21 @@ def _weights(
     one = float(1 << (_PIL_BITS if library == "pil" else _torch_bits(weights)))
     fixed = np.trunc(weights * one + np.copysign(0.5, weights))
     return starts, fixed / one
+
+
+def _nearest(size: int, resized: int, library: Library) -> npt.NDArray[np.int64]:
+    """Return for each output the input at its centre, shape [resized], where rounding decides as in the library.
+
+    PIL (``Geometry.c``) adds the scale from one output to the next in double precision; torch (``nearest-exact``)
+    multiplies in single precision.
+    """
+    if library == "pil":
+        centres = np.full(resized, size / resized)
+        centres[0] *= 0.5
+        return np.add.accumulate(centres).astype(np.int64)
+    scale = np.float32(size) / np.float32(resized)
+    single = (np.arange(resized, dtype=np.float32) + np.float32(0.5)) * scale
+    return np.minimum(single.astype(np.int64), size - 1)
 
 
 def _torch_bits(weights: npt.NDArray[np.float64]) -> int:

@@ -203,7 +203,8 @@ def hash_digits(file_name: str) -> str:
 
 def plugins() -> list[Plugin]:
     """Return the sources of other distributions, which are not imported."""
-    return MODELS.plugins([source.prefix.rstrip("/:") for source in _SOURCES])
+    # One named hf is not hidden by the prefix hf:, as its own is hf/.
+    return MODELS.plugins([source.prefix.removesuffix("/") for source in _SOURCES if source.prefix.endswith("/")])
 
 
 def plugged_in(label: str) -> Source:

@@ -4,11 +4,14 @@ Names begin with ``clip:``: ``clip:openai/clip-vit-base-patch32`` is a model of 
 one that was saved with ``save_pretrained``. Pictures and words are processed as transformers' pipeline
 ``zero-shot-image-classification`` processes them. Code that a model brings is never run, and weights are read from
 safetensors only. transformers is imported on first use.
+
+The verdict is that of the model in 32 bits, whatever its weights are stored in: what
+``pipeline("zero-shot-image-classification", dtype=torch.float32)`` says of the same file.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from advimg.classifiers.device import failing_as
-from advimg.classifiers.processors import described
+from advimg.classifiers.preprocessing import Preprocessing
+from advimg.classifiers.processors import described, written
 from advimg.classifiers.sources.base import Listed, OpenVocabulary, Published, Source, register
 from advimg.classifiers.sources.hugging_face import (
     folder_of,
@@ -99,8 +103,7 @@ def _publish(given: str, words: Labels, prompt: str) -> Published:
             f"{', '.join(_types())}"
         )
     _tokenizer(folder, name)
-    processor, process = processor_of(name, folder)
-    preprocessing = described(process, processor, name)
+    preprocessing = _preprocessing(name, folder, written(folder))
     return Published(
         name=name,
         build=partial(_not_built, name),
@@ -111,6 +114,12 @@ def _publish(given: str, words: Labels, prompt: str) -> Published:
         load=partial(_load, name, sentences_of(words, prompt), preprocessing.size),
         prompt=prompt,
     )
+
+
+@lru_cache(maxsize=16)
+def _preprocessing(name: str, folder: Path, written: tuple[int, ...]) -> Preprocessing:  # noqa: ARG001
+    processor, process = processor_of(name, folder)
+    return described(process, processor, name)
 
 
 def _not_built(name: str, classes: int, size: int) -> nn.Module:  # noqa: ARG001
@@ -134,7 +143,8 @@ def _load(name: str, sentences: Sequence[str], size: tuple[int, int], path: Path
             output_loading_info=True,
         )
         model.eval()
-    if missing := sorted(told["missing_keys"]):  # transformers would make them up
+    missing = sorted({*told["missing_keys"], *(key for key, *_ in told.get("mismatched_keys", ()))})
+    if missing:  # transformers would make them up
         raise ClassifierError(f"the weights {path} lack {len(missing)} tensors of {name}, such as {missing[0]}")
 
     def encoded(some: Sequence[str]) -> Any:

@@ -2,7 +2,8 @@
 
 Names begin with ``open_clip/`` and go on as open_clip has them: ``open_clip/ViT-B-32:laion2b_s34b_b79k``, a model and
 the tag of its weights; ``open_clip/local-dir:FOLDER``, a folder with ``open_clip_config.json`` and weights. Pictures go
-through open_clip's own transform. Weights are read without running what they hold. open_clip is imported on first use.
+through open_clip's own transform. Weights are read without running what they hold, and code that a folder brings is
+never run. open_clip is imported on first use.
 """
 
 import json
@@ -10,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from advimg.classifiers.device import failing_as
-from advimg.classifiers.processors import described
+from advimg.classifiers.preprocessing import Preprocessing
+from advimg.classifiers.processors import described, written
 from advimg.classifiers.sources.base import Listed, OpenVocabulary, Published, Source, register
 from advimg.classifiers.word_network import Probe, WordNetwork, features_of, sentences_of
 from advimg.errors import ClassifierError, UsageError, first_line
@@ -34,6 +36,8 @@ _UNNAMED = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
 """Where a repository's name stands for its weights."""
 _READABLE = (".safetensors", ".bin", ".pt", ".pth")
 """Weights that open_clip reads as a state dict."""
+_CODE = "trust_remote_code"
+"""What lets transformers, which open_clip asks for some tokenizers and text towers, run code of a model's own."""
 
 
 def find(name: str) -> OpenVocabulary | None:
@@ -102,29 +106,48 @@ def _publish(base: str, words: Labels, prompt: str) -> Published:
     Raises:
         ClassifierError: its configuration cannot be read, or its preprocessing cannot be described.
     """
-    open_clip = _open_clip()
-    local = Path(base.removeprefix(_LOCAL)) if base.startswith(_LOCAL) else None
+    if local := _local(base):
+        base = f"{_LOCAL}{local}"
     name = f"{PREFIX}{_LOCAL}{local.resolve().name}" if local else f"{PREFIX}{base}"
-    architecture, _, tag = base.partition(":")
-    if local:
-        config, overlay = _local_config(local)
-    else:
-        config, overlay = open_clip.get_model_config(architecture), open_clip.get_pretrained_cfg(architecture, tag)
-    with failing_as(f"{name}: its preprocessing cannot be made"):
-        values = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), overlay)
-        # As open_clip does: that of the network counts, whatever the preprocessing says.
-        values["size"] = config["vision_cfg"].get("image_size", 224)
-        transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**values), is_train=False)
-    preprocessing = described(lambda picture: _pixels(transform, picture), transform, name)
+    config, overlay = _config(base)
+    preprocessing = _preprocessing(name, base, written(local) if local else ())
+    with failing_as(f"{name}: its configuration cannot be used"):
+        options = {_CODE: False} if config["text_cfg"].get("hf_tokenizer_name") else {}  # one of its own takes none
     return Published(
         name=name,
         build=partial(_not_built, name),
         preprocessing=preprocessing,
         labels=words,
         fetch=partial(_fetch, name, local, {} if local else overlay),
-        load=partial(_load, name, base if local else architecture, sentences_of(words, prompt), preprocessing.size),
+        load=partial(
+            _load,
+            name,
+            base if local else base.partition(":")[0],
+            options,
+            # Some tags of a model were trained with another activation than its configuration names.
+            not local and bool(overlay.get("quick_gelu")),
+            sentences_of(words, prompt),
+            preprocessing.size,
+        ),
         prompt=prompt,
     )
+
+
+def _local(base: str) -> Path | None:
+    """Return the folder that a name stands for, if it does."""
+    return Path(base.removeprefix(_LOCAL)).absolute() if base.startswith(_LOCAL) else None
+
+
+@lru_cache(maxsize=16)
+def _preprocessing(name: str, base: str, written: tuple[int, ...]) -> Preprocessing:  # noqa: ARG001
+    open_clip = _open_clip()
+    config, overlay = _config(base)
+    with failing_as(f"{name}: its preprocessing cannot be made"):
+        values = open_clip.transform.merge_preprocess_dict(open_clip.transform.PreprocessCfg(), overlay)
+        # As open_clip does: that of the network counts, whatever the preprocessing says.
+        values["size"] = config["vision_cfg"].get("image_size", 224)
+        transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**values), is_train=False)
+    return described(lambda picture: _pixels(transform, picture), transform, name)
 
 
 def _pixels(transform: Any, picture: Image.Image) -> Tensor:
@@ -132,20 +155,41 @@ def _pixels(transform: Any, picture: Image.Image) -> Tensor:
     return pixels
 
 
+def _config(base: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the configuration of a network and of its preprocessing; that of a tag holds more.
+
+    Raises:
+        ClassifierError: it is that of a folder, and cannot be read.
+    """
+    if (local := _local(base)) is not None:
+        return _local_config(local)
+    architecture, _, tag = base.partition(":")
+    open_clip = _open_clip()
+    return open_clip.get_model_config(architecture), open_clip.get_pretrained_cfg(architecture, tag)
+
+
 def _local_config(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the configuration of the network and of the preprocessing that a folder holds.
 
     Raises:
-        ClassifierError: there is none, or it cannot be read.
+        ClassifierError: there is none, it cannot be read, or it wants code of its own to be run.
     """
     path = folder / _CONFIG
     try:
         config = json.loads(path.read_bytes())
+        if _has_key(config, _CODE):
+            raise ClassifierError(f"{path} wants code of its own to be run ({_CODE}), which is never run")
         return config["model_cfg"], config.get("preprocess_cfg", {})
     except FileNotFoundError:
         raise ClassifierError(f"{folder} is no folder of an open_clip model: it has no {_CONFIG}") from None
-    except (OSError, ValueError, TypeError, LookupError) as error:
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise ClassifierError(f"{path} cannot be read: {first_line(error)}") from error
+
+
+def _has_key(values: object, key: str) -> bool:
+    """Tell whether there is a key anywhere in the values of a JSON file."""
+    inner = list(values.values()) if isinstance(values, dict) else values if isinstance(values, list) else []
+    return (isinstance(values, dict) and key in values) or any(_has_key(each, key) for each in inner)
 
 
 def _not_built(name: str, classes: int, size: int) -> nn.Module:  # noqa: ARG001
@@ -155,6 +199,8 @@ def _not_built(name: str, classes: int, size: int) -> nn.Module:  # noqa: ARG001
 def _load(
     name: str,
     model_name: str,
+    options: Mapping[str, Any],
+    quick_gelu: bool,
     sentences: Sequence[str],
     size: tuple[int, int],
     path: Path,
@@ -168,9 +214,11 @@ def _load(
     open_clip = _open_clip()
     if path.suffix not in _READABLE:
         raise ClassifierError(f"the weights {path} cannot be read; use {' or '.join(_READABLE)}")
-    with _quiet(), failing_as(f"{name}: its network or its tokenizer cannot be made"):
-        tokenizer = open_clip.get_tokenizer(model_name)
-        model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False).eval()
+    with _quiet(), _no_code(), failing_as(f"{name}: its network or its tokenizer cannot be made"):
+        tokenizer = open_clip.get_tokenizer(model_name, **options)
+        model = open_clip.create_model(
+            model_name, load_weights=False, pretrained_text=False, force_quick_gelu=quick_gelu
+        ).eval()
     with _quiet(), failing_as(f"the weights {path} do not fit, are damaged, or hold code, which is never run"):
         open_clip.load_checkpoint(model, str(path), weights_only=True)
 
@@ -261,3 +309,19 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def _no_code() -> Iterator[None]:
+    """Have transformers refuse code of a model's own; where open_clip does not say so, it asks on stdin first."""
+    try:
+        from transformers import dynamic_module_utils as module
+    except ImportError:  # which only some of open_clip's models need
+        yield
+        return
+    seconds = module.TIME_OUT_REMOTE_CODE
+    module.TIME_OUT_REMOTE_CODE = 0  # how long it waits for an answer
+    try:
+        yield
+    finally:
+        module.TIME_OUT_REMOTE_CODE = seconds
