@@ -119,7 +119,7 @@ def written(folder: Path) -> tuple[int, ...]:
 
     What :func:`described` returns is kept under the folder and this, as finding it takes a second.
     """
-    return tuple(path.stat().st_mtime_ns for path in sorted(folder.glob("*.json")))
+    return tuple(path.stat().st_mtime_ns for path in sorted(folder.glob("*.json")) if path.exists())
 
 
 def _levels_of(plain: Preprocessing, given: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from advimg.classifiers.preprocessing import Preprocessing
-from advimg.classifiers.processors import described
+from advimg.classifiers.processors import described, written
 from advimg.classifiers.sources.base import Listed, Published, Source, register
 from advimg.classifiers.sources.state_dict import files_sha256
 from advimg.errors import ClassifierError, UsageError, first_line
@@ -52,7 +52,7 @@ def find(name: str) -> Published:
     """
     folder = folder_of(name, PREFIX)
     config = _config(name, folder)
-    preprocessing = _preprocessing(name, folder, _changed(folder))
+    preprocessing = _preprocessing(name, folder, written(folder))
     return Published(
         name=recorded_name(name, folder, PREFIX),
         build=partial(_not_built, name),
@@ -293,11 +293,6 @@ def _json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
-
-
-def _changed(folder: Path) -> tuple[int, ...]:
-    """Return when the files were written that say what a processor does."""
-    return tuple(path.stat().st_mtime_ns for path in sorted(folder.glob("*.json")) if path.exists())
 
 
 @lru_cache(maxsize=16)
