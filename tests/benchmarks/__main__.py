@@ -16,6 +16,7 @@ NAMES = (
     "transfer",
     "visibility",
     "survival",
+    "onnx",
 )
 
 
