@@ -30,10 +30,11 @@ class AmplifyType(_Amplify):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | Literal["auto"]:
         """Return ``auto`` or the factor."""
-        from advimg.images.perturbation import check_amplify
+        if value == "auto":
+            return "auto"
+        from advimg.images.perturbation import check_amplify  # which takes as long as all else that completion needs
 
-        factor = value if value == "auto" else click.FLOAT.convert(value, param, ctx)
-        return check_amplify(factor)
+        return check_amplify(click.FLOAT.convert(value, param, ctx))
 
 
 class BatchSizeType(_Size):
