@@ -139,11 +139,12 @@ def _normalised_as(described: Preprocessing, sample: _Sample) -> Preprocessing:
     centred = levels - levels.mean(1, keepdim=True)
     slope = (centred * given).sum(1) / centred.square().sum(1)
     mean = levels.mean(1) - given.mean(1) / slope
-    return replace(described, mean=_rounded(mean), std=_rounded(1 / slope))
+    return replace(described, mean=rounded(mean, 4), std=rounded(1 / slope, 4))
 
 
-def _rounded(values: Tensor) -> tuple[float, ...]:
-    return tuple(float(f"{value:.4g}") for value in values.tolist())
+def rounded(values: Tensor, digits: int) -> tuple[float, ...]:
+    """Return values to so many significant digits, and 0 without a sign."""
+    return tuple(float(f"{value:.{digits}g}") + 0.0 for value in values.tolist())
 
 
 def _words(changes: dict[str, Any]) -> str:

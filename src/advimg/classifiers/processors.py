@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from advimg.classifiers.description import sample_pictures
+from advimg.classifiers.description import rounded, sample_pictures
 from advimg.classifiers.device import failing_as, repeatable
 from advimg.classifiers.preprocessing import Corner, Preprocessing, shown
 from advimg.errors import ClassifierError
@@ -166,12 +166,8 @@ def _affine(own: OwnProcessor, size: tuple[int, int], name: str) -> tuple[tuple[
     for channels, own_slopes in (("rgb", slopes.diagonal()), ("bgr", slopes.flip(1).diagonal())):
         alone = (slopes.abs().sum(1) - own_slopes.abs()).max() <= 1e-4 * own_slopes.abs().max()
         if alone and (own_slopes > 0).all() and torch.allclose(grey, own_slopes * 128 / 255, rtol=1e-4):
-            return _rounded(-black / own_slopes), _rounded(1 / own_slopes), channels
+            return rounded(-black / own_slopes, _DIGITS), rounded(1 / own_slopes, _DIGITS), channels
     raise _refusal(name, own, "changes colours otherwise than by a mean and a std for each channel")
-
-
-def _rounded(values: Tensor) -> tuple[float, ...]:
-    return tuple(float(f"{value:.{_DIGITS}g}") + 0.0 for value in values.tolist())
 
 
 def _nearest(
@@ -181,7 +177,8 @@ def _nearest(
     # The geometry decides most, and a small picture shows it; with the other corner all would be off by a pixel.
     picture, levels = min(samples, key=lambda sample: sample[0].width * sample[0].height)
     off = [
-        min(_off(replace(each, corner=corner), picture, levels) for corner in get_args(Corner)) for each in candidates
+        min(_miss(replace(each, corner=corner), picture, levels)[1] for corner in get_args(Corner))
+        for each in candidates
     ]
     likely = [candidates[index] for index in sorted(range(len(off)), key=off.__getitem__)[:_LIKELY]]
     variants = [
@@ -195,29 +192,21 @@ def _nearest(
     return variants[misses.index(least)], least[0]
 
 
-def _levels(candidate: Preprocessing, picture: Image.Image) -> Tensor:
-    return planes(candidate.cropped(picture), torch.device("cpu"))
-
-
-def _off(candidate: Preprocessing, picture: Image.Image, levels: Tensor) -> float:
-    return float((_levels(candidate, picture) - levels).abs().mean())
-
-
 def _miss(candidate: Preprocessing, picture: Image.Image, levels: Tensor) -> tuple[float, float]:
     """Return the share of values that a description misses by more than a level, and by how much it misses all."""
-    apart = (_levels(candidate, picture) - levels).abs()
+    apart = (planes(candidate.cropped(picture), torch.device("cpu")) - levels).abs()
     return float((apart > _LEVEL).float().mean()), float(apart.mean())
 
 
 def _candidates(plain: Preprocessing, processor: Any) -> list[Preprocessing]:
-    """Return the resizes that a processor may do, the likeliest first, with PIL and the corner rounded to 0."""
+    """Return the resizes that a processor may do, the likeliest first, all with PIL and one corner."""
     number: object = getattr(processor, "resample", None)
     named = _FILTERS.get(int(number)) if isinstance(number, int) else None
     lengths, pairs = _sizes(processor, *plain.size)
     geometries: list[dict[str, Any]] = [{"resize": pair, "squash": True} for pair in pairs]
     geometries += [{"resize": length, "squash": False} for length in lengths]
     return [
-        replace(plain, interpolation=interpolation, corner="lower", **geometry)
+        replace(plain, interpolation=interpolation, **geometry)
         for interpolation in ((named,) if named else get_args(Interpolation))
         for geometry in geometries
     ]

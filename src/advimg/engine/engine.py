@@ -203,11 +203,13 @@ class Engine:
         if "step" in turns:
             losses = [state.attack.loss for state in owners]
             temperatures = [state.attack.temperature for state in owners]
-            weights = [
-                weight
-                for state, own in zip(states, rows, strict=True)
-                for weight in state.attack.weigh([view.log_confidence for view in views[own]])
-            ]
+            weights = None
+            if len(owners) > len(states):
+                weights = [
+                    weight
+                    for state, own in zip(states, rows, strict=True)
+                    for weight in state.attack.weigh([view.log_confidence for view in views[own]])
+                ]
             gradients = [each.gradient(losses, temperatures, weights) for each in passes]
             for state, own, turn in zip(states, rows, turns, strict=True):
                 if turn == "step":

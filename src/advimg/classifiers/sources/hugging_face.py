@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from advimg.classifiers.preprocessing import Preprocessing
 from advimg.classifiers.processors import described, written
 from advimg.classifiers.sources.base import Listed, Published, Source, register
-from advimg.classifiers.sources.state_dict import files_sha256
+from advimg.classifiers.sources.state_dict import weights_sha256
 from advimg.errors import ClassifierError, UsageError, first_line
 from advimg.labels import Labels
 
@@ -175,7 +175,7 @@ def sha256_of(weights: Path) -> str:
     Raises:
         ClassifierError: one cannot be read.
     """
-    return files_sha256([weights, *_parts_of(weights)])
+    return weights_sha256(weights, *_parts_of(weights))
 
 
 def recorded_name(name: str, folder: Path, prefix: str) -> str:

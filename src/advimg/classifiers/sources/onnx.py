@@ -17,7 +17,7 @@ from torch import nn
 from advimg.classifiers.preprocessing import Preprocessing
 from advimg.classifiers.sources.base import Listed, Published, Source, register
 from advimg.classifiers.sources.onnx_network import Graph, OnnxNetwork, quiet_options
-from advimg.classifiers.sources.state_dict import files_sha256
+from advimg.classifiers.sources.state_dict import weights_sha256
 from advimg.errors import ClassifierError, UsageError, first_line, unreadable
 from advimg.labels import Labels, imagenet_labels
 
@@ -81,7 +81,7 @@ def _twin(network: nn.Module) -> nn.Module:
 
 def _sha256(graph: Graph, path: Path) -> str:
     """Return the hash of the file; of one with data files that of all their bytes, in the order of their names."""
-    return files_sha256((path, *graph.data))
+    return weights_sha256(path, *graph.data)
 
 
 def _preprocessing(graph: Graph) -> Preprocessing:

@@ -5,7 +5,7 @@ import io
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,38 +14,24 @@ import torch
 from torch import Tensor, nn
 
 from advimg.errors import ClassifierError, first_line, unreadable
-from advimg.images.files import file_sha256
 
 # A checkpoint may hold the optimiser's state and averages of the weights beside them, in twice the precision.
 _TIMES = 16
 _BESIDE = 256 << 20
 
 
-def weights_sha256(path: Path) -> str:
-    """Return the SHA-256 of a weights file, in hexadecimal.
+def weights_sha256(*paths: Path) -> str:
+    """Return the SHA-256 of a weights file, or of the bytes of several, one after the other, in hexadecimal.
 
     Raises:
-        ClassifierError: the file is missing or cannot be read.
-    """
-    try:
-        return file_sha256(path)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise _unreadable(path, error) from error
-
-
-def files_sha256(paths: Iterable[Path]) -> str:
-    """Return the SHA-256 of the bytes of several files, one after the other, in hexadecimal.
-
-    Raises:
-        ClassifierError: one is missing or cannot be read.
+        ClassifierError: a file is missing or cannot be read.
     """
     digest = hashlib.sha256()
     for path in paths:
         try:
             with path.open("rb") as file:
-                while part := file.read(1 << 20):
-                    digest.update(part)
-        except (OSError, ValueError) as error:
+                hashlib.file_digest(file, lambda: digest)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
             raise _unreadable(path, error) from error
     return digest.hexdigest()
 
