@@ -483,7 +483,11 @@ def test_a_weight_of_another_shape(models: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name", "source"),
-    [("clip", "clip:{}", "clip"), ("open", "open_clip/local-dir:{}", "open_clip"), ("", "open_clip/{}", "open_clip")],
+    [
+        ("clip", "clip:{}", "hugging_face"),
+        ("open", "open_clip/local-dir:{}", "open_clip"),
+        ("", "open_clip/{}", "open_clip"),
+    ],
 )
 def test_what_a_processor_does_is_found_out_once(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, source: str

@@ -9,22 +9,22 @@ The verdict is that of the model in 32 bits, whatever its weights are stored in:
 ``pipeline("zero-shot-image-classification", dtype=torch.float32)`` says of the same file.
 """
 
-import json
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from advimg.classifiers.device import failing_as
-from advimg.classifiers.preprocessing import Preprocessing
-from advimg.classifiers.processors import described, written
 from advimg.classifiers.sources.base import Listed, OpenVocabulary, Published, Source, register
 from advimg.classifiers.sources.hugging_face import (
+    CONFIG,
+    WEIGHTS,
     folder_of,
-    processor_of,
+    json_of,
+    preprocessing_of,
+    pretrained,
     quietly,
     recorded_name,
     sha256_of,
@@ -38,9 +38,6 @@ from advimg.labels import Labels
 PREFIX = "clip:"
 PROMPT = "This is a photo of {}."
 """That of transformers' pipeline."""
-
-_CONFIG = "config.json"
-_WEIGHTS = "model.safetensors", "model.safetensors.index.json"
 
 
 def find(name: str) -> OpenVocabulary | None:
@@ -64,8 +61,8 @@ def listed() -> Iterator[Listed]:
 
     for cached in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*")):
         base = cached.name.removeprefix("models--").replace("--", "/")
-        path = try_to_load_from_cache(base, _CONFIG)
-        config = _json(Path(path)) if isinstance(path, str) else {}
+        path = try_to_load_from_cache(base, CONFIG)
+        config = (json_of(Path(path)) if isinstance(path, str) else None) or {}
         if isinstance(path, str) and config.get("model_type") in types:
             vision = config.get("vision_config")
             size = vision.get("image_size") if isinstance(vision, dict) else None
@@ -74,7 +71,7 @@ def listed() -> Iterator[Listed]:
                 input_size=size if isinstance(size, int) else None,
                 parameters=None,
                 top1=None,
-                on_disk=any(Path(path).with_name(file).is_file() for file in _WEIGHTS),
+                on_disk=any(Path(path).with_name(file).is_file() for file in WEIGHTS),
             )
 
 
@@ -96,14 +93,14 @@ def _publish(given: str, words: Labels, prompt: str) -> Published:
     """
     folder = folder_of(given, PREFIX)
     name = recorded_name(given, folder, PREFIX)
-    config = _json(folder / _CONFIG)
+    config = json_of(folder / CONFIG) or {}
     if config.get("model_type") not in _types():
         raise UsageError(
             f"{name} is no zero-shot image classifier but of the type {config.get('model_type')!r}; types that are: "
             f"{', '.join(_types())}"
         )
     _tokenizer(folder, name)
-    preprocessing = _preprocessing(name, folder, written(folder))
+    preprocessing = preprocessing_of(name, folder)
     return Published(
         name=name,
         build=partial(_not_built, name),
@@ -114,12 +111,6 @@ def _publish(given: str, words: Labels, prompt: str) -> Published:
         load=partial(_load, name, sentences_of(words, prompt), preprocessing.size),
         prompt=prompt,
     )
-
-
-@lru_cache(maxsize=16)
-def _preprocessing(name: str, folder: Path, written: tuple[int, ...]) -> Preprocessing:  # noqa: ARG001
-    processor, process = processor_of(name, folder)
-    return described(process, processor, name)
 
 
 def _not_built(name: str, classes: int, size: int) -> nn.Module:  # noqa: ARG001
@@ -134,18 +125,10 @@ def _load(name: str, sentences: Sequence[str], size: tuple[int, int], path: Path
     """
     tokenizer = _tokenizer(path.parent, name)
     with quietly(), failing_as(f"{name} cannot be loaded"):
-        model, told = transformers().AutoModelForZeroShotImageClassification.from_pretrained(
-            path.parent,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        model, lacking = pretrained(transformers().AutoModelForZeroShotImageClassification, path.parent)
         model.eval()
-    missing = sorted({*told["missing_keys"], *(key for key, *_ in told.get("mismatched_keys", ()))})
-    if missing:  # transformers would make them up
-        raise ClassifierError(f"the weights {path} lack {len(missing)} tensors of {name}, such as {missing[0]}")
+    if lacking:
+        raise ClassifierError(f"the weights {path} lack {len(lacking)} tensors of {name}, such as {lacking[0]}")
 
     def encoded(some: Sequence[str]) -> Any:
         options: dict[str, Any] = {"padding": True}
@@ -199,12 +182,3 @@ def _tokenizer(folder: Path, name: str) -> Any:
     if slow and not (folder / quick).is_file():
         raise ClassifierError(f"{name}: its tokenizer is missing ({quick}, or {' and '.join(files.values())})")
     return tokenizer
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Return the values of a configuration; none if it cannot be read."""
-    try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}

@@ -36,7 +36,9 @@ TIMM_PREFIX = "hf-hub:"
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_CONFIG = "config.json"
+WEIGHTS = _WEIGHTS, _INDEX
+"""The files of which a model has one: its weights, or the index of several."""
+CONFIG = "config.json"
 # Where an image processor is described; timm's own form has all in the configuration.
 _PROCESSORS = "preprocessor_config.json", "processor_config.json"
 _LOGGERS = "transformers", "huggingface_hub"
@@ -52,7 +54,7 @@ def find(name: str) -> Published:
     """
     folder = folder_of(name, PREFIX)
     config = _config(name, folder)
-    preprocessing = _preprocessing(name, folder, written(folder))
+    preprocessing = preprocessing_of(name, folder)
     return Published(
         name=recorded_name(name, folder, PREFIX),
         build=partial(_not_built, name),
@@ -85,13 +87,13 @@ def listed() -> Iterator[Listed]:
         return
     for repository in sorted(repositories, key=lambda each: each.repo_id):
         files = {file.file_name: file.file_path for revision in repository.revisions for file in revision.files}
-        if repository.repo_type == "model" and _CONFIG in files and _is_classifier(_json(files[_CONFIG])):
+        if repository.repo_type == "model" and CONFIG in files and _is_classifier(json_of(files[CONFIG])):
             yield Listed(
                 name=f"{PREFIX}{repository.repo_id}",
                 input_size=None,
                 parameters=None,
                 top1=None,
-                on_disk=_WEIGHTS in files or _INDEX in files,
+                on_disk=any(file in files for file in WEIGHTS),
             )
 
 
@@ -133,13 +135,13 @@ def folder_of(name: str, prefix: str) -> Path:
     transformers()
     base = name.removeprefix(prefix)
     if (path := _local(base)) is not None:
-        if not (path / _CONFIG).is_file():
-            raise UsageError(f"{name}: {path} is no folder of a model; a file {_CONFIG} was expected in it")
+        if not (path / CONFIG).is_file():
+            raise UsageError(f"{name}: {path} is no folder of a model; a file {CONFIG} was expected in it")
         return path.absolute()
     from huggingface_hub import try_to_load_from_cache
 
     for known in (_hub(name, base, partial(try_to_load_from_cache, base, file)) for file in _PROCESSORS):
-        if isinstance(known, str) and (Path(known).parent / _CONFIG).is_file():
+        if isinstance(known, str) and (Path(known).parent / CONFIG).is_file():
             return Path(known).parent
     return _fetched(name, base, _SMALL_FILES)
 
@@ -147,7 +149,7 @@ def folder_of(name: str, prefix: str) -> Path:
 def _local(base: str) -> Path | None:
     """Return the folder that a name means, if it means one and no repository."""
     path = Path(base).expanduser()
-    return path if base.startswith((".", "~", os.sep)) or (path / _CONFIG).is_file() else None
+    return path if base.startswith((".", "~", os.sep)) or (path / CONFIG).is_file() else None
 
 
 def weights_of(name: str, folder: Path, prefix: str, *, progress: bool) -> Path:
@@ -233,6 +235,41 @@ def processor_of(name: str, folder: Path) -> tuple[Any, Callable[[Image.Image], 
     return processor, process
 
 
+def preprocessing_of(name: str, folder: Path) -> Preprocessing:
+    """Return the preprocessing of a model's image processor, which is described anew only if its files have changed.
+
+    Raises:
+        ClassifierError: as :func:`processor_of` and :func:`advimg.classifiers.processors.described`.
+    """
+    return _preprocessing(name, folder, written(folder))
+
+
+@lru_cache(maxsize=16)
+def _preprocessing(name: str, folder: Path, written: tuple[int, ...]) -> Preprocessing:  # noqa: ARG001
+    processor, process = processor_of(name, folder)
+    return described(process, processor, name)
+
+
+def pretrained(auto: Any, folder: Path) -> tuple[Any, list[str]]:
+    """Load a model in 32 bits, and return it with the names of the tensors that its weights lack.
+
+    transformers would make these up. It may raise any error.
+
+    Args:
+        auto: the class of transformers that loads models of a task.
+        folder: with the model's files.
+    """
+    model, told = auto.from_pretrained(
+        folder,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    return model, sorted({*told["missing_keys"], *(key for key, *_ in told.get("mismatched_keys", ()))})
+
+
 class _Logits(nn.Module):
     """A model of transformers as a map from pixel_values [n, 3, height, width] to logits [n, classes]."""
 
@@ -265,9 +302,9 @@ def _config(name: str, folder: Path) -> Any:
 
 
 def _check_task(name: str, folder: Path) -> None:
-    values = _json(folder / _CONFIG)
+    values = json_of(folder / CONFIG)
     if values is None:
-        raise ClassifierError(f"{name}: {folder / _CONFIG} is no configuration of a model")
+        raise ClassifierError(f"{name}: {folder / CONFIG} is no configuration of a model")
     if _is_classifier(values):
         return
     architectures = values.get("architectures")
@@ -287,18 +324,13 @@ def _is_classifier(config: dict[str, Any] | None) -> bool:
     return config.get("model_type") in known or "num_classes" in config  # the latter is timm's own form
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def json_of(path: Path) -> dict[str, Any] | None:
+    """Return the values of a JSON file; None if it cannot be read, or holds something else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
-
-
-@lru_cache(maxsize=16)
-def _preprocessing(name: str, folder: Path, changed: tuple[int, ...]) -> Preprocessing:  # noqa: ARG001
-    processor, process = processor_of(name, folder)
-    return described(process, processor, name)
 
 
 def _not_built(name: str, classes: int, size: int) -> nn.Module:  # noqa: ARG001
@@ -310,19 +342,11 @@ def _not_built(name: str, classes: int, size: int) -> nn.Module:  # noqa: ARG001
 def _loaded(name: str, folder: Path) -> nn.Module:
     with quietly():
         try:
-            model, info = transformers().AutoModelForImageClassification.from_pretrained(
-                folder,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
+            model, lacking = pretrained(transformers().AutoModelForImageClassification, folder)
         except Exception as error:  # the code of other people
             raise ClassifierError(f"{name} cannot be loaded: {_reason(error)}") from error
-    wrong = sorted({*info["missing_keys"], *(key for key, *_ in info.get("mismatched_keys", ()))})
-    if wrong:  # transformers would make them up
-        raise ClassifierError(f"the weights of {name} lack {len(wrong)} tensors, such as {wrong[0]}")
+    if lacking:
+        raise ClassifierError(f"the weights of {name} lack {len(lacking)} tensors, such as {lacking[0]}")
     return _Logits(model)
 
 
@@ -349,7 +373,7 @@ def _parts_of(weights: Path) -> list[Path]:
     """
     if weights.name != _INDEX:
         return []
-    parts = (_json(weights) or {}).get("weight_map")
+    parts = (json_of(weights) or {}).get("weight_map")
     names = sorted({str(part) for part in parts.values()}) if isinstance(parts, dict) else []
     if not names or any(Path(part).is_absolute() or ".." in Path(part).parts for part in names):
         raise ClassifierError(f"{weights} is no index of files of weights beside it")
