@@ -1,7 +1,7 @@
 """JPEG, by libjpeg."""
 
 from dataclasses import dataclass
-from io import BytesIO
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -9,19 +9,17 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from advimg.changes import number, word
-from advimg.errors import UsageError
-from advimg.images.decode import without_pixel_limit
 from advimg.registry import TRANSFORMS
 from advimg.transforms import block_coding
-from advimg.transforms.base import Transform, planes
+from advimg.transforms.base import planes
+from advimg.transforms.codec import Codec
 
 _SUBSAMPLING = {"420": "4:2:0", "444": "4:4:4"}
-_MOST = 65_500  # pixels a side, of libjpeg
 
 
 @TRANSFORMS.register("jpeg")
 @dataclass(frozen=True, slots=True)
-class Jpeg(Transform):
+class Jpeg(Codec):
     """Encodes a picture as JPEG and decodes it.
 
     Attributes:
@@ -29,18 +27,11 @@ class Jpeg(Transform):
         chroma: "420", where colour has half of the width and height, or "444".
     """
 
+    name: ClassVar[str] = "JPEG"
+    most: ClassVar[int] = 65_500  # of libjpeg
+
     quality: int = number(75, whole=True, at_least=1, at_most=100)
     chroma: str = word("420", "444")
-
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        """Return the same sides.
-
-        Raises:
-            UsageError: JPEG cannot hold them.
-        """
-        if max(width, height) > _MOST:
-            raise UsageError(f"JPEG holds at most {_MOST} pixels a side")
-        return width, height
 
     def apply(self, picture: Image.Image) -> Image.Image:
         """Encode and decode a picture."""
@@ -54,11 +45,7 @@ class Jpeg(Transform):
         return block_coding.pull_back(gradient, levels, luma, chroma, subsampled=self.chroma == "420")
 
     def _decoded(self, picture: Image.Image) -> tuple[Image.Image, list[list[int]]]:
-        buffer = BytesIO()
-        picture.save(buffer, "JPEG", quality=self.quality, subsampling=_SUBSAMPLING[self.chroma])
-        with without_pixel_limit():
-            file = Image.open(buffer)
-        with file as opened:
+        with self.coded(picture, quality=self.quality, subsampling=_SUBSAMPLING[self.chroma]) as opened:
             assert isinstance(opened, JpegImageFile)
             tables = [list(opened.quantization[number]) for number in (0, 1)]
             return opened.convert("RGB"), tables

@@ -2,50 +2,36 @@
 
 import math
 from dataclasses import dataclass
-from io import BytesIO
+from typing import ClassVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from advimg.changes import number
-from advimg.errors import UsageError
-from advimg.images.decode import without_pixel_limit
 from advimg.registry import TRANSFORMS
 from advimg.transforms import block_coding
-from advimg.transforms.base import Transform, planes
-
-_MOST = 16_383  # pixels a side
+from advimg.transforms.base import planes
+from advimg.transforms.codec import Codec
 
 
 @TRANSFORMS.register("webp")
 @dataclass(frozen=True, slots=True)
-class Webp(Transform):
+class Webp(Codec):
     """Encodes a picture as lossy WebP and decodes it.
 
     Attributes:
         quality: as libwebp counts.
     """
 
+    name: ClassVar[str] = "WebP"
+    most: ClassVar[int] = 16_383
+
     quality: int = number(80, whole=True, at_least=0, at_most=100)
-
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        """Return the same sides.
-
-        Raises:
-            UsageError: WebP cannot hold them.
-        """
-        if max(width, height) > _MOST:
-            raise UsageError(f"WebP holds at most {_MOST} pixels a side")
-        return width, height
 
     def apply(self, picture: Image.Image) -> Image.Image:
         """Encode and decode a picture."""
-        buffer = BytesIO()
-        picture.save(buffer, "WEBP", quality=self.quality)
-        with without_pixel_limit():
-            file = Image.open(buffer)
-        with file as opened:
+        with self.coded(picture, quality=self.quality) as opened:
             return opened.convert("RGB")
 
     def pull_back(self, gradient: Tensor, picture: Image.Image) -> Tensor:
