@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from advimg.attacks.base import Attack, Evaluation
+from advimg.attacks.base import Evaluation
 from advimg.attacks.losses import Loss, logit, loss_named
 from advimg.changes import number
 from advimg.engine.engine import Engine
@@ -18,6 +18,7 @@ from advimg.errors import UsageError
 from advimg.registry import ATTACKS, LOSSES, TARGET_RULES, TRANSFORMS, Registry
 from advimg.settings import Settings
 from advimg.transforms.base import Transform
+from tests.attacks import Shifted
 from tests.conftest import linear_classifier, random_photo
 
 _REGISTRIES = (ATTACKS, LOSSES, TRANSFORMS, TARGET_RULES)
@@ -34,15 +35,8 @@ def _registries() -> Iterator[None]:
         registry._modules, registry._things = modules, things
 
 
-class _OneJump(Attack):
+class _OneJump(Shifted):
     """The fast gradient sign method (arXiv:1412.6572): one step to the border."""
-
-    def __init__(self, photo: Tensor, settings: Settings, eps: float, free: Tensor | None = None) -> None:
-        super().__init__(photo, settings, eps, free)
-        self._delta = torch.zeros(photo.shape)
-
-    def propose(self, out: Tensor) -> None:
-        out.copy_(self._delta + self.photo)
 
     def update(self, gradient: Tensor, evaluation: Evaluation) -> None:
         assert 0 <= evaluation.confidence <= 1

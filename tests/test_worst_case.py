@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import advimg
-from advimg.attacks.base import Attack, Evaluation
+from advimg.attacks.base import Evaluation
 from advimg.batches.options import Options
 from advimg.batches.worst_case import WorstCase
 from advimg.classifiers.classifier import Classifier, Verdict
@@ -20,21 +20,15 @@ from advimg.labels import Labels
 from advimg.record import Prediction, Survival
 from advimg.registry import ATTACKS
 from advimg.settings import Settings
+from tests.attacks import Shifted
 from tests.batches import COMMAND, assert_kept, assert_one_line, by_source, quick_classifier, records_of, sha256
 from tests.conftest import Cli, random_photo
 
 
-class _Still(Attack):
+class _Still(Shifted):
     """Never moves further than its reach, by the sign of the gradient."""
 
     reach = 0
-
-    def __init__(self, photo: Tensor, settings: Settings, eps: float, free: Tensor | None = None) -> None:
-        super().__init__(photo, settings, eps, free)
-        self._delta = torch.zeros(photo.shape)
-
-    def propose(self, out: Tensor) -> None:
-        out.copy_(self._delta + self.photo)
 
     def update(self, gradient: Tensor, evaluation: Evaluation) -> None:
         assert not evaluation.fooled

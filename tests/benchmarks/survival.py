@@ -31,8 +31,6 @@ from PIL.Image import Resampling
 
 from advimg.classifiers.load import load_classifier
 from advimg.engine.engine import Engine
-from advimg.engine.job import Failed, Job
-from advimg.images.decode import read_photo
 from advimg.outcome import outcome_of
 from advimg.record import Record
 from advimg.settings import Settings
@@ -259,29 +257,17 @@ def _measured(name: str, measure: Callable[[], Tally]) -> Tally:
 
 def _ours(bench: Bench, settings: Settings) -> Tally:
     tally = Tally()
-    jobs = (
-        Job(photo=photo, target=index, settings=settings)
-        for path, indices in bench.targets.items()
-        for photo in [read_photo(path)]
-        for index in indices
-    )
-    ends = bench.engine.run(jobs)
     with tempfile.TemporaryDirectory() as folder:
         png = Path(folder) / "adversarial.png"
-        while True:
-            began = time.perf_counter()
-            end = next(ends, None)
-            if end is None:
-                return tally
-            tally.seconds += time.perf_counter() - began
-            if isinstance(end, Failed):
-                raise end.error
+        for end, seconds in bench.attacked(settings):
+            tally.seconds += seconds
             outcome = outcome_of(end)
             outcome.save(png, overwrite=True)
             tally.steps.append(end.steps)
             tally.passes.append(end.gradients)
             holds = tally.note(bench, png, Path(end.job.photo.source), end.target, round(end.eps))
             tally.note_claims(outcome.record, holds)
+    return tally
 
 
 def _peers(bench: Bench, peer: _Peer, passes: float) -> Tally:

@@ -33,7 +33,7 @@ from torch import Tensor
 from advimg.classifiers.classifier import Classifier
 from advimg.classifiers.load import load_classifier
 from advimg.engine.engine import Engine
-from advimg.engine.job import Failed, Job
+from advimg.engine.job import Failed, Job, Result
 from advimg.images.decode import read_photo
 from advimg.images.photo import Levels
 from advimg.outcome import outcome_of
@@ -165,6 +165,25 @@ class Bench:
     engine: Engine
     classifier: Classifier
 
+    def attacked(self, settings: Settings) -> Iterator[tuple[Result, float]]:
+        """Attack every photo towards its targets; yield each result, with the seconds since the one before it."""
+        jobs = (
+            Job(photo=photo, target=index, settings=settings)
+            for path, indices in self.targets.items()
+            for photo in [read_photo(path)]
+            for index in indices
+        )
+        ends = self.engine.run(jobs)
+        while True:
+            began = time.perf_counter()
+            end = next(ends, None)
+            if end is None:
+                return
+            seconds = time.perf_counter() - began
+            if isinstance(end, Failed):
+                raise end.error
+            yield end, seconds
+
 
 @click.command()
 @photos_option
@@ -248,27 +267,15 @@ def _point(steps: int, confidence: float) -> str:
 
 def _ours(bench: Bench, settings: Settings) -> Tally:
     tally = Tally(f"{settings.min_confidence:g}")
-    jobs = (
-        Job(photo=photo, target=index, settings=settings)
-        for path, indices in bench.targets.items()
-        for photo in [read_photo(path)]
-        for index in indices
-    )
-    ends = bench.engine.run(jobs)
     with tempfile.TemporaryDirectory() as folder:
         png = Path(folder) / "adversarial.png"
-        while True:
-            began = time.perf_counter()
-            end = next(ends, None)
-            if end is None:
-                return tally
-            tally.seconds += time.perf_counter() - began
-            if isinstance(end, Failed):
-                raise end.error
+        for end, seconds in bench.attacked(settings):
+            tally.seconds += seconds
             outcome_of(end).save(png, overwrite=True)
             tally.passes.append(end.gradients)
             source = Path(end.job.photo.source)
             _judge_file(bench, tally, png, source, end.target, round(end.eps), settings.min_confidence)
+    return tally
 
 
 def _found(bench: Bench, finder: Finder) -> Tally:
