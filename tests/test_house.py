@@ -15,7 +15,7 @@ _ROOT = Path(advimg.__file__).parent
 _FLOORS = (
     ("errors",),
     ("plugins", "formatting", "toml"),
-    ("registry",),
+    ("registry", "storage"),
     ("changes",),
     ("settings", "labels"),
     ("record", "target_names"),
@@ -106,6 +106,7 @@ def test_a_library_is_known_in_its_rooms_only(library: str, rooms: set[str]) -> 
         "errors",
         "plugins",
         "formatting",
+        "storage",
         "changes",
         "settings",
         "labels",

@@ -14,8 +14,8 @@ from PIL import Image, ImageCms
 from advimg.errors import OutputError, PhotoError
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.encode import encode_png
-from advimg.images.files import check_output, made_folder, make_folder, sweep, write_whole
 from advimg.images.perturbation import Amplify, amplified, factor_for, measure_change
+from advimg.storage.files import check_output, made_folder, make_folder, sweep, write_whole
 from tests.conftest import encoded, random_photo, with_chunk
 
 _RGB = Image.fromarray(random_photo(23, 17).levels)

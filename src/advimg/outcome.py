@@ -19,13 +19,13 @@ from advimg.engine.job import Result
 from advimg.engine.verdicts import judge, judgements
 from advimg.images.decode import decode_photo
 from advimg.images.encode import encode_png
-from advimg.images.files import write_whole
 from advimg.images.perturbation import PERTURBATION_KEY, Amplify, Shown, amplified, factor_for, measure_change
 from advimg.images.photo import Levels, Photo
 from advimg.images.visibility import measure_visibility
 from advimg.outputs import png_path
 from advimg.record import NOT_JUDGED, SCHEMA, CheckedRecord, Environment, NetworkRecord, Record, Target
 from advimg.settings import Settings
+from advimg.storage.files import write_whole
 
 
 @dataclass(eq=False)

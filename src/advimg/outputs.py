@@ -7,7 +7,7 @@ from pathlib import Path
 
 from advimg.errors import OutputError, UsageError
 from advimg.formatting import bounded
-from advimg.images.files import check_output
+from advimg.storage.files import check_output
 
 REPORT_MARK = '<meta name="generator" content="advimg '
 """What the ``index.html`` of a report has near its beginning, so that it is known as one."""

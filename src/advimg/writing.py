@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advimg.images.files import sync_folder, write_whole
 from advimg.images.perturbation import Amplify, factor_for
 from advimg.outcome import Outcome
 from advimg.outputs import Outputs
 from advimg.record import Record
+from advimg.storage.files import sync_folder, write_whole
 
 if TYPE_CHECKING:
     from advimg.report.trace_data import TraceData

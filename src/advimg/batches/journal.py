@@ -24,9 +24,9 @@ from advimg.batches.photos import is_own_picture
 from advimg.batches.plan import Key
 from advimg.errors import OutputError, RecordError
 from advimg.images.decode import is_adversarial
-from advimg.images.files import is_inside, made_folder, sweep, write_whole
 from advimg.record_schema import check_record, parse_json
 from advimg.settings import Settings, described
+from advimg.storage.files import is_inside, made_folder, sweep, write_whole
 
 NAME = "results.jsonl"
 

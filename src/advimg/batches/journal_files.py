@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from advimg.errors import DiskError, OutputError
-from advimg.images.files import file_sha256, is_inside
+from advimg.storage.files import file_sha256, is_inside
 
 _LOCK = ".advimg.lock"
 _UNFINISHED = ".advimg.unfinished"

@@ -25,9 +25,9 @@ from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Job, Result
 from advimg.engine.program_verdicts import ProgramVerdicts, Stopped
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
-from advimg.images.files import make_folder
 from advimg.outcome import Outcome, judge_result, known_before, outcome_of
 from advimg.record import CheckedRecord, Failure, Record
+from advimg.storage.files import make_folder
 from advimg.writing import encode_outputs, write_files
 
 _WAITING = 16

@@ -13,10 +13,10 @@ from advimg.batches.moved import moved_photos
 from advimg.batches.options import Options
 from advimg.batches.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
-from advimg.images.files import is_inside
 from advimg.images.perturbation import Amplify, shown_in
 from advimg.labels import Labels
 from advimg.settings import Eps
+from advimg.storage.files import is_inside
 
 
 class Work(NamedTuple):

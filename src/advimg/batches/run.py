@@ -22,7 +22,6 @@ from advimg.classifiers.classifier import Identity
 from advimg.classifiers.program import Program
 from advimg.classifiers.spec import ModelSpec
 from advimg.errors import OutputError, UsageError
-from advimg.images.files import write_whole
 from advimg.models import Models
 from advimg.outcome import known_before
 from advimg.outputs import is_summary
@@ -31,6 +30,7 @@ from advimg.report.accuracy import TrueClasses, accuracies_of
 from advimg.report.results_table import NAME as TABLE
 from advimg.report.results_table import is_results_table, results_table
 from advimg.settings import Eps
+from advimg.storage.files import write_whole
 
 SUMMARY = "summary.json"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from advimg.batches.worker import Task, work
 from advimg.errors import AdvimgError, DeviceError
-from advimg.images.files import sweep
+from advimg.storage.files import sweep
 
 _EXIT_TIMEOUT = 5
 """Seconds to wait for the exit code of a process that has closed its connection."""

@@ -38,8 +38,8 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     from advimg.cli.console import Console
     from advimg.cli.one_photo import attack_shown, describe
     from advimg.images.decode import decode_photo
-    from advimg.images.files import check_output, make_folder, write_whole
     from advimg.outputs import default_name, plan_outputs
+    from advimg.storage.files import check_output, make_folder, write_whole
     from advimg.writing import write_outputs
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])

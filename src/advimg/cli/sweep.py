@@ -223,9 +223,9 @@ def _caption(records: Sequence[dict[str, Any]]) -> str:
 
 def _write(folder: Path, points: "Sequence[Point]", caption: str, *, norm: str) -> None:
     from advimg import __version__
-    from advimg.images.files import write_whole
     from advimg.report.curves import draw_curves
     from advimg.report.robustness import to_csv
+    from advimg.storage.files import write_whole
 
     sums = {"advimg": __version__, "norm": norm, "caption": caption, "points": [point.to_dict() for point in points]}
     contents = (json.dumps(sums, indent=2).encode("ascii") + b"\n", to_csv(points).encode(), None)

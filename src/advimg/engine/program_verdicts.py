@@ -14,10 +14,10 @@ from advimg.classifiers.program import Program, pictures_folder
 from advimg.engine.job import Result
 from advimg.errors import ClassifierError
 from advimg.images.encode import encode_png
-from advimg.images.files import file_sha256
 from advimg.images.photo import Levels, Photo
 from advimg.labels import same_class
 from advimg.record import Answer, CheckedRecord, CheckedSurvival, CheckedTarget
+from advimg.storage.files import file_sha256
 from advimg.transforms.base import changed_picture
 
 Answers = tuple[Answer, ...]

@@ -1,1 +1,1 @@
-"""Files to pixels and back: decode, orient, encode, write whole or not at all."""
+"""Files to pixels and back: decode, orient, encode."""

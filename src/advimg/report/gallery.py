@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from advimg.errors import OutputError, RecordError
-from advimg.images.files import made_folder, remove_others, write_whole
 from advimg.record import Prediction, Target
 from advimg.record_schema import check_record, record_of
 from advimg.report.cards import FAILED, NOT_REACHED, VERIFIED, Card, Failed, card_of, failed_of, root_of
@@ -15,6 +14,7 @@ from advimg.report.histogram import Histogram, of_confidences, of_numbers
 from advimg.report.page import check_page, rendered
 from advimg.report.survival import matrix_of
 from advimg.report.thumbnails import OWN, Pictures, make_thumbnails
+from advimg.storage.files import made_folder, remove_others, write_whole
 
 FOLDER = "report"
 _THUMBNAILS = "thumbnails"

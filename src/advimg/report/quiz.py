@@ -13,12 +13,12 @@ from typing import Any
 
 from advimg.errors import OutputError, PhotoError
 from advimg.images.encode import encode_png
-from advimg.images.files import made_folder, remove_others, write_whole
 from advimg.images.photo import Photo
 from advimg.record_schema import record_of
 from advimg.report.gallery import FOLDER
 from advimg.report.hashed_file import HashedFile
 from advimg.report.page import check_page, rendered
+from advimg.storage.files import made_folder, remove_others, write_whole
 
 _PICTURES = "quiz"
 _MOST = 20

@@ -18,11 +18,11 @@ from PIL import Image
 
 from advimg.errors import PhotoError
 from advimg.images.decode import decode_photo
-from advimg.images.files import write_whole
 from advimg.images.perturbation import amplified, factor_for, shown_in
 from advimg.images.photo import Levels
 from advimg.images.scaling import fit, pick_pixels, resample
 from advimg.report.hashed_file import HashedFile
+from advimg.storage.files import write_whole
 
 _LONGEST = 448
 _LONGEST_PERTURBATION = 320

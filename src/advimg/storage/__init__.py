@@ -1,0 +1,1 @@
+"""Where bytes are: files of this machine, objects in stores, members of archives."""
