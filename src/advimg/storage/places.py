@@ -1,0 +1,209 @@
+"""What is done with a place, wherever it is: on this machine's disk, in an object store, or in a tar archive.
+
+Errors are OSErrors, or ValueErrors where a name holds a NUL, as :mod:`pathlib` has them; what writes raises
+OutputErrors.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from advimg.errors import DiskError, OutputError
+from advimg.storage import files, stores, tars
+from advimg.storage.url import Place, Url
+
+
+def read_bytes(where: Place) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+        ValueError: the name holds a NUL.
+    """
+    inside = tars.split(where)
+    if inside is not None:
+        return tars.read(*inside)
+    return stores.read(where) if isinstance(where, Url) else where.read_bytes()
+
+
+def sha256(where: Place) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+        ValueError: the name holds a NUL.
+    """
+    if isinstance(where, Path) and tars.split(where) is None:
+        return files.file_sha256(where)
+    return hashlib.sha256(read_bytes(where)).hexdigest()
+
+
+def exists(where: Place) -> bool:
+    """Tell whether a name is taken, even by a dangling link.
+
+    Raises:
+        OSError: a store does not answer.
+    """
+    inside = tars.split(where)
+    if inside is not None:
+        return inside[1] in tars.members(inside[0])
+    return stores.find(where) is not None if isinstance(where, Url) else os.path.lexists(where)
+
+
+def is_file(where: Place) -> bool:
+    """Tell whether a place is a file that can be read to its end, or a link to one.
+
+    Raises:
+        OSError: a store does not answer.
+    """
+    if isinstance(where, Url) or tars.split(where) is not None:
+        return exists(where)
+    return os.path.isfile(where)  # noqa: PTH113 - Path.is_file() raises on impossible names
+
+
+def is_folder(where: Place) -> bool:
+    """Tell whether a place holds others: a folder, or an archive.
+
+    Raises:
+        OSError: a store does not answer.
+    """
+    if tars.is_archive(where):
+        return True
+    if isinstance(where, Url):
+        return stores.is_folder(where)
+    return os.path.isdir(where)  # noqa: PTH112 - Path.is_dir() raises on impossible names
+
+
+def stamp(where: Place) -> str | None:
+    """Return what is another once a file's bytes are: its size and time, or its store's tag; None if it is not there.
+
+    That of a member is its archive's.
+    """
+    inside = tars.split(where)
+    try:
+        if inside is not None:
+            return stamp(inside[0]) if inside[1] in tars.members(inside[0]) else None
+        if isinstance(where, Url):
+            found = stores.find(where)
+            return found.stamp if found else None
+        status = where.stat()
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None
+    return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+def is_inside(where: Place, folder: Place) -> bool:
+    """Tell whether a file, not a link to one, is in a folder or its subfolders, also once all links are followed.
+
+    Raises:
+        OSError: a store does not answer.
+    """
+    if isinstance(where, Path) and isinstance(folder, Path):
+        if (inside := tars.split(where)) is not None:
+            return inside[1] in tars.members(inside[0]) and files.is_inside(Path(str(inside[0])), folder)
+        return files.is_inside(where, folder)
+    return where.is_relative_to(folder) and exists(where)  # type: ignore[arg-type]
+
+
+def write_whole(
+    where: Place,
+    data: bytes,
+    *,
+    overwrite: bool,
+    check: Callable[[bytes], bool] | None = None,
+    durable: bool = False,
+) -> None:
+    """Write a file, read it back, and leave it only if what was read is right.
+
+    On a disk, the file appears after it was read back (:func:`advimg.storage.files.write_whole`). In a store it appears
+    first, is read back from there, and removed if it is not what it has to be.
+
+    Args:
+        where: of the file.
+        data: all its bytes.
+        overwrite: whether an existing file is replaced.
+        check: called with the bytes read back.
+        durable: whether the bytes are on the disk, and not only in the system's memory, before the file appears.
+
+    Raises:
+        DiskError: the disk is full, over quota or read-only; the store refuses access, or there is no such bucket.
+        OutputError: the file exists, its name is not possible, it did not pass ``check``, or a store does not answer.
+    """
+    if isinstance(where, Path):
+        files.write_whole(where, data, overwrite=overwrite, check=check, durable=durable)
+        return
+    try:
+        stores.put(where, data, overwrite=overwrite)
+        if check is None or check(stores.read(where)):
+            return
+        stores.remove([where])
+    except FileExistsError:
+        raise OutputError(f"{where} exists; use --force to overwrite it") from None
+    except OSError as error:
+        raise _refused(f"cannot write {where}", error) from error
+    raise OutputError(f"{where} did not read back as it was written; check the store")
+
+
+def remove(where: Place) -> None:
+    """Remove a file; one that is gone is no error.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if isinstance(where, Url):
+        stores.remove([where])
+    else:
+        where.unlink(missing_ok=True)
+
+
+def check_output(where: Place, *, overwrite: bool) -> None:
+    """Check before the work that a file can be written after it.
+
+    Raises:
+        OutputError: its folder does not exist or cannot be written, or the file exists and ``overwrite`` is false.
+    """
+    if isinstance(where, Path):
+        files.check_output(where, overwrite=overwrite)
+        return
+    try:
+        there = exists(where)
+        if not there and not stores.is_folder(Url(where.store)):
+            raise OutputError(f"cannot write {where}: there is no bucket {where.store}")
+    except OSError as error:
+        raise _refused(f"cannot write {where}", error) from error
+    if there and not overwrite:
+        raise OutputError(f"{where} exists; use --force to overwrite it")
+
+
+@contextlib.contextmanager
+def made_folder(where: Place) -> Iterator[None]:
+    """Make a folder and its parents; at the end remove those that were made and are still empty. A store needs none.
+
+    Raises:
+        DiskError: the disk is full, over quota or read-only.
+        OutputError: its name is impossible or not permitted.
+    """
+    if isinstance(where, Url):
+        yield
+        return
+    with files.made_folder(where):
+        yield
+
+
+def make_folder(where: Place) -> None:
+    """Make a folder and its parents where they do not exist; a store needs none.
+
+    Raises:
+        DiskError: the disk is full, over quota or read-only.
+        OutputError: its name is impossible or not permitted.
+    """
+    if isinstance(where, Path):
+        files.make_folder(where)
+
+
+def _refused(what: str, error: OSError) -> OutputError:
+    # Without access, or without the bucket, no other file can be written either.
+    kind = DiskError if isinstance(error, PermissionError | FileNotFoundError) else OutputError
+    return kind(f"{what}: {error.strerror or error}")
