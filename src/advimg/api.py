@@ -3,7 +3,6 @@
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from PIL import Image
 
 from advimg.batches.options import Options
 from advimg.batches.pairs import read_targets, words_of
-from advimg.batches.photos import absolute, find_photos
+from advimg.batches.photos import find_photos
 from advimg.batches.plan import Files, each_target
 from advimg.batches.run import opened
 from advimg.batches.stats import BatchStats
@@ -38,12 +37,13 @@ from advimg.outcome import Outcome, judge_result, outcome_of
 from advimg.record import Target
 from advimg.record_schema import read_chunk
 from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Norm, Precision, Settings, parse_eps
+from advimg.storage.url import Place, place
 from advimg.tracing import Tracer
 from advimg.transforms.base import check_size
 from advimg.verification import Verification
 
-Picture = str | Path | bytes | Image.Image | npt.NDArray[Any] | Photo
-"""A photo as callers have it: a path, a file's bytes, a PIL image, or levels [height, width, 3], uint8."""
+Picture = str | Place | bytes | Image.Image | npt.NDArray[Any] | Photo
+"""A photo as callers have it: a path or a URL, a file's bytes, a PIL image, or levels [height, width, 3], uint8."""
 
 
 def attack(
@@ -106,10 +106,10 @@ def attack(
 
 
 def batch(
-    photos: str | Path | Sequence[str | Path],
+    photos: str | Place | Sequence[str | Place],
     targets: str | int | Sequence[str | int],
     *,
-    out_dir: str | Path,
+    out_dir: str | Place,
     model: Model | Sequence[Model] = DEFAULT_MODEL,
     check_on: Judge | Sequence[Judge] = (),
     settings: Settings | None = None,
@@ -125,7 +125,7 @@ def batch(
     retry_failed: bool = False,
     max_pixels: int = MAX_PIXELS,
     worst_case: Sequence[str] = (),
-    true_labels: str | Path | None = None,
+    true_labels: str | Place | None = None,
     ended: Callable[[dict[str, Any]], None] | None = None,
     stop: threading.Event | None = None,
     **changes: Any,
@@ -133,9 +133,9 @@ def batch(
     """Attack many photos into one folder, with a journal there; called again, it goes on where it was stopped.
 
     Args:
-        photos: a file or a folder, or several.
+        photos: a file, a folder or a tar archive, or several; paths, or URLs such as ``s3://bucket/photos``.
         targets: as for :func:`attack`, or "all"; each photo is attacked once for each of them.
-        out_dir: the folder for the files and the journal; made if it is not there.
+        out_dir: the folder for the files and the journal, made if it is not there; or a URL.
         model: as for :func:`attack`.
         check_on: as for :func:`attack`.
         settings: of all attacks; the defaults if None.
@@ -168,8 +168,8 @@ def batch(
             is full. A photo that fails raises nothing; it is counted.
     """
     settings = (settings or Settings()).changed(**changes)
-    folder = absolute(out_dir)
-    found = find_photos([photos] if isinstance(photos, str | Path) else photos, out_dir=folder, recursive=recursive)
+    folder = place(out_dir)
+    found = find_photos([photos] if isinstance(photos, str | Place) else photos, out_dir=folder, recursive=recursive)
     texts = [targets] if isinstance(targets, str | int) else targets
     models = Models.of(model, check_on).joined_by(words_of(texts))
     criteria = read_targets(tuple(map(str, texts)), models.labels[0], models.other_labels)
@@ -300,7 +300,7 @@ def open_photo(photo: Picture) -> Photo:
         return photo
     if isinstance(photo, bytes):
         return decode_photo(photo, source="bytes")
-    if isinstance(photo, str | Path):
+    if isinstance(photo, str | Place):
         return read_photo(photo)
     return photo_from_pixels(photo)
 

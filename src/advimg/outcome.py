@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,8 @@ from advimg.images.visibility import measure_visibility
 from advimg.outputs import png_path
 from advimg.record import NOT_JUDGED, SCHEMA, CheckedRecord, Environment, NetworkRecord, Record, Target
 from advimg.settings import Settings
-from advimg.storage.files import write_whole
+from advimg.storage.places import write_whole
+from advimg.storage.url import Place
 
 
 @dataclass(eq=False)
@@ -94,13 +94,13 @@ class Outcome:
         reopened = decode_photo(png, source="the PNG", max_pixels=width * height)
         return np.array_equal(reopened.levels, self.levels) and _equal(reopened.alpha, self.photo.alpha)
 
-    def save(self, path: str | Path, *, metadata: bool = True, overwrite: bool = False) -> Path:
+    def save(self, path: str | Place, *, metadata: bool = True, overwrite: bool = False) -> Place:
         """Write the adversarial PNG, whole or not at all, and check what is on disk before it appears.
 
         The record's ``outputs`` name it from then on.
 
         Args:
-            path: the file; its name must end in ``.png``.
+            path: the file, or a URL of an object; its name must end in ``.png``.
             metadata: whether the PNG's text chunk holds the record.
             overwrite: whether a file that is there may be replaced.
 
@@ -111,10 +111,10 @@ class Outcome:
             UsageError: the name ends otherwise.
             OutputError: it cannot be written, exists, or does not read back as it was judged.
         """
-        path = png_path(path)
-        write_whole(path, self.png(metadata=metadata), overwrite=overwrite, check=self.holds)
-        self.record = replace(self.record, outputs={"adversarial": str(path)})
-        return path
+        where = png_path(path)
+        write_whole(where, self.png(metadata=metadata), overwrite=overwrite, check=self.holds)
+        self.record = replace(self.record, outputs={"adversarial": str(where)})
+        return where
 
 
 def judge_result(result: Result, ensemble: Ensemble) -> tuple[Judgement, ...]:

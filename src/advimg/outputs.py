@@ -7,7 +7,8 @@ from pathlib import Path
 
 from advimg.errors import OutputError, UsageError
 from advimg.formatting import bounded
-from advimg.storage.files import check_output
+from advimg.storage.places import check_output, is_same_file, read_beginning, read_bytes
+from advimg.storage.url import Place, path_or_url
 
 REPORT_MARK = '<meta name="generator" content="advimg '
 """What the ``index.html`` of a report has near its beginning, so that it is known as one."""
@@ -20,19 +21,19 @@ LONGEST_STEM = 200
 class Outputs:
     """The paths of one attack's files; None for those not wanted."""
 
-    adversarial: Path
-    perturbation: Path | None
-    figure: Path | None
-    trace: Path | None = None
+    adversarial: Place
+    perturbation: Place | None
+    figure: Place | None
+    trace: Place | None = None
 
-    def __iter__(self) -> Iterator[tuple[str, Path]]:
+    def __iter__(self) -> Iterator[tuple[str, Place]]:
         """Yield the record's key and the path of each file that is wanted."""
         for key in ("adversarial", "perturbation", "figure", "trace"):
             path = getattr(self, key)
             if path is not None:
                 yield key, path
 
-    def check(self, *, overwrite: bool, photo: Path) -> None:
+    def check(self, *, overwrite: bool, photo: Place) -> None:
         """Find out before the work whether all files can be written after it.
 
         Raises:
@@ -40,11 +41,11 @@ class Outputs:
         """
         for _, path in self:
             check_output(path, overwrite=overwrite)
-            if path.exists() and photo.exists() and path.samefile(photo):
+            if is_same_file(path, photo):
                 raise OutputError(f"{path} is the photo itself; give the output another name")
 
 
-def plan_outputs(adversarial: Path, *, figure: bool, perturbation: bool = True, trace: Path | None = None) -> Outputs:
+def plan_outputs(adversarial: Place, *, figure: bool, perturbation: bool = True, trace: Place | None = None) -> Outputs:
     """Name the files that go with an adversarial PNG: ``dog_pelican.png`` has ``dog_pelican_figure.png`` beside it.
 
     The trace has a name of its own.
@@ -67,42 +68,41 @@ def default_name(source: str, target_slug: str) -> str:
     return f"{bounded(f'{Path(source).stem}_{target_slug}', LONGEST_STEM)}.png"
 
 
-def png_path(path: str | Path) -> Path:
+def png_path(path: str | Place) -> Place:
     """Return ``path`` if it names a PNG.
 
     Raises:
         UsageError: it does not; JPEG and WebP would change the pixels that were verified.
     """
-    path = Path(path)
+    path = path_or_url(path)
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path}: the output must be a .png; other formats would change the pixels that were verified")
     return path
 
 
-def is_summary(path: Path) -> bool:
+def is_summary(path: Place) -> bool:
     """Tell whether a file is the JSON summary of a batch or a sweep."""
     try:
-        return "advimg" in json.loads(path.read_bytes())
+        return "advimg" in json.loads(read_bytes(path))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
-def is_report(folder: Path) -> bool:
+def is_report(folder: Place) -> bool:
     """Tell whether a folder holds a report, whose small pictures are no photos."""
     try:
-        with (folder / "index.html").open("rb") as file:
-            return REPORT_MARK.encode() in file.read(512)
+        return REPORT_MARK.encode() in read_beginning(folder / "index.html", 512)
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return False
 
 
-def trace_path(path: str | Path) -> Path:
+def trace_path(path: str | Place) -> Place:
     """Return ``path`` if it names an animation.
 
     Raises:
         UsageError: it does not.
     """
-    path = Path(path)
+    path = path_or_url(path)
     if str(path) == "-":
         raise UsageError("a trace is not written to stdout; give --trace a file name, like steps.webp")
     if path.suffix.lower() not in (".webp", ".gif"):

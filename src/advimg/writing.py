@@ -1,7 +1,6 @@
 """The files of an attack, on the disk: all of them, or none that is new."""
 
 import logging
-import os
 import threading
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +12,9 @@ from advimg.images.perturbation import Amplify, factor_for
 from advimg.outcome import Outcome
 from advimg.outputs import Outputs
 from advimg.record import Record
-from advimg.storage.files import sync_folder, write_whole
+from advimg.storage.files import sync_folder
+from advimg.storage.places import exists, read_bytes, remove, write_whole
+from advimg.storage.url import Place
 
 if TYPE_CHECKING:
     from advimg.report.trace_data import TraceData
@@ -50,7 +51,7 @@ def write_outputs(
 
 def encode_outputs(
     outcome: Outcome, outputs: Outputs, *, amplify: Amplify, metadata: bool, unfolding: "TraceData | None" = None
-) -> dict[Path, bytes]:
+) -> dict[Place, bytes]:
     """Return the bytes of an attack's files, the adversarial PNG first; see :func:`write_outputs`."""
     files = {outputs.adversarial: outcome.png(metadata=metadata)}
     if outputs.perturbation is not None:
@@ -62,7 +63,7 @@ def encode_outputs(
     return files
 
 
-def write_files(files: Mapping[Path, bytes], outcome: Outcome, *, replaced: Container[Path]) -> None:
+def write_files(files: Mapping[Place, bytes], outcome: Outcome, *, replaced: Container[Place]) -> None:
     """Write the files of an attack to the disk: each whole, and in the end all or none of those that are new.
 
     Args:
@@ -73,21 +74,21 @@ def write_files(files: Mapping[Path, bytes], outcome: Outcome, *, replaced: Cont
     Raises:
         OutputError: one of them cannot be written, or exists and is not to be replaced.
     """
-    new: dict[Path, bytes] = {}
+    new: dict[Place, bytes] = {}
     adversarial = next(iter(files))
     try:
         for path, data in files.items():
-            if not os.path.lexists(path):
+            if not exists(path):
                 new[path] = data
             check = outcome.holds if path == adversarial else None
             write_whole(path, data, overwrite=path in replaced, check=check, durable=True)
-        for folder in dict.fromkeys(path.parent for path in files):
+        for folder in dict.fromkeys(path.parent for path in files if isinstance(path, Path)):
             sync_folder(folder)
     except BaseException:
         for path, data in new.items():
             with suppress(OSError):
-                if path.read_bytes() == data:  # and not a file that another process wrote there meanwhile
-                    path.unlink()
+                if read_bytes(path) == data:  # and not a file that another process wrote there meanwhile
+                    remove(path)
         raise
 
 
@@ -99,7 +100,7 @@ def _figure(outcome: Outcome, amplify: Amplify) -> bytes:
         return draw_figure(outcome.record, outcome.photo.levels, outcome.levels, amplify=factor)
 
 
-def _trace(outcome: Outcome, unfolding: "TraceData", path: Path) -> bytes:
+def _trace(outcome: Outcome, unfolding: "TraceData", path: Place) -> bytes:
     with _quiet_drawing():
         from advimg.report.trace import draw_trace
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
-from advimg.batches.photos import absolute
 from advimg.batches.table import read_table
 from advimg.labels import Labels
 from advimg.settings import Eps, Norm, TargetRule, parse_eps_or_auto
+from advimg.storage.url import Place, place
 from advimg.target_names import read_target
 
 ALL = "all"
@@ -35,9 +34,9 @@ def words_of(texts: Iterable[str | int]) -> list[str | int]:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A line of a table: a photo (an absolute path), its target, and its own eps, if it has one."""
+    """A line of a table: a photo (an absolute path or a URL), its target, and its own eps, if it has one."""
 
-    path: Path
+    path: Place
     target: int | TargetRule
     eps: Eps | None
 
@@ -56,6 +55,6 @@ def read_pairs(
     def pairs(cells: Mapping[str, str]) -> list[Pair]:
         own_eps = parse_eps_or_auto(cells["eps"], norm) if cells["eps"] else None
         targets = read_targets((cells["target"],), labels, others)
-        return [Pair(absolute(cells["path"]), each, own_eps) for each in targets]
+        return [Pair(place(cells["path"]), each, own_eps) for each in targets]
 
     return read_table(lines, pairs, name=name, columns=("path", "target"), optional=("eps",))

@@ -27,7 +27,8 @@ from advimg.engine.program_verdicts import ProgramVerdicts, Stopped
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
 from advimg.outcome import Outcome, judge_result, known_before, outcome_of
 from advimg.record import CheckedRecord, Failure, Record
-from advimg.storage.files import make_folder
+from advimg.storage.places import make_folder
+from advimg.storage.url import Place
 from advimg.writing import encode_outputs, write_files
 
 _WAITING = 16
@@ -42,7 +43,7 @@ Ended = Callable[[dict[str, Any]], None]
 class Recorder(Protocol):
     """The part of a :class:`advimg.batches.journal.Journal` that a pipeline needs; it may be in another process."""
 
-    def begin(self, hashes: Mapping[Path, str]) -> set[Path]:
+    def begin(self, hashes: Mapping[Place, str]) -> set[Place]:
         """List files that are about to be written, with the SHA-256 of their bytes; return those to be replaced."""
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -151,7 +152,8 @@ class Pipeline:
         except DiskError:
             raise
         except AdvimgError as error:
-            if isinstance(error, OutputError) and not os.access(self._run.files.folder, os.W_OK | os.X_OK):
+            folder = self._run.files.folder
+            if isinstance(error, OutputError) and isinstance(folder, Path) and not os.access(folder, os.W_OK | os.X_OK):
                 raise DiskError(str(error)) from error  # so no other photo can be written either
             self._fail(item, error)
         except MemoryError:
@@ -159,7 +161,7 @@ class Pipeline:
         else:
             self._record(record.to_dict(), {key: hashes[path] for key, path in item.outputs})
 
-    def _write(self, outcome: Outcome, item: Item) -> tuple[Record, dict[Path, str]]:
+    def _write(self, outcome: Outcome, item: Item) -> tuple[Record, dict[Place, str]]:
         """Write the files of an attack; return its record, and their hashes."""
         files = encode_outputs(outcome, item.outputs, amplify=self._run.files.amplify, metadata=self._options.metadata)
         hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}

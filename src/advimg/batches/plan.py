@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby
-from pathlib import Path
+from pathlib import PurePath
 from typing import NamedTuple
 
 from advimg.batches.pairs import Pair
@@ -13,6 +13,8 @@ from advimg.images.perturbation import Amplify, check_amplify
 from advimg.labels import Labels
 from advimg.outputs import LONGEST_STEM, Outputs, plan_outputs
 from advimg.settings import Eps, TargetRule
+from advimg.storage.tars import SUFFIX
+from advimg.storage.url import Place
 from advimg.target_names import target_slug
 
 _BESIDE = ("perturbation", "figure")
@@ -23,12 +25,12 @@ class Key(NamedTuple):
     """One attack of a batch.
 
     Attributes:
-        source: the photo, an absolute path.
+        source: the photo, an absolute path or a URL.
         target: the index of the class, or the rule that chooses it.
         eps: the largest change, in levels, or "auto".
     """
 
-    source: Path
+    source: Place
     target: int | TargetRule
     eps: Eps
 
@@ -46,7 +48,7 @@ class Files:
     """The kinds of files that a batch writes for each attack, and their folders.
 
     Attributes:
-        folder: the output folder, an absolute path.
+        folder: the output folder, an absolute path or a URL.
         root: the folder whose tree the output folder mirrors.
         amplify: the factor of the perturbation's picture, or "auto".
         perturbation: whether to write that picture.
@@ -56,8 +58,8 @@ class Files:
         UsageError: the factor is out of range.
     """
 
-    folder: Path
-    root: Path
+    folder: Place
+    root: Place
     amplify: Amplify = "auto"
     perturbation: bool = True
     figure: bool = False
@@ -65,7 +67,7 @@ class Files:
     def __post_init__(self) -> None:
         check_amplify(self.amplify)
 
-    def outputs_for(self, adversarial: Path, *, also: Container[str] = ()) -> Outputs:
+    def outputs_for(self, adversarial: Place, *, also: Container[str] = ()) -> Outputs:
         """Return the files that go with an adversarial PNG.
 
         Args:
@@ -78,26 +80,31 @@ class Files:
             perturbation=self.perturbation or "perturbation" in also,
         )
 
-    def folder_for(self, source: Path) -> Path:
-        """Return the folder for a photo's files."""
-        return self.folder / source.parent.relative_to(self.root)
+    def folder_for(self, source: Place) -> Place:
+        """Return the folder for a photo's files; the photos of an archive have one that is named after it."""
+        inner = source.parent.relative_to(self.root)  # type: ignore[arg-type] # all photos are below the root
+        return self.folder / PurePath(*map(_without_tar, inner.parts))
 
 
-def each_target(photos: Iterable[Path], targets: Sequence[int | TargetRule], eps: Eps) -> list[Key]:
+def _without_tar(name: str) -> str:
+    return name[: -len(SUFFIX)] if name.lower().endswith(SUFFIX) and len(name) > len(SUFFIX) else name
+
+
+def each_target(photos: Iterable[Place], targets: Sequence[int | TargetRule], eps: Eps) -> list[Key]:
     """Return each photo x each target."""
     return [Key(photo, target, eps) for photo in photos for target in targets]
 
 
 def each_pair(pairs: Iterable[Pair], eps: Eps) -> list[Key]:
     """Return the pairs of a table, those of one photo together, each once."""
-    by_photo: dict[Path, dict[Key, None]] = {}
+    by_photo: dict[Place, dict[Key, None]] = {}
     for pair in pairs:
         key = Key(pair.path, pair.target, eps if pair.eps is None else pair.eps)
         by_photo.setdefault(pair.path, {})[key] = None
     return [key for keys in by_photo.values() for key in keys]
 
 
-def plan_items(keys: Sequence[Key], files: Files, labels: Labels, *, recorded: Mapping[Key, Path]) -> list[Item]:
+def plan_items(keys: Sequence[Key], files: Files, labels: Labels, *, recorded: Mapping[Key, Place]) -> list[Item]:
     """Name the files of each attack, so that no two attacks share one.
 
     Args:
@@ -120,7 +127,7 @@ def by_photo(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield list(group)
 
 
-def _names(keys: Iterable[Key], files: Files, labels: Labels, *, taken: Iterable[Path]) -> Iterator[tuple[Key, Path]]:
+def _names(keys: Iterable[Key], files: Files, labels: Labels, *, taken: Iterable[Place]) -> Iterator[tuple[Key, Place]]:
     """Yield the shortest name of each attack that no other has: ``dog_pelican``, else ``dog_jpg_pelican``, and so on.
 
     The last resort is a number.
@@ -152,10 +159,10 @@ def _stems(key: Key, slug: str) -> tuple[str, str, str, str]:
     return short, long, f"{short}_{eps}", f"{long}_{eps}"
 
 
-def _claimed(adversarial: Path, files: Files) -> set[str]:
+def _claimed(adversarial: Place, files: Files) -> set[str]:
     return {_folded(path) for _, path in files.outputs_for(adversarial, also=_BESIDE)}
 
 
-def _folded(path: Path) -> str:
+def _folded(path: Place) -> str:
     """Return what tells two names apart on every file system: some ignore the case of letters."""
     return str(path).casefold()

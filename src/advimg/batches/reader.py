@@ -14,9 +14,8 @@ from advimg.errors import AdvimgError, PhotoError
 from advimg.images.decode import read_photo
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from advimg.images.photo import Photo
+    from advimg.storage.url import Place
 
 _THREADS = 2
 _BYTES_A_PIXEL = 4
@@ -89,7 +88,7 @@ class PhotoReader:
                 return
             self._reading[self._pool.submit(self._read, items[0].key.source)] = items
 
-    def _read(self, source: "Path") -> "Photo":
+    def _read(self, source: "Place") -> "Photo":
         """Read a photo once there is room for its pixels, in another thread."""
         held = 0
 

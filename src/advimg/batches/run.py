@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -31,6 +30,7 @@ from advimg.report.results_table import NAME as TABLE
 from advimg.report.results_table import is_results_table, results_table
 from advimg.settings import Eps
 from advimg.storage.files import write_whole
+from advimg.storage.url import Place
 
 SUMMARY = "summary.json"
 
@@ -42,7 +42,7 @@ def opened(
     models: Models,
     options: Options,
     *,
-    true_labels: Mapping[Path, int] = MappingProxyType({}),
+    true_labels: Mapping[Place, int] = MappingProxyType({}),
     devices: Sequence[str] = ("auto",),
     progress: bool = True,
     warn: Callable[[str], None],
@@ -103,7 +103,7 @@ class Batch:
         executor: Executor,
         journal: Journal,
         options: Options,
-        true_labels: Mapping[Path, int] = MappingProxyType({}),
+        true_labels: Mapping[Place, int] = MappingProxyType({}),
     ) -> None:
         self._keys = keys
         self._files = files
@@ -198,7 +198,7 @@ class Batch:
         return known | self._options.recorded
 
 
-def _true_classes(true_labels: Mapping[Path, int], networks: Sequence[Identity]) -> TrueClasses:
+def _true_classes(true_labels: Mapping[Place, int], networks: Sequence[Identity]) -> TrueClasses:
     """Return the classes of photos as each network counts; the indices given are those of the first."""
     first = networks[0].labels
     return {

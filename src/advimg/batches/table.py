@@ -3,15 +3,16 @@
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TextIO, TypeVar
 
 from advimg.errors import PhotoError, UsageError, unreadable
+from advimg.storage.places import read_bytes
+from advimg.storage.url import Place, path_or_url
 
 _Row = TypeVar("_Row")
 
 
-def open_table(path: str | Path) -> TextIO:
+def open_table(path: str | Place) -> TextIO:
     """Return the lines of a table, for :func:`read_table`.
 
     Raises:
@@ -19,7 +20,7 @@ def open_table(path: str | Path) -> TextIO:
         UsageError: it is not UTF-8.
     """
     try:
-        return io.StringIO(Path(path).read_bytes().decode("utf-8-sig"), newline="")
+        return io.StringIO(read_bytes(path_or_url(path)).decode("utf-8-sig"), newline="")
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not UTF-8 text") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name

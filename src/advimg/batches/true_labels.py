@@ -1,12 +1,11 @@
 """The true classes of photos: the names of their folders, or a table."""
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 
-from advimg.batches.photos import absolute
 from advimg.batches.table import open_table, read_table
 from advimg.errors import UsageError
 from advimg.labels import Labels
+from advimg.storage.url import Place, place
 from advimg.target_names import find_class
 
 FOLDERS = "folders"
@@ -14,8 +13,8 @@ FOLDERS = "folders"
 
 
 def read_true_labels(
-    given: str | Path, photos: Collection[Path], labels: Labels, others: Mapping[str, Labels] | None = None
-) -> dict[Path, int]:
+    given: str | Place, photos: Collection[Place], labels: Labels, others: Mapping[str, Labels] | None = None
+) -> dict[Place, int]:
     """Return the true class of each photo, as the first classifier counts.
 
     Args:
@@ -32,10 +31,10 @@ def read_true_labels(
     """
     if str(given) == FOLDERS:
         return _of_folders(photos, labels, others)
-    classes: dict[Path, int] = {}
+    classes: dict[Place, int] = {}
 
-    def enter(cells: Mapping[str, str]) -> list[Path]:
-        path, index = absolute(cells["photo"]), find_class(cells["label"], labels, others)
+    def enter(cells: Mapping[str, str]) -> list[Place]:
+        path, index = place(cells["photo"]), find_class(cells["label"], labels, others)
         if classes.setdefault(path, index) != index:
             raise UsageError(f"{cells['photo']} has another label above")
         return [path]
@@ -47,8 +46,8 @@ def read_true_labels(
     return known
 
 
-def _of_folders(photos: Collection[Path], labels: Labels, others: Mapping[str, Labels] | None) -> dict[Path, int]:
-    classes: dict[Path, int] = {}
+def _of_folders(photos: Collection[Place], labels: Labels, others: Mapping[str, Labels] | None) -> dict[Place, int]:
+    classes: dict[Place, int] = {}
     for folder in dict.fromkeys(photo.parent for photo in photos):
         try:
             classes[folder] = find_class(folder.name, labels, others)

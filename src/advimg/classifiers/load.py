@@ -24,9 +24,11 @@ from advimg.classifiers.sources.state_dict import (
     weights_sha256,
 )
 from advimg.classifiers.spec import ModelSpec
-from advimg.errors import ClassifierError, UsageError
+from advimg.errors import ClassifierError, UsageError, unreadable
 from advimg.labels import Labels
 from advimg.settings import DEFAULT_MODEL, MAX_PIXELS
+from advimg.storage.copies import on_disk
+from advimg.storage.url import Place, path_or_url
 
 __all__ = ["identity_of", "labels_of", "listed", "load_classifier", "prefixes"]
 
@@ -37,7 +39,7 @@ _SMALL = 1 << 25
 def load_classifier(
     name: str | ModelSpec = DEFAULT_MODEL,
     *,
-    weights: str | Path | None = None,
+    weights: str | Place | None = None,
     labels: str | Path | Iterable[str] | None = None,
     prompt: str | None = None,
     input_size: int | None = None,
@@ -78,7 +80,7 @@ def load_classifier(
         ClassifierError: it cannot be loaded here.
     """
     spec = (name if isinstance(name, ModelSpec) else ModelSpec.of(name)).changed(
-        weights=None if weights is None else Path(weights),
+        weights=None if weights is None else path_or_url(weights),
         labels=Path(labels) if isinstance(labels, str | Path) else None if labels is None else tuple(labels),
         prompt=prompt,
         input_size=input_size,
@@ -105,7 +107,7 @@ def identity_of(spec: ModelSpec, *, progress: bool = True) -> Identity:
         ClassifierError: the weights cannot be fetched or are damaged, or the labels cannot be read.
     """
     published = _published(spec)
-    path = spec.weights or published.fetch(progress)
+    path = _on_disk(spec.weights) if spec.weights else published.fetch(progress)
     sha256 = weights_sha256(path) if spec.weights else _checked_sha256(published, path)
     return Identity(
         name=spec.title or published.name,
@@ -136,7 +138,7 @@ def assemble(published: Published, spec: ModelSpec, device: torch.device, *, pro
             input size, or the number of labels is wrong.
     """
     preprocessing = _preprocessing(published, spec)
-    path = spec.weights or published.fetch(progress)
+    path = _on_disk(spec.weights) if spec.weights else published.fetch(progress)
     with differentiable(), repeatable(device, exact=True):
         if spec.weights is None and published.load is not None:
             network, sha256 = _loaded(published, published.load, path, max(preprocessing.size))
@@ -177,6 +179,14 @@ def _published(spec: ModelSpec) -> Published:
     if spec.prompt is not None:
         raise UsageError(f"{spec.model} has classes of its own; a prompt is for models that see words typed by hand")
     return found
+
+
+def _on_disk(weights: Place) -> Path:
+    """Return the path of weights that a person named, which may lie in a store."""
+    try:
+        return on_disk(weights)
+    except OSError as error:
+        raise ClassifierError(unreadable(f"the weights {weights}", error)) from error
 
 
 def _digits(spec: ModelSpec, path: Path) -> str:
@@ -266,7 +276,7 @@ def _labels(published: Published, spec: ModelSpec, classes: int | None = None) -
     own = published.labels
     if classes is None:
         size = max(_preprocessing(published, spec).size)
-        classes = len(own) if spec.weights is None else _read(published, spec, spec.weights, size)[2]
+        classes = len(own) if spec.weights is None else _read(published, spec, _on_disk(spec.weights), size)[2]
     return own if len(own) == classes else Labels(f"class {index}" for index in range(classes))
 
 

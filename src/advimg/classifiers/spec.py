@@ -9,6 +9,7 @@ from typing import Any, Self
 from advimg.errors import ClassifierError, UsageError, unreadable
 from advimg.formatting import shortened
 from advimg.labels import Labels
+from advimg.storage.url import Place, is_url, place
 from advimg.toml import parse_toml
 
 _MOST_WORDS = 100_000
@@ -37,7 +38,7 @@ class ModelSpec:
     """
 
     model: str
-    weights: Path | None = None
+    weights: Place | None = None
     labels: Path | tuple[str, ...] | None = None
     prompt: str | None = None
     input_size: int | None = None
@@ -60,6 +61,8 @@ class ModelSpec:
             UsageError: a key of the file is unknown, missing or of the wrong type.
             ClassifierError: the file cannot be read.
         """
+        if is_url(name):
+            raise UsageError(f"{name}: a model is a name, or a file of this machine; its --weights may be a URL")
         if is_onnx(name):
             return cls(model=name, title=Path(name).name, file=Path(name).absolute())
         return cls._read(Path(name)) if name.lower().endswith(".toml") else cls(model=name)
@@ -156,6 +159,8 @@ def _value(values: Mapping[str, Any], key: str, path: Path) -> Any:
         return value
     if key == "squash" and isinstance(value, bool):
         return value
+    if key == "weights" and isinstance(value, str) and is_url(value):
+        return place(value)
     if key in ("weights", "labels") and isinstance(value, str):
         return path.parent / value
     if key == "labels" and isinstance(value, list) and all(isinstance(name, str) for name in value):

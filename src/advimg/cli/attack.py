@@ -23,11 +23,14 @@ from advimg.cli.options import (
     tell_of_confidence,
     untargeted_option,
 )
+from advimg.cli.param_types import PlaceType
 from advimg.errors import ExitCode, OutputError, UsageError
+from advimg.storage.url import path_or_url
 
 if TYPE_CHECKING:
     from advimg.outcome import Outcome
     from advimg.outputs import Outputs
+    from advimg.storage.url import Place
 
 
 @click.command(cls=Command, no_args_is_help=True, short_help="Make a photo look like another class to a classifier.")
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 @option(
     "-O",
     "--out-dir",
-    type=click.Path(path_type=Path),
+    type=PlaceType(),
     show_default="this folder",
     group="Files",
     help="Folder for the outputs.",
@@ -115,12 +118,12 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
     if not to_stdout:
         slug = target_slug(criterion, models.labels[0])
         outputs = plan_outputs(
-            Path(given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, slug)),
+            path_or_url(given["output"] or (given["out_dir"] or Path()) / default_name(photo.source, slug)),
             figure=given["figure"],
             perturbation=given["perturbation"],
             trace=trace,
         )
-        outputs.check(overwrite=given["force"], photo=Path(images[0]))
+        outputs.check(overwrite=given["force"], photo=path_or_url(images[0]))
         _keep_mask(given["mask"], outputs)
     attacked, check_on = models.load(given["device"], progress=not given["quiet"])
     tracer = Tracer(photo, attacked, amplify=given["amplify"]) if trace is not None else None
@@ -156,9 +159,11 @@ def command(ctx: click.Context, /, images: tuple[str, ...], **given: Any) -> Non
     ctx.exit(ExitCode.OK if record.fooled else ExitCode.NOT_REACHED)
 
 
-def _keep_mask(mask: Path | None, outputs: "Outputs") -> None:
+def _keep_mask(mask: "Place | None", outputs: "Outputs") -> None:
+    from advimg.storage.places import is_same_file
+
     for _, path in outputs:
-        if mask is not None and path.exists() and path.samefile(mask):
+        if mask is not None and is_same_file(path, mask):
             raise OutputError(f"{path} is the mask itself; give the output another name")
 
 

@@ -1,7 +1,6 @@
 """``advimg batch``: many photos, one loaded network, one folder of results."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -103,16 +102,17 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
 
     # Only now the slow part: importing torch.
     from advimg.batches.pairs import words_of
-    from advimg.batches.photos import absolute, common_root
+    from advimg.batches.photos import common_root
     from advimg.batches.plan import Files
     from advimg.batches.run import opened
     from advimg.cli.progress import batch_run_options, print_summary, run_shown, tell_interrupted
+    from advimg.storage.url import place
 
     models = models_of(given).joined_by(words_of(targets))
     keys = _keys_of(found, targets, given, settings, models, console)
     true_labels = true_labels_of(given, dict.fromkeys(key.source for key in keys), models, console)
     files = Files(
-        folder=absolute(given["out_dir"]),
+        folder=place(given["out_dir"]),
         root=found.root if found else common_root(key.source.parent for key in keys),
         amplify=given["amplify"],
         perturbation=given["perturbation"],
@@ -124,8 +124,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
         check_gallery(files.folder, force=given["force"])
     run_options = batch_run_options(given, settings, console)
     with opened(keys, files, models, true_labels=true_labels, **run_options) as batch:
-        for place in batch.places:
-            console.detail(place)
+        for line in batch.places:
+            console.detail(line)
         ended = run_shown(batch, console, as_json=given["as_json"])
     print_summary(batch.stats, files.folder, console)
     if not ended:
@@ -186,7 +186,10 @@ def _warn_of_own(count: int, console: "Console") -> None:
 
 
 def _read(name: str) -> bytes:
+    from advimg.storage.places import read_bytes
+    from advimg.storage.url import path_or_url
+
     try:
-        return Path(name).read_bytes()
+        return read_bytes(path_or_url(name))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise PhotoError(unreadable(name, error)) from error

@@ -21,6 +21,7 @@ from advimg.labels import same_class
 if TYPE_CHECKING:
     from advimg.engine.step_report import StepReport, Watcher
     from advimg.record import Answer, CheckedTarget, Prediction, Target
+    from advimg.storage.url import Place
 
 
 _LONGEST_NAME = 100
@@ -123,8 +124,10 @@ class Console:
         return Progress(*columns, console=self._rich, transient=True)
 
 
-def shown_path(path: Path) -> str:
+def shown_path(path: "Place") -> str:
     """Return a path as a person wants it: from the current folder, if it is below that."""
+    if not isinstance(path, Path):
+        return str(path)
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 

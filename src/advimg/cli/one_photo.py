@@ -9,7 +9,6 @@ from advimg.formatting import percent, with_confidence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from advimg.classifiers.classifier import Classifier
     from advimg.images.mask import Mask
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from advimg.outcome import Outcome
     from advimg.record import CheckedRecord, CheckedSurvival, NetworkRecord, Record, Survival
     from advimg.settings import Settings, TargetRule
+    from advimg.storage.url import Place
 
 
 def read_input(image: str, *, max_pixels: int) -> "Photo":
@@ -34,7 +34,7 @@ def read_input(image: str, *, max_pixels: int) -> "Photo":
     return decode_photo(sys.stdin.buffer.read(), source="stdin", max_pixels=max_pixels)
 
 
-def read_mask(path: "Path | None", photo: "Photo", *, max_pixels: int) -> "Mask | None":
+def read_mask(path: "Place | None", photo: "Photo", *, max_pixels: int) -> "Mask | None":
     """Read the mask of a photo, if there is one.
 
     Raises:

@@ -21,6 +21,7 @@ from advimg.cli.param_types import (
     DevicesType,
     DeviceType,
     LabelsType,
+    PlaceType,
     WholeTextType,
 )
 from advimg.errors import UsageError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from advimg.classifiers.spec import ModelSpec
     from advimg.cli.console import Console
     from advimg.models import Models
+    from advimg.storage.url import Place
 
 _reach: Callable[..., Decorator[Any]] = partial(option, group="What to reach")
 _models: Callable[..., Decorator[Any]] = partial(option, group="Models")
@@ -39,7 +41,7 @@ _files: Callable[..., Decorator[Any]] = partial(option, group="Files")
 _said: Callable[..., Decorator[Any]] = partial(option, group="What is said")
 _OF_WORDS = ("labels", "prompt")
 """Options that hold for all models that see words typed by hand."""
-_PATH: Any = click.Path(path_type=Path)
+_PLACE: Any = PlaceType()
 RECORDED = "By default what the PNG's record says."
 
 
@@ -108,7 +110,13 @@ batch_options = options(
         help="How many pictures share a pass: photos, and with --survive what changes make of them; auto goes by "
         "device and memory.",
     ),
-    _files("-O", "--out-dir", type=_PATH, required=True, help="Folder for all that is written."),
+    _files(
+        "-O",
+        "--out-dir",
+        type=_PLACE,
+        required=True,
+        help="Folder for all that is written, or a URL: s3://bucket/results.",
+    ),
     _files("--retry-failed", is_flag=True, help="Try again what failed in an earlier run."),
     _files("-f", "--force", is_flag=True, help="Overwrite files that are there, and results of other settings."),
 )
@@ -135,7 +143,7 @@ def target_option(*, recorded: bool = False) -> Decorator[Any]:
 
 def mask_option(text: str) -> Decorator[Any]:
     """Add ``--mask``."""
-    return _reach("--mask", metavar="FILE", type=_PATH, help=text)
+    return _reach("--mask", metavar="FILE", type=_PLACE, help=text)
 
 
 def settings_options(kind: type[Settings] = Settings, *, without: Sequence[str] = ()) -> Decorator[Any]:
@@ -241,7 +249,7 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices:
         ),
         _models(
             "--weights",
-            type=_PATH,
+            type=_PLACE,
             help="A state dict to load instead of the published weights (.pth, .pt or .safetensors).",
         ),
         _models(
@@ -320,8 +328,8 @@ def models_of(given: Mapping[str, Any]) -> "Models":
 
 
 def true_labels_of(
-    given: Mapping[str, Any], photos: Collection[Path], models: "Models", console: "Console"
-) -> dict[Path, int]:
+    given: Mapping[str, Any], photos: "Collection[Place]", models: "Models", console: "Console"
+) -> "dict[Place, int]":
     """Return the classes of photos that ``--true-labels`` gives, as the first model counts; none without it.
 
     Raises:
@@ -363,7 +371,7 @@ def _debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 config_option = _said(
     "--config",
     metavar="FILE",
-    type=_PATH,
+    type=click.Path(path_type=Path),
     expose_value=False,
     is_eager=True,
     callback=use_config,

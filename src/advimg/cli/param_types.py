@@ -9,6 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from advimg.errors import UsageError
+from advimg.storage.url import is_url, path_or_url
 
 if TYPE_CHECKING:
     _Amplify = click.ParamType[float | Literal["auto"]]
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
 else:
     # It cannot be subscripted before click 8.4.
     _Amplify = _Size = _Channels = _Choice = _Device = _Devices = _Labels = click.ParamType
+
+
+class PlaceType(click.Path):
+    """A path of this machine, or a URL of an object store."""
+
+    name = "path"
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a path as it was written, or the URL."""
+        return path_or_url(value) if is_url(value) else super().convert(value, param, ctx)
 
 
 class AmplifyType(_Amplify):

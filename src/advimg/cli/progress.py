@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -28,6 +27,7 @@ from advimg.formatting import percent
 from advimg.record import CheckedRecord, NetworkRecord, Record
 from advimg.record_schema import record_of
 from advimg.settings import Settings
+from advimg.storage.url import Place
 
 _PLAIN_EVERY = 10
 """Seconds between two plain lines."""
@@ -99,7 +99,7 @@ def tell_interrupted(stats: BatchStats, console: Console) -> None:
     console.error(f"interrupted; {stats.done} of {stats.total} are done; run the same command again to go on")
 
 
-def print_summary(stats: BatchStats, folder: Path, console: Console) -> None:
+def print_summary(stats: BatchStats, folder: Place, console: Console) -> None:
     """Print the counts of a batch, the reasons of its failures, and its pace."""
     console.say(f"{stats.done} of {stats.total} attacks, in {shown_path(folder)}", "bold")
     rows = [("verified", stats.verified), ("not reached", stats.not_reached), ("failed", len(stats.failures))]

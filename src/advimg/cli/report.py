@@ -1,25 +1,26 @@
 """``advimg report``: a folder of results as a gallery for the browser."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from advimg.cli.command import Command, option
 from advimg.cli.options import stream_options
+from advimg.cli.param_types import PlaceType
 
 if TYPE_CHECKING:
     from advimg.cli.console import Console
     from advimg.report.gallery import Gallery
+    from advimg.storage.url import Place
 
 
 @click.command(cls=Command, no_args_is_help=True, short_help="Show a folder of results in the browser.")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=PlaceType())
 @option("-f", "--force", is_flag=True, group="Files", help="Overwrite pages in DIR/report that are not of advimg.")
 @option("--quiz", is_flag=True, group="Files", help="Write a blind test, too: DIR/report/quiz.html.")
 @stream_options
-def command(folder: Path, **given: Any) -> None:
+def command(folder: "Place", **given: Any) -> None:
     """Make a gallery of what advimg batch wrote to DIR: each photo and its adversarial picture in the same place.
 
     The page is DIR/report/index.html, with small pictures in DIR/report/thumbnails. It needs no server and no network:
@@ -39,19 +40,19 @@ def command(folder: Path, **given: Any) -> None:
     \b
     Exit code: 0 the page was written; 1 DIR has no journal, or the page cannot be written; 2 wrong usage.
     """
-    from advimg.batches.photos import absolute
     from advimg.cli.console import Console
+    from advimg.storage.url import place
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
-    written = write_report(absolute(folder), console, force=given["force"])
-    quiz = _write_quiz(absolute(folder), console, force=given["force"]) if given["quiz"] else None
+    written = write_report(place(folder), console, force=given["force"])
+    quiz = _write_quiz(place(folder), console, force=given["force"]) if given["quiz"] else None
     if given["as_json"]:
         counts = {"verified": written.verified, "not_reached": written.not_reached, "failed": written.failed}
         pages = {"report": str(written.page)} | ({"quiz": str(quiz)} if quiz else {})
         click.echo(json.dumps(pages | {"total": sum(counts.values()), **counts}))
 
 
-def write_report(folder: Path, console: "Console", *, force: bool) -> "Gallery":
+def write_report(folder: "Place", console: "Console", *, force: bool) -> "Gallery":
     """Write the gallery of a folder, and say where it is.
 
     Raises:
@@ -70,7 +71,7 @@ def write_report(folder: Path, console: "Console", *, force: bool) -> "Gallery":
     return written
 
 
-def _write_quiz(folder: Path, console: "Console", *, force: bool) -> Path:
+def _write_quiz(folder: "Place", console: "Console", *, force: bool) -> "Place":
     """Write the blind test of a folder, and say where it is.
 
     Raises:

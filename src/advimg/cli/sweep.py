@@ -1,10 +1,8 @@
 """``advimg sweep``: how often the attack succeeds against how much it may change."""
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from advimg.cli.console import Console
     from advimg.record import Target
     from advimg.report.robustness import Point
+    from advimg.storage.url import Place
 
 _NAMES = ("sweep.json", "sweep.csv", "sweep.png")
 _BUDGETS = (1, 2, 4, 8, 16)
@@ -105,7 +104,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     targets = given["targets"] + ("untargeted",) * given["untargeted"]
     if not targets:
         raise UsageError("which target class? give -t NAME, -t random, or --untargeted")
-    from advimg.batches.photos import absolute, find_photos
+    from advimg.batches.photos import find_photos
+    from advimg.storage.url import place
 
     found = find_photos(list(paths), out_dir=given["out_dir"], recursive=given["recursive"])
 
@@ -118,9 +118,9 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     from advimg.models import Models, told_apart
     from advimg.report.robustness import points_of
 
-    folder = absolute(given["out_dir"])
+    folder = place(given["out_dir"])
     _check_own(folder, force=given["force"])
-    work: list[tuple[Models, Files, list[Key], dict[Path, int]]] = []
+    work: list[tuple[Models, Files, list[Key], dict[Place, int]]] = []
     for spec in told_apart(specs_of(given["models"], given)):
         models = Models.of(spec).joined_by(words_of(targets))
         criteria = read_targets(targets, models.labels[0])
@@ -137,8 +137,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     for models, files, keys, true_labels in work:
         with opened(keys, files, models, true_labels=true_labels, **run_options) as batch:
             true_classes |= batch.true_classes
-            for place in batch.places:
-                console.say(place, style="bold")
+            for line in batch.places:
+                console.say(line, style="bold")
             ended = run_shown(batch, console, as_json=False)
             attacks = read_attacks(files.folder, warn=lambda _: None)  # told of when it was opened
         records += [attacks[key] for key in keys if key in attacks]
@@ -205,11 +205,12 @@ def _budgets(text: str | None, norm: Norm) -> list[float]:
     return sorted({parse_eps(each, norm) for each in text.split(",")})
 
 
-def _check_own(folder: Path, *, force: bool) -> None:
+def _check_own(folder: "Place", *, force: bool) -> None:
     """Refuse a folder that has files of these names from elsewhere."""
     from advimg.outputs import is_summary
+    from advimg.storage.places import exists
 
-    there = [folder / name for name in _NAMES if os.path.lexists(folder / name)]
+    there = [folder / name for name in _NAMES if exists(folder / name)]
     if there and not force and not is_summary(folder / _NAMES[0]):
         raise OutputError(f"{there[0]} exists and is not of a sweep; choose another -O, or --force")
 
@@ -221,11 +222,11 @@ def _caption(records: Sequence[dict[str, Any]]) -> str:
     return counted if attacks == photos else f"{counted}, {attacks} pairs of photo and target"
 
 
-def _write(folder: Path, points: "Sequence[Point]", caption: str, *, norm: str) -> None:
+def _write(folder: "Place", points: "Sequence[Point]", caption: str, *, norm: str) -> None:
     from advimg import __version__
     from advimg.report.curves import draw_curves
     from advimg.report.robustness import to_csv
-    from advimg.storage.files import write_whole
+    from advimg.storage.places import write_whole
 
     sums = {"advimg": __version__, "norm": norm, "caption": caption, "points": [point.to_dict() for point in points]}
     contents = (json.dumps(sums, indent=2).encode("ascii") + b"\n", to_csv(points).encode(), None)
@@ -234,7 +235,7 @@ def _write(folder: Path, points: "Sequence[Point]", caption: str, *, norm: str) 
         write_whole(folder / name, data, overwrite=True)
 
 
-def _print(points: "Sequence[Point]", folder: Path, console: "Console") -> None:
+def _print(points: "Sequence[Point]", folder: "Place", console: "Console") -> None:
     for line in (*_lines(points), *_lines_of_changes(points)):
         console.say(line)
     from advimg.cli.console import shown_path

@@ -1,7 +1,6 @@
 """``advimg verify``: hold a file against its original and a classifier."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -17,6 +16,7 @@ from advimg.cli.options import (
     stream_options,
     target_option,
 )
+from advimg.cli.param_types import PlaceType
 from advimg.errors import ExitCode, RecordError, UsageError
 from advimg.formatting import percent
 from advimg.labels import Labels
@@ -29,16 +29,17 @@ if TYPE_CHECKING:
     from advimg.cli.console import Console
     from advimg.models import Models
     from advimg.record import Record, Target, View
+    from advimg.storage.url import Place
     from advimg.verification import Verification
 
 _FROM_RECORD: dict[str, Any] = {"default": None, "show_default": "what the PNG's record says"}
 
 
 @click.command(cls=Command, no_args_is_help=True, short_help="Check the promise on a file, whoever made it.")
-@click.argument("adversarial", type=click.Path(path_type=Path), metavar="ADV")
+@click.argument("adversarial", type=PlaceType(), metavar="ADV")
 @option(
     "--original",
-    type=click.Path(path_type=Path),
+    type=PlaceType(),
     required=True,
     metavar="PHOTO",
     group="Photos",
@@ -59,7 +60,7 @@ _FROM_RECORD: dict[str, Any] = {"default": None, "show_default": "what the PNG's
 @photo_options
 @stream_options
 @click.pass_context
-def command(ctx: click.Context, /, adversarial: Path, original: Path, **given: Any) -> None:
+def command(ctx: click.Context, /, adversarial: "Place", original: "Place", **given: Any) -> None:
     """Check the promise on a file, whoever made it.
 
     ADV has the size of PHOTO, with its transparency and colour profile, no colour channel of any pixel differs by more
@@ -138,7 +139,7 @@ def _recorded(chunk: str | None) -> "tuple[Record | None, str]":
 
 
 def _claims(
-    adversarial: Path, recorded: "Record | None", given: dict[str, Any], norm: Norm, unreadable: str
+    adversarial: "Place", recorded: "Record | None", given: dict[str, Any], norm: Norm, unreadable: str
 ) -> tuple[list[_Claim], float]:
     """Return the models and eps: what the options say, else what the PNG's record says."""
     eps = given["eps"]
@@ -163,7 +164,7 @@ def _claims(
     ], eps
 
 
-def _changes(adversarial: Path, recorded: "Record | None", given: str | None) -> tuple[str, ...]:
+def _changes(adversarial: "Place", recorded: "Record | None", given: str | None) -> tuple[str, ...]:
     """Return the changes that the option names, else those of the PNG's record.
 
     Raises:
@@ -195,7 +196,7 @@ def _models(spec: "ModelSpec", claim: _Claim) -> "Models":
     return Models.of(spec).joined_by([claim.target] if isinstance(claim.target, str) else [])
 
 
-def _check_named(adversarial: Path, recorded: "Record", *, own_weights: bool) -> None:
+def _check_named(adversarial: "Place", recorded: "Record", *, own_weights: bool) -> None:
     """Refuse to load for a record, which anyone can write, more than published weights that are on disk.
 
     Raises:

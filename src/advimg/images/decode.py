@@ -14,6 +14,9 @@ from advimg.errors import PhotoError
 from advimg.images.photo import Levels, Photo
 from advimg.record import CHUNK_KEY
 from advimg.settings import MAX_PIXELS
+from advimg.storage.places import read_bytes
+from advimg.storage.tars import split
+from advimg.storage.url import Place, path_or_url
 
 # Listed, so that no file can start another decoder (EPS runs Ghostscript).
 # PIL's JPEG reader opens MPO too, which some phones and cameras write under the name .jpg.
@@ -41,23 +44,23 @@ _limit_lock = threading.Lock()
 
 
 def read_photo(
-    path: str | Path, *, max_pixels: int = MAX_PIXELS, before_decoding: Callable[[int], None] | None = None
+    path: str | Place, *, max_pixels: int = MAX_PIXELS, before_decoding: Callable[[int], None] | None = None
 ) -> Photo:
     """Read a photo from a file.
 
     Args:
-        path: of the file.
+        path: of the file, or the URL of an object.
         max_pixels: the most pixels it may have.
         before_decoding: called with the number of its pixels before memory is taken for them.
 
     Raises:
         PhotoError: there is no such file, it is no picture, it is broken, or it is larger than ``max_pixels``.
     """
-    path = Path(path)
+    path = path_or_url(path)
     try:
-        if path.is_dir():
+        if isinstance(path, Path) and path.is_dir():
             raise PhotoError(f"{path} is a folder; give one photo")
-        data = path.read_bytes()
+        data = read_bytes(path)
     except FileNotFoundError:
         raise PhotoError(f"{path} does not exist; check the path") from None
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the name
@@ -136,15 +139,16 @@ def photo_from_pixels(picture: Image.Image | Levels, *, source: str = "picture")
     )
 
 
-def is_adversarial(path: Path) -> bool:
+def is_adversarial(path: Place) -> bool:
     """Tell whether a file is a PNG that holds the record of an attack; its pixels are not decoded."""
     return text_chunk(path, CHUNK_KEY) is not None
 
 
-def text_chunk(path: Path, key: str) -> str | None:
+def text_chunk(path: Place, key: str) -> str | None:
     """Return a text chunk of a PNG; None if there is none. The pixels are not decoded."""
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        file = path if isinstance(path, Path) and split(path) is None else io.BytesIO(read_bytes(path))
+        with Image.open(file, formats=("PNG",)) as image:
             text = image.info.get(key)
     except Exception:  # as _broken_is_one_error says
         return None

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from advimg.errors import UsageError
 from advimg.images.decode import text_chunk
 from advimg.images.photo import Levels
 from advimg.settings import Norm
+from advimg.storage.url import Place
 
 Amplify = float | Literal["auto"]
 """The factor by which a perturbation is shown, or "auto", which lets its largest change span the range."""
@@ -88,7 +88,7 @@ def factor_for(amplify: Amplify, linf: int) -> float:
     return max(_LEAST, _SPAN // linf) if linf else _LEAST
 
 
-def shown_in(path: Path) -> Shown | None:
+def shown_in(path: Place) -> Shown | None:
     """Return how much a perturbation was amplified in a picture; None if its file does not say."""
     try:
         values = json.loads(text_chunk(path, PERTURBATION_KEY) or "")

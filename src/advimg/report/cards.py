@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from advimg.record import NetworkRecord, Record, Target
 from advimg.report.thumbnails import Pictures
+from advimg.storage.url import Place, is_url, path_or_url, relative
 
 VERIFIED, NOT_REACHED, FAILED = "verified", "not reached", "failed"
 
@@ -53,7 +54,7 @@ class Failed:
     reason: str
 
 
-def card_of(record: Record, pictures: Pictures, *, root: Path | None, report: Path) -> Card:
+def card_of(record: Record, pictures: Pictures, *, root: Path | None, report: Place) -> Card:
     """Return the card of a record that tells of no error.
 
     Args:
@@ -73,7 +74,7 @@ def failed_of(record: Mapping[str, Any], *, root: Path | None) -> Failed:
     name = _shown_name(record["source"], root)
     # Where the photo lies is nobody's business who is sent the page.
     place, found, why = record["error"].partition(PurePath(record["source"]).name)
-    reason = name + why if found and PurePath(place or ".").is_absolute() else record["error"]
+    reason = name + why if found and (is_url(place) or PurePath(place or ".").is_absolute()) else record["error"]
     return Failed(name, target, target.name if target else record["target_rule"] or "", reason)
 
 
@@ -91,9 +92,9 @@ def _shown_name(source: str, root: Path | None) -> str:
     return inner.as_posix()
 
 
-def _links(outputs: Mapping[str, str], report: Path) -> Iterator[tuple[str, str]]:
+def _links(outputs: Mapping[str, str], report: Place) -> Iterator[tuple[str, str]]:
     for key, text in _LINKS.items():
         if key in outputs:
-            path = PurePath(os.path.relpath(outputs[key], report))
+            path = PurePath(relative(path_or_url(outputs[key]), report))
             # As bytes: names need not be UTF-8.
             yield text, quote(os.fsencode(path.as_posix()))

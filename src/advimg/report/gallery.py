@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from advimg.errors import OutputError, RecordError
@@ -14,7 +13,8 @@ from advimg.report.histogram import Histogram, of_confidences, of_numbers
 from advimg.report.page import check_page, rendered
 from advimg.report.survival import matrix_of
 from advimg.report.thumbnails import OWN, Pictures, make_thumbnails
-from advimg.storage.files import made_folder, remove_others, write_whole
+from advimg.storage.places import made_folder, remove_others, write_whole
+from advimg.storage.url import Place
 
 FOLDER = "report"
 _THUMBNAILS = "thumbnails"
@@ -24,13 +24,13 @@ _THUMBNAILS = "thumbnails"
 class Gallery:
     """What was written: the page, and what it shows."""
 
-    page: Path
+    page: Place
     verified: int
     not_reached: int
     failed: int
 
 
-def check_gallery(folder: Path, *, force: bool) -> Path:
+def check_gallery(folder: Place, *, force: bool) -> Place:
     """Find out whether the gallery of a folder may be written, and return the path of its page.
 
     Raises:
@@ -40,7 +40,7 @@ def check_gallery(folder: Path, *, force: bool) -> Path:
 
 
 def write_gallery(
-    records: Sequence[Mapping[str, Any]], folder: Path, *, force: bool, made: Callable[[int], None] = lambda _: None
+    records: Sequence[Mapping[str, Any]], folder: Place, *, force: bool, made: Callable[[int], None] = lambda _: None
 ) -> Gallery:
     """Write the gallery of a folder of results, or write it anew; thumbnails that are there are used again.
 
@@ -68,7 +68,7 @@ def write_gallery(
 
 
 def _read(
-    records: Sequence[Mapping[str, Any]], report: Path, thumbnails: Path, made: Callable[[int], None]
+    records: Sequence[Mapping[str, Any]], report: Place, thumbnails: Place, made: Callable[[int], None]
 ) -> tuple[list[Card], list[Failed], list[Pictures]]:
     for record in records:
         check_record(record)

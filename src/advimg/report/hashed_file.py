@@ -1,13 +1,13 @@
 """A picture's file that a record names by its hash."""
 
 import hashlib
-import os
 from functools import cached_property
-from pathlib import Path
 
 from advimg.errors import PhotoError
 from advimg.images.decode import decode_photo
 from advimg.images.photo import Photo
+from advimg.storage.places import is_there, read_bytes
+from advimg.storage.url import path_or_url
 
 
 class HashedFile:
@@ -20,14 +20,14 @@ class HashedFile:
     """
 
     def __init__(self, path: str, sha256: str, called: str) -> None:
-        self._path = Path(path)
+        self._path = path_or_url(path)
         self._called = called
         self.sha256 = sha256
 
     @property
     def is_there(self) -> bool:
         """Whether a file is at its path, whatever it holds."""
-        return os.path.isfile(self._path)  # noqa: PTH113 - Path.is_file() raises on impossible names
+        return is_there(self._path)
 
     @cached_property
     def photo(self) -> Photo:
@@ -37,7 +37,7 @@ class HashedFile:
             PhotoError: it is gone, another, or broken.
         """
         try:
-            data = self._path.read_bytes()
+            data = read_bytes(self._path)
         except (OSError, ValueError):  # ValueError: a NUL in the name
             raise PhotoError(self.gone) from None
         if hashlib.sha256(data).hexdigest() != self.sha256:

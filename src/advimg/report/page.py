@@ -16,6 +16,8 @@ from advimg.errors import OutputError
 from advimg.formatting import percent, printable
 from advimg.outputs import REPORT_MARK
 from advimg.report.layout import PAGE_COLOURS
+from advimg.storage.places import exists, read_beginning
+from advimg.storage.url import Place
 
 _HERE = Path(__file__).parent
 
@@ -23,13 +25,13 @@ _LONGEST = 100_000
 """The most characters of a text on the page: a link may be as long as a path is, three times for each byte."""
 
 
-def check_page(page: Path, *, force: bool) -> Path:
+def check_page(page: Place, *, force: bool) -> Place:
     """Return the path of a page that may be written.
 
     Raises:
         OutputError: there is a page of others, and not ``force``.
     """
-    if page.exists() and not force and not _is_own(page):
+    if exists(page) and not force and not _is_own(page):
         raise OutputError(f"{page} exists and is not of advimg; move it away, or use --force to overwrite it")
     return page
 
@@ -70,9 +72,8 @@ def _part(name: str) -> str:
     return (_HERE / name).read_text(encoding="utf-8")
 
 
-def _is_own(page: Path) -> bool:
+def _is_own(page: Place) -> bool:
     try:
-        with page.open("rb") as file:
-            return REPORT_MARK.encode() in file.read(512)
+        return REPORT_MARK.encode() in read_beginning(page, 512)
     except OSError:
         return False

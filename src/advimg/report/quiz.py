@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from advimg.errors import OutputError, PhotoError
@@ -18,7 +18,8 @@ from advimg.record_schema import record_of
 from advimg.report.gallery import FOLDER
 from advimg.report.hashed_file import HashedFile
 from advimg.report.page import check_page, rendered
-from advimg.storage.files import made_folder, remove_others, write_whole
+from advimg.storage.places import is_there, made_folder, remove_others, write_whole
+from advimg.storage.url import Place
 
 _PICTURES = "quiz"
 _MOST = 20
@@ -45,7 +46,7 @@ class Pair:
     measures: str
 
 
-def check_quiz(folder: Path, *, force: bool) -> Path:
+def check_quiz(folder: Place, *, force: bool) -> Place:
     """Find out whether the quiz of a folder may be written, and return the path of its page.
 
     Raises:
@@ -54,7 +55,7 @@ def check_quiz(folder: Path, *, force: bool) -> Path:
     return check_page(folder / FOLDER / "quiz.html", force=force)
 
 
-def write_quiz(records: Sequence[Mapping[str, Any]], folder: Path, *, force: bool) -> Path:
+def write_quiz(records: Sequence[Mapping[str, Any]], folder: Place, *, force: bool) -> Place:
     """Write the quiz of a folder of results, or write it anew.
 
     Args:
@@ -80,7 +81,7 @@ def write_quiz(records: Sequence[Mapping[str, Any]], folder: Path, *, force: boo
     return page
 
 
-def _pairs(records: Sequence[Mapping[str, Any]], folder: Path) -> Iterator[Pair]:
+def _pairs(records: Sequence[Mapping[str, Any]], folder: Place) -> Iterator[Pair]:
     """Yield the first pairs of a fixed but arbitrary order; one of a photo, which would be known the second time."""
     # Where nothing changed, the photo was its target from the start, and there is nothing to tell apart.
     verified = [record for record in records if record["error"] is None and record["fooled"] and record["linf"]]
@@ -107,10 +108,10 @@ def _pairs(records: Sequence[Mapping[str, Any]], folder: Path) -> Iterator[Pair]
         left -= 1
 
 
-def _copied(photo: Photo, folder: Path) -> str:
+def _copied(photo: Photo, folder: Place) -> str:
     """Write a picture as a PNG of its pixels alone, and return its name, which tells nothing."""
     name = f"{hashlib.sha256(photo.sha256.encode()).hexdigest()[:32]}.png"
-    if not (folder / name).exists():
+    if not is_there(folder / name):
         data = encode_png(photo.levels, alpha=photo.alpha, icc_profile=photo.icc_profile)
         write_whole(folder / name, data, overwrite=True)
     return name

@@ -4,16 +4,16 @@ All but the true labels comes from the records of the journal, so that a table t
 The true labels are those that the last run was given; a run without any leaves their columns empty.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from advimg.record import Target
 from advimg.report.accuracy import TrueClasses
 from advimg.report.csv_table import csv_table
+from advimg.storage.places import read_beginning
+from advimg.storage.url import Place, path_or_url, relative
 
 NAME = "results.csv"
 COLUMNS = (
@@ -63,7 +63,7 @@ _OF_THE_CHANGE = ("ssim", "delta_e_mean")
 
 
 def results_table(
-    records: Iterable[Mapping[str, Any]], folder: Path, true_classes: TrueClasses = MappingProxyType({})
+    records: Iterable[Mapping[str, Any]], folder: Place, true_classes: TrueClasses = MappingProxyType({})
 ) -> bytes:
     """Return the table of a folder, in UTF-8, sorted by photo and file.
 
@@ -78,16 +78,15 @@ def results_table(
     return csv_table(COLUMNS, rows).encode("utf-8", "backslashreplace")
 
 
-def is_results_table(path: Path) -> bool:
+def is_results_table(path: Place) -> bool:
     """Tell whether a file is such a table, be it as a spreadsheet saves it again."""
     try:
-        with path.open("rb") as file:
-            return _BEGINNING.match(file.read(100)) is not None
+        return _BEGINNING.match(read_beginning(path, 100)) is not None
     except OSError:
         return False
 
 
-def _rows(record: Mapping[str, Any], folder: Path, true_classes: TrueClasses) -> Iterator[dict[str, Any]]:
+def _rows(record: Mapping[str, Any], folder: Place, true_classes: TrueClasses) -> Iterator[dict[str, Any]]:
     """Yield a row for each network that was attacked, and then for each that took no part."""
     visibility = record.get("visibility") or {}
     adversarial = record["outputs"].get("adversarial")
@@ -128,11 +127,8 @@ def _seen(seen: Mapping[str, Any], true: Target | None) -> dict[str, Any]:
     return cells | {"fooled": _word(bool(seen.get("fooled"))), "confidence": seen.get("confidence")}
 
 
-def _relative(path: str, folder: Path) -> str:
-    try:
-        return os.path.relpath(path, folder)
-    except ValueError:  # on another drive of Windows
-        return path
+def _relative(path: str, folder: Place) -> str:
+    return relative(path_or_url(path), folder)
 
 
 def _word(value: bool) -> str:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -22,7 +21,8 @@ from advimg.images.perturbation import amplified, factor_for, shown_in
 from advimg.images.photo import Levels
 from advimg.images.scaling import fit, pick_pixels, resample
 from advimg.report.hashed_file import HashedFile
-from advimg.storage.files import write_whole
+from advimg.storage.places import is_there, read_bytes, write_whole
+from advimg.storage.url import Place, path_or_url
 
 _LONGEST = 448
 _LONGEST_PERTURBATION = 320
@@ -60,7 +60,7 @@ class Pictures:
 
 
 def make_thumbnails(
-    records: Sequence[Mapping[str, Any]], folder: Path, made: Callable[[int], None] = lambda _: None
+    records: Sequence[Mapping[str, Any]], folder: Place, made: Callable[[int], None] = lambda _: None
 ) -> list[Pictures]:
     """Make the thumbnails of attacks that are not in a folder yet.
 
@@ -95,7 +95,7 @@ def make_thumbnails(
     return [found[place] for place in range(len(records))]
 
 
-def _of_one_attack(record: Mapping[str, Any], photo: HashedFile, folder: Path) -> Pictures:
+def _of_one_attack(record: Mapping[str, Any], photo: HashedFile, folder: Place) -> Pictures:
     width, height = record["size"]
     adversarial = HashedFile(record["outputs"]["adversarial"], record["adversarial_sha256"], "adversarial PNG")
     notes: list[str] = []
@@ -104,10 +104,10 @@ def _of_one_attack(record: Mapping[str, Any], photo: HashedFile, folder: Path) -
     return Pictures(before, after, perturbation, _small((width, height), _LONGEST), factor, tuple(notes))
 
 
-def _shown(file: HashedFile, folder: Path, notes: list[str]) -> str | None:
+def _shown(file: HashedFile, folder: Place, notes: list[str]) -> str | None:
     """Return the name of a picture's thumbnail."""
     name = _name("picture", file.sha256)
-    if (folder / name).exists():
+    if is_there(folder / name):
         if not file.is_there:
             notes.append(file.gone)
         return name
@@ -121,7 +121,7 @@ def _shown(file: HashedFile, folder: Path, notes: list[str]) -> str | None:
 
 
 def _perturbation(
-    record: Mapping[str, Any], photo: HashedFile, adversarial: HashedFile, folder: Path
+    record: Mapping[str, Any], photo: HashedFile, adversarial: HashedFile, folder: Place
 ) -> tuple[str | None, str]:
     """Return the name of the perturbation's thumbnail and its factor.
 
@@ -129,7 +129,7 @@ def _perturbation(
     """
     factor = factor_for("auto", record["linf"])
     name = _name("perturbation", f"{factor:g}", photo.sha256, adversarial.sha256)
-    if (folder / name).exists():
+    if is_there(folder / name):
         return name, f"{factor:g}"
     try:
         before, after = photo.photo, adversarial.photo
@@ -140,15 +140,15 @@ def _perturbation(
             return name, f"{factor:g}"
     except PhotoError:
         pass
-    file = Path(record["outputs"].get("perturbation", ""))
+    file = path_or_url(record["outputs"].get("perturbation", ""))
     shown, in_name = shown_in(file), _FACTOR_IN_NAME.search(file.stem)
     if shown is None and in_name is None:
         return None, ""
     written = f"{shown.factor:g}" if shown is not None else in_name[1] if in_name is not None else ""
     name = _name("perturbation's file", written, photo.sha256, adversarial.sha256)
-    if not (folder / name).exists():
+    if not is_there(folder / name):
         try:
-            own = decode_photo(file.read_bytes(), source=file.name)
+            own = decode_photo(read_bytes(file), source=file.name)
         except (OSError, ValueError, PhotoError):
             return None, ""
         _save(folder / name, pick_pixels(own.levels, _small(own.size, _LONGEST_PERTURBATION)))
@@ -165,7 +165,7 @@ def _name(*parts: str) -> str:
     return f"{hashlib.sha256(' '.join((_FORM, *parts)).encode()).hexdigest()[:32]}.jpg"
 
 
-def _save(path: Path, levels: Levels, *, icc_profile: bytes | None = None) -> None:
+def _save(path: Place, levels: Levels, *, icc_profile: bytes | None = None) -> None:
     buffer = io.BytesIO()
     # Without subsampling: half of what an attack changes is colour.
     Image.fromarray(levels).save(buffer, "JPEG", quality=_QUALITY, subsampling=0, icc_profile=icc_profile)

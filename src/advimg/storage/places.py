@@ -7,12 +7,13 @@ OutputErrors.
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from advimg.errors import DiskError, OutputError
 from advimg.storage import files, stores, tars
-from advimg.storage.url import Place, Url
+from advimg.storage.url import Place, Url, is_below
 
 
 def read_bytes(where: Place) -> bytes:
@@ -26,6 +27,19 @@ def read_bytes(where: Place) -> bytes:
     if inside is not None:
         return tars.read(*inside)
     return stores.read(where) if isinstance(where, Url) else where.read_bytes()
+
+
+def read_beginning(where: Place, count: int) -> bytes:
+    """Return the first bytes of a file.
+
+    Raises:
+        OSError: it is missing or cannot be read.
+        ValueError: the name holds a NUL.
+    """
+    if isinstance(where, Url):
+        return stores.read(where, 0, count)
+    with where.open("rb") as file:
+        return file.read(count)
 
 
 def sha256(where: Place) -> str:
@@ -61,6 +75,14 @@ def is_file(where: Place) -> bool:
     if isinstance(where, Url) or tars.split(where) is not None:
         return exists(where)
     return os.path.isfile(where)  # noqa: PTH113 - Path.is_file() raises on impossible names
+
+
+def is_there(where: Place) -> bool:
+    """Tell whether :func:`is_file` says so; False where a store does not answer."""
+    try:
+        return is_file(where)
+    except (OSError, ValueError):
+        return False
 
 
 def is_folder(where: Place) -> bool:
@@ -104,7 +126,14 @@ def is_inside(where: Place, folder: Place) -> bool:
         if (inside := tars.split(where)) is not None:
             return inside[1] in tars.members(inside[0]) and files.is_inside(Path(str(inside[0])), folder)
         return files.is_inside(where, folder)
-    return where.is_relative_to(folder) and exists(where)  # type: ignore[arg-type]
+    return is_below(where, folder) and exists(where)
+
+
+def is_same_file(one: Place, other: Place) -> bool:
+    """Tell whether two places are one file, under whatever names; of places in stores, whether they are one place."""
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one.exists() and other.exists() and one.samefile(other)
+    return one == other
 
 
 def write_whole(
@@ -156,6 +185,25 @@ def remove(where: Place) -> None:
         stores.remove([where])
     else:
         where.unlink(missing_ok=True)
+
+
+def remove_others(folder: Place, own: re.Pattern[str], kept: Collection[str], *, inside: Place) -> None:
+    """Remove the files of a folder whose names are this tool's, but for those that are kept.
+
+    Args:
+        folder: with the files; nothing goes where it is a link that leads elsewhere.
+        own: the names that this tool gives there.
+        kept: names.
+        inside: the folder that it belongs to.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
+    if isinstance(folder, Path) and isinstance(inside, Path):
+        files.remove_others(folder, own, kept, inside=inside)
+    elif isinstance(folder, Url):
+        found = [url for url, _ in stores.listed(folder, recursive=False)]
+        stores.remove(url for url in found if own.fullmatch(url.name) and url.name not in kept)
 
 
 def check_output(where: Place, *, overwrite: bool) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from advimg.errors import UsageError, first_line
@@ -60,6 +61,15 @@ def read(url: Url, begin: int | None = None, end: int | None = None) -> bytes:
     """
     data: bytes = _asked(url, lambda files: files.cat_file(str(url), start=begin, end=end))
     return data
+
+
+def fetch(url: Url, path: Path) -> None:
+    """Copy an object to a file of this machine, without holding it in memory.
+
+    Raises:
+        OSError: as the module says.
+    """
+    _asked(url, lambda files: files.get_file(str(url), str(path)))
 
 
 def put(url: Url, data: bytes, *, overwrite: bool) -> None:
@@ -206,13 +216,11 @@ def _as_of_a_disk(error: Exception, url: Url) -> OSError | None:
     if "Credential" in type(error).__name__ or "Authentication" in type(error).__name__:
         return PermissionError(errno.EACCES, f"the store was given no valid credentials ({text})", str(url))
     if isinstance(error, OSError | TimeoutError) or module in _CLIENTS:
-        return StoreError(errno.EIO, f"the store does not do it ({text})", str(url))
+        return StoreError(errno.EIO, f"the store failed ({text})", str(url))
     return None
 
 
-_CLIENTS = frozenset(
-    ("botocore", "aiobotocore", "aiohttp", "google", "gcsfs", "azure", "huggingface_hub", "requests", "urllib3", "httpx")
-)
+_CLIENTS = {"aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "httpx", "huggingface_hub", "requests"}
 """The packages whose errors are those of a connection, or of a store."""
 
 

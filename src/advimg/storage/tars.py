@@ -35,7 +35,7 @@ def split(where: Place) -> tuple[Place, str] | None:
         return None
     for folder in where.parents:
         if folder.suffix.lower() == SUFFIX and is_archive(folder):
-            return folder, where.relative_to(folder).as_posix()  # type: ignore[arg-type]
+            return folder, str(where)[len(str(folder)) + 1 :].replace(os.sep, "/")
     return None
 
 

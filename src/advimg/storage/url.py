@@ -130,6 +130,13 @@ Place = Path | Url
 """Where bytes are: a path of this machine, or the URL of an object."""
 
 
+def is_below(where: Place, folder: Place) -> bool:
+    """Tell whether a place is a folder or in it, by their names."""
+    if isinstance(where, Url):
+        return where.is_relative_to(folder)
+    return isinstance(folder, Path) and where.is_relative_to(folder)
+
+
 def is_url(text: object) -> bool:
     """Tell whether what a person wrote is a URL, and not a path."""
     return _URL.fullmatch(str(text)) is not None
@@ -156,6 +163,15 @@ def place(text: str | Place) -> Place:
     if not str(url).partition("://")[2].partition("/")[0]:
         raise UsageError(f"{shown} names no bucket")
     return url
+
+
+def path_or_url(text: str | Place) -> Place:
+    """Return what :func:`place` does, but a path as it was written.
+
+    Raises:
+        UsageError: as there.
+    """
+    return place(text) if is_url(text) else Path(str(text))
 
 
 def located(text: str, folder: Place) -> Place:
