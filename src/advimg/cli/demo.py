@@ -5,14 +5,18 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from advimg.cli.command import Command, option
 from advimg.cli.options import stream_options
+from advimg.cli.param_types import PlaceType
 from advimg.errors import ExitCode, PhotoError
 from advimg.settings import Settings
+
+if TYPE_CHECKING:
+    from advimg.storage.url import Place
 
 _MODEL = "efficientnet_lite0"
 _TARGET = "pelican"
@@ -22,14 +26,14 @@ _TARGET = "pelican"
 @option(
     "-O",
     "--out-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PlaceType(),
     default=Path("advimg-demo"),
     group="Files",
     help="Folder for the pictures; made if need be.",
 )
 @stream_options
 @click.pass_context
-def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
+def command(ctx: click.Context, /, out_dir: "Place", **given: Any) -> None:
     """Turn a cup of coffee into a pelican: a photo and a network that need no download.
 
     Writes the photo, the adversarial picture, the perturbation and the figure, shows what the network sees before and
@@ -39,7 +43,7 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     from advimg.cli.one_photo import attack_shown, describe
     from advimg.images.decode import decode_photo
     from advimg.outputs import default_name, plan_outputs
-    from advimg.storage.files import check_output, make_folder, write_whole
+    from advimg.storage.places import check_output, is_there, make_folder, read_bytes, write_whole
     from advimg.writing import write_outputs
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
@@ -55,7 +59,7 @@ def command(ctx: click.Context, /, out_dir: Path, **given: Any) -> None:
     outputs = plan_outputs(out_dir / default_name(photo.source, classifier.labels.slug(target)), figure=True)
     make_folder(out_dir)
     # Where the photo is there already, this is an earlier demo's folder; anything else in it is somebody's own.
-    again = source.exists() and source.read_bytes() == data
+    again = is_there(source) and read_bytes(source) == data
     check_output(source, overwrite=again)
     outputs.check(overwrite=again, photo=source)
     write_whole(source, data, overwrite=again)
