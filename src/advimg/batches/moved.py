@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from advimg.batches.journal import Entry, KnownPhoto
+from advimg.batches.journal import KnownPhoto
+from advimg.batches.journal_entry import Entry
 
 
 def moved_photos(

@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from advimg.batches.journal import Entry, Journal, differences
+from advimg.batches.journal import Journal
+from advimg.batches.journal_entry import Entry, differences
 from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.moved import moved_photos
 from advimg.batches.options import Options

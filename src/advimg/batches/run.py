@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from advimg.batches.executor import Executor, InProcess
-from advimg.batches.journal import Entry, Journal, folder_settings, read_attacks
+from advimg.batches.journal import Journal, read_attacks
+from advimg.batches.journal_entry import Entry, folder_settings
 from advimg.batches.options import Options
 from advimg.batches.pipeline import Ended, Run
 from advimg.batches.plan import Files, Key
