@@ -29,7 +29,7 @@ def breaks_down(task: Task, requests: "Connection[Any, Any]", stop: "Connection[
 def one_breaks_down(task: Task, requests: "Connection[Any, Any]", stop: "Connection[Any, Any]") -> None:
     """Be the one of several that works on such a device."""
     try:
-        os.close(os.open(task.files.folder.parent / "broken", os.O_CREAT | os.O_EXCL))
+        os.close(os.open(str(task.files.folder.parent / "broken"), os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         work(task, requests, stop)
     else:

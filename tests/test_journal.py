@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import advimg
-from advimg.batches.journal import Entry, Journal, differences, folder_settings, read_records
-from advimg.batches.journal_files import LineFile
+from advimg.batches.journal import Journal, read_records
+from advimg.batches.journal_entry import Entry, differences, folder_settings
+from advimg.batches.journal_files import FolderStore, LineFile
 from advimg.batches.plan import Key
 from advimg.errors import DiskError, OutputError
 from advimg.images.encode import encode_png
@@ -88,6 +89,22 @@ def test_the_class_with_index_0_is_a_target_like_any_other(out: Path) -> None:
     with Journal.opened(out) as journal:
         journal.append(record(target={"index": 0, "name": "zero"}))
     assert list(opened(out)) == [key(target=0)]
+
+
+def test_several_records_take_one_write(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("advimg.batches.journal_files.os.fsync", synced.append)
+    files = [out / "a_x.png", out / "b_x.png"]
+    records = [record("/a.jpg", outputs=files[:1]), record("/c.jpg"), record("/b.jpg", outputs=files[1:])]
+    with Journal.opened(out) as journal:
+        journal.begin(dict.fromkeys(files, hash_of(b"x")))
+        for path in files:
+            write(path)
+        journal.append(*records)
+        assert len(synced) == 1
+        journal.append()
+        assert records_of(out) == records
+    assert all(path.exists() for path in files)
 
 
 @pytest.mark.parametrize("cut", [1, 40, -1])
@@ -220,7 +237,7 @@ def test_a_disk_that_refuses_the_new_journal_loses_no_result(out: Path, monkeypa
     def refuse(*arguments: Any, **options: Any) -> None:
         raise DiskError("full")
 
-    monkeypatch.setattr("advimg.batches.journal.write_whole", refuse)
+    monkeypatch.setattr("advimg.batches.journal_files.write_whole", refuse)
     with pytest.raises(DiskError), Journal.opened(out) as journal:
         journal.remove([key(str(out.parent / "a.jpg"))])
     assert old.exists()
@@ -402,16 +419,22 @@ class _Full(LineFile):
         return written
 
 
+def store_of(journal: Journal) -> FolderStore:
+    assert isinstance(journal._store, FolderStore)
+    return journal._store
+
+
 @pytest.mark.parametrize("fails", [True, False])
 def test_a_partial_write_leaves_the_journal_whole(out: Path, fails: bool) -> None:
     with Journal.opened(out) as journal:
         journal.append(record("/a.jpg"))
-        whole, journal._file = journal._file, _Full(out / "results.jsonl", fails=fails)
+        store = store_of(journal)
+        whole, store._file = store._file, _Full(out / "results.jsonl", fails=fails)
         with pytest.raises(DiskError, match="No space left"):
-            journal.append(record("/b.jpg"))
+            journal.append(record("/b.jpg"), record("/d.jpg"))
         assert records_of(out) == [record("/a.jpg")]
-        journal._file.close()
-        journal._file = whole
+        store._file.close()
+        store._file = whole
         journal.append(record("/c.jpg"))
     assert [each["source"] for each in records_of(out)] == ["/a.jpg", "/c.jpg"]
 
@@ -422,8 +445,7 @@ def test_an_attack_whose_record_did_not_fit_leaves_no_files(out: Path) -> None:
         journal.append(record("/b.jpg"))
         journal.begin({path: hash_of(b"x")})
         write(path)
-        journal._file.close()
-        journal._file = _Full(out / "results.jsonl", fails=True)
+        store_of(journal)._file = _Full(out / "results.jsonl", fails=True)
         with pytest.raises(DiskError):
             journal.append(record(outputs=[path]))
     assert [path.name for path in out.iterdir()] == ["results.jsonl"]

@@ -9,6 +9,7 @@ from advimg.batches.photos import Found, common_root, find_photos, is_output, re
 from advimg.errors import PhotoError, UsageError
 from advimg.images.encode import encode_png
 from advimg.images.perturbation import PERTURBATION_KEY, Shown
+from advimg.storage.url import relative
 from tests.batches import write
 from tests.conftest import random_photo
 
@@ -18,7 +19,7 @@ def write_adversarial(path: Path) -> Path:
 
 
 def found_names(found: Found) -> list[str]:
-    return [str(photo.relative_to(found.root)) for photo in found.photos]
+    return [relative(photo, found.root) for photo in found.photos]
 
 
 def find(*paths: Path, out_dir: Path = Path("nowhere"), recursive: bool = False) -> Found:

@@ -14,6 +14,7 @@ from advimg.errors import OutputError
 from advimg.images.decode import read_photo
 from advimg.report import quiz
 from advimg.report.quiz import write_quiz
+from advimg.storage.url import Place
 from tests.batches import attack_all, save_photos
 from tests.conftest import Cli
 
@@ -24,8 +25,9 @@ def folder(tmp_path: Path, quick: Classifier) -> Path:
     return tmp_path / "out"
 
 
-def pairs_in(page: Path) -> list[tuple[Path, Path]]:
+def pairs_in(written: Place) -> list[tuple[Path, Path]]:
     """Return the copies of photo and file of each pair."""
+    page = Path(str(written))
     found = re.findall(r'data-photo="(.+?)" data-file="(.+?)"', page.read_text(encoding="utf-8"))
     return [(page.parent / photo, page.parent / file) for photo, file in found]
 

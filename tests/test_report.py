@@ -21,6 +21,8 @@ from advimg.classifiers.classifier import Classifier
 from advimg.errors import OutputError
 from advimg.report.gallery import Gallery, write_gallery
 from advimg.report.histogram import of_confidences, of_numbers
+from advimg.storage.places import read_bytes
+from advimg.storage.url import Place
 from tests.batches import attack_all, contents, quick_classifier, records_of, save_photo, save_photos
 from tests.conftest import Cli, EveryModel
 
@@ -28,8 +30,9 @@ from tests.conftest import Cli, EveryModel
 class Page(HTMLParser):
     """The elements of a page: names, attributes and the text that follows each."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, page: Place) -> None:
         super().__init__()
+        path = Path(str(page))
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
         self.path = path
@@ -211,7 +214,7 @@ def test_the_page_shows_each_attack(folder: Path) -> None:
 
 
 def test_the_page_asks_nothing_of_the_network_and_tells_nothing_of_the_disk(folder: Path, made: Path) -> None:
-    text = write(folder)[0].page.read_text(encoding="utf-8")
+    text = read_bytes(write(folder)[0].page).decode()
     assert "http:" not in text
     assert "https:" not in text
     assert str(made) not in text
@@ -220,8 +223,8 @@ def test_the_page_asks_nothing_of_the_network_and_tells_nothing_of_the_disk(fold
 
 def test_the_same_folder_gives_the_same_page(folder: Path) -> None:
     page = write(folder)[0].page
-    before = page.read_bytes()
-    assert write(folder)[0].page.read_bytes() == before
+    before = read_bytes(page)
+    assert read_bytes(write(folder)[0].page) == before
 
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror='alert(1)'>\" onmouseover=\"alert(1)"
@@ -252,7 +255,7 @@ def test_names_and_labels_mean_nothing_to_a_browser(folder: Path) -> None:
 
 def test_letters_that_steer_and_bytes_that_are_no_letters_are_replaced(folder: Path) -> None:
     records = [one_of(folder) | {"source": "/photos/\udcff\x1b[31m\u202egpj.jpg"}]
-    text = write_gallery(records, folder, force=False).page.read_text(encoding="utf-8")
+    text = read_bytes(write_gallery(records, folder, force=False).page).decode()
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "\N{REPLACEMENT CHARACTER}[31m" in text

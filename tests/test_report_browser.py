@@ -98,7 +98,7 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record = records[name] | {"fooled": True, "survives": survives} | change
         others = [record | {"model": model, "survives": fallen, "fooled": False} for model in OTHERS]
         changed.append(record | {"checked": others})
-    return write_gallery(changed, folder / "out", force=False).page
+    return Path(str(write_gallery(changed, folder / "out", force=False).page))
 
 
 def survival(change: str, sure: float) -> dict[str, Any]:
@@ -353,7 +353,7 @@ def test_many_cards_can_be_used_at_once(browser: Any, gallery: Path, tmp_path: P
         for number in range(MANY)
     ]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    page = write_gallery(records, tmp_path, force=False).page
+    page = Path(str(write_gallery(records, tmp_path, force=False).page))
     # The quickest of three: another process on the machine is not the page's fault.
     assert any(seconds_until_sorted(browser, page) < 2 for _ in range(3))
 
@@ -381,7 +381,7 @@ def quiz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quiz")
     photos = [save_photo(folder / "photos" / f"{seed}.jpg", seed, size=(900, 700)) for seed in range(6)]
     attack_all(photos, folder / "out", quick_classifier())
-    return write_quiz(read_records(folder / "out"), folder / "out", force=False)
+    return Path(str(write_quiz(read_records(folder / "out"), folder / "out", force=False)))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import advimg
-from advimg.batches.journal import differences, folder_settings
+from advimg.batches.journal_entry import differences, folder_settings
 from advimg.cli.command import Command
 from advimg.cli.options import settings_of, settings_options, stream_options
 from advimg.errors import UsageError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from advimg.batches.journal import Entry
+from advimg.batches.journal_entry import Entry
 from advimg.batches.plan import Key
 from advimg.batches.stats import BatchStats
 

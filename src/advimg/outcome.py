@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import PIL
@@ -25,7 +26,7 @@ from advimg.outputs import png_path
 from advimg.record import NOT_JUDGED, SCHEMA, CheckedRecord, Environment, NetworkRecord, Record, Target
 from advimg.settings import Settings
 from advimg.storage.places import write_whole
-from advimg.storage.url import Place
+from advimg.storage.url import Place, Url
 
 
 @dataclass(eq=False)
@@ -94,6 +95,10 @@ class Outcome:
         reopened = decode_photo(png, source="the PNG", max_pixels=width * height)
         return np.array_equal(reopened.levels, self.levels) and _equal(reopened.alpha, self.photo.alpha)
 
+    @overload
+    def save(self, path: Path, *, metadata: bool = True, overwrite: bool = False) -> Path: ...
+    @overload
+    def save(self, path: str | Url, *, metadata: bool = True, overwrite: bool = False) -> Place: ...
     def save(self, path: str | Place, *, metadata: bool = True, overwrite: bool = False) -> Place:
         """Write the adversarial PNG, whole or not at all, and check what is on disk before it appears.
 

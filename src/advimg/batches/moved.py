@@ -2,14 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
-from advimg.batches.journal import Entry, KnownPhoto
+from advimg.batches.journal import KnownPhoto
+from advimg.batches.journal_entry import Entry
+from advimg.storage.url import Place
 
 
 def moved_photos(
-    photos: Iterable[Path], entries: Iterable[Entry], sha256_of: Callable[[Path], str | None]
-) -> dict[KnownPhoto, Path]:
+    photos: Iterable[Place], entries: Iterable[Entry], sha256_of: Callable[[Place], str | None]
+) -> dict[KnownPhoto, Place]:
     """Return where the photos of a journal are now, for those that were renamed or moved.
 
     A photo that is still what it was keeps its results, so of two names of one content, both given, each has its own.
@@ -25,7 +26,7 @@ def moved_photos(
     )
     names = {photo.source for photo in known}
     now = {photo: sha256_of(photo) if photo in names else None for photo in photos}
-    lost: dict[str, list[Path]] = defaultdict(list)
+    lost: dict[str, list[Place]] = defaultdict(list)
     for source, sha256 in known:
         if now.get(source) != sha256:
             lost[sha256].append(source)
@@ -33,7 +34,7 @@ def moved_photos(
         return {}
     new = {photo: sha256 if photo in names else sha256_of(photo) for photo, sha256 in now.items()}
     unknown = {photo: sha256 for photo, sha256 in new.items() if sha256 and KnownPhoto(photo, sha256) not in known}
-    moved: dict[KnownPhoto, Path] = {}
+    moved: dict[KnownPhoto, Place] = {}
     for same_name in (True, False):
         for photo, sha256 in tuple(unknown.items()):
             found = [source for source in lost.get(sha256, ()) if source.name == photo.name or not same_name]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from advimg.batches.journal import Entry
+from advimg.batches.journal_entry import Entry
 from advimg.batches.pipeline import Run
 from advimg.batches.plan import Item
 from advimg.batches.work_queue import WorkQueue

@@ -1,13 +1,12 @@
 """Which attacks an earlier run has finished, and which are still to be made."""
 
-import os
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from advimg.batches.journal import Entry, Journal, differences
+from advimg.batches.journal import Journal
+from advimg.batches.journal_entry import Entry, differences
 from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.moved import moved_photos
 from advimg.batches.options import Options
@@ -16,7 +15,8 @@ from advimg.errors import OutputError
 from advimg.images.perturbation import Amplify, shown_in
 from advimg.labels import Labels
 from advimg.settings import Eps
-from advimg.storage.files import is_inside
+from advimg.storage.places import exists, is_inside, is_there
+from advimg.storage.url import Place
 
 
 class Work(NamedTuple):
@@ -130,26 +130,26 @@ def _is_finished(entry: Entry, files: Files, content: str | None, tried_with: Se
     return (
         sha256_or_none(adversarial) == entry.outputs_sha256.get("adversarial")
         and len(written) == len(wanted)
-        and all(map(os.path.isfile, written))
+        and all(map(is_there, written))
         and ("perturbation" not in wanted or _is_shown(entry.outputs["perturbation"], files.amplify))
     )
 
 
-def _is_shown(perturbation: Path, amplify: Amplify) -> bool:
+def _is_shown(perturbation: Place, amplify: Amplify) -> bool:
     """Tell whether a perturbation's picture was asked for with a factor; one that does not say so is taken as it is."""
     shown = shown_in(perturbation)
     return shown is None or shown.asked == amplify
 
 
-def _is_usable(adversarial: Path, journal: Journal) -> bool:
+def _is_usable(adversarial: Place, journal: Journal) -> bool:
     """Tell whether an attack may be made again under the name of its file: not if that leads out of the folder."""
-    return is_inside(adversarial, journal.folder) or not os.path.lexists(adversarial)
+    return is_inside(adversarial, journal.folder) or not exists(adversarial)
 
 
-def _check_absent(pending: Sequence[Item], repeated: Container[Path], journal: Journal) -> None:
+def _check_absent(pending: Sequence[Item], repeated: Container[Place], journal: Journal) -> None:
     for item in pending:
         for _, path in item.outputs:
-            if os.path.lexists(path) and path not in repeated:
+            if exists(path) and path not in repeated and not journal.is_left(path):
                 raise OutputError(
                     f"{path} exists and is not in {journal.folder}'s journal, or no longer what it was; choose another "
                     "-O, or --force to overwrite such files"

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from advimg.batches.executor import Executor, InProcess
-from advimg.batches.journal import Entry, Journal, folder_settings, read_attacks
+from advimg.batches.journal import Journal, read_attacks
+from advimg.batches.journal_entry import Entry, folder_settings
 from advimg.batches.options import Options
 from advimg.batches.pipeline import Ended, Run
 from advimg.batches.plan import Files, Key
@@ -29,7 +29,7 @@ from advimg.report.accuracy import TrueClasses, accuracies_of
 from advimg.report.results_table import NAME as TABLE
 from advimg.report.results_table import is_results_table, results_table
 from advimg.settings import Eps
-from advimg.storage.files import write_whole
+from advimg.storage.places import exists, write_whole
 from advimg.storage.url import Place
 
 SUMMARY = "summary.json"
@@ -158,6 +158,7 @@ class Batch:
 
         try:
             if self._pending:
+                self._journal.expect(path for item in self._pending for _, path in item.outputs)
                 run = Run(self._files, self._journal, self._options, began=begin, ended=count, stop=stop)
                 self._executor.attack(self._pending, run)
         finally:
@@ -169,7 +170,7 @@ class Batch:
         own = {SUMMARY: ("summary", is_summary), TABLE: ("table", is_results_table)}
         for name, (what, is_own) in own.items():
             path = self._files.folder / name
-            if os.path.lexists(path) and not self._options.force and not is_own(path):
+            if exists(path) and not self._options.force and not is_own(path):
                 raise OutputError(f"{path} exists and is no {what} of a batch; choose another -O, or --force")
 
     def _summarise(self) -> None:

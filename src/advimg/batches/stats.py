@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from advimg.batches.journal import Entry
+from advimg.batches.journal_entry import Entry
 from advimg.errors import ExitCode
 from advimg.report.accuracy import Accuracy
 

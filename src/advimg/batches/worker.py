@@ -7,7 +7,6 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -21,6 +20,7 @@ from advimg.classifiers.program import Program, end_programs
 from advimg.classifiers.spec import ModelSpec
 from advimg.engine.allocator import keep_freed_memory
 from advimg.errors import AdvimgError, DeviceError
+from advimg.storage.url import Place
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -66,8 +66,8 @@ class _Parent:
         items: list[Item] | None = self._ask("take")
         return items
 
-    def begin(self, hashes: Mapping[Path, str]) -> set[Path]:
-        replaced: set[Path] = self._ask("begin", dict(hashes))
+    def begin(self, hashes: Mapping[Place, str]) -> set[Place]:
+        replaced: set[Place] = self._ask("begin", dict(hashes))
         return replaced
 
     def append(self, record: Mapping[str, Any]) -> None:

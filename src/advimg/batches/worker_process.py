@@ -10,6 +10,7 @@ from typing import Any
 from advimg.batches.worker import Task, work
 from advimg.errors import AdvimgError, DeviceError
 from advimg.storage.files import sweep
+from advimg.storage.url import Place
 
 _EXIT_TIMEOUT = 5
 """Seconds to wait for the exit code of a process that has closed its connection."""
@@ -68,7 +69,7 @@ class WorkerProcess:
 
 
 @contextlib.contextmanager
-def running(tasks: Sequence[Task], folder: Path) -> Iterator[list[WorkerProcess]]:
+def running(tasks: Sequence[Task], folder: Place) -> Iterator[list[WorkerProcess]]:
     """Have a process for each task while the context lasts; none of them outlives it."""
     workers: list[WorkerProcess] = []
     try:
@@ -79,7 +80,7 @@ def running(tasks: Sequence[Task], folder: Path) -> Iterator[list[WorkerProcess]
     finally:
         for worker in workers:
             worker.kill()
-        if not all(worker.finished for worker in workers):
+        if not all(worker.finished for worker in workers) and isinstance(folder, Path):
             sweep(folder)  # temporary files; the journal removes unfinished ones as it is closed
 
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from advimg.errors import UsageError, first_line
+from advimg.errors import DiskError, UsageError, first_line
 from advimg.storage.url import STORES, Url
 
 _Answer = TypeVar("_Answer")
@@ -51,6 +51,25 @@ class Found:
 
     stamp: str
     size: int
+
+
+@contextlib.contextmanager
+def errors_as(what: str, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """Turn what a store answers into an error of one line.
+
+    Args:
+        what: could not be done.
+        but: errors that are let through.
+
+    Raises:
+        DiskError: the store refuses, or does not answer.
+    """
+    try:
+        yield
+    except but:
+        raise
+    except OSError as error:
+        raise DiskError(f"{what}: {error.strerror or error}") from error
 
 
 def read(url: Url, begin: int | None = None, end: int | None = None) -> bytes:

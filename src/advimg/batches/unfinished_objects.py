@@ -1,0 +1,115 @@
+"""The files in an object store that have no record yet: which they may be is listed before the first is written.
+
+A list for each file, as a folder on a disk has it, would be a request for each. The names of all files of a run are
+known before, so that they are one object.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+
+from advimg.batches.journal_files import sha256_or_none
+from advimg.batches.photos import is_own_picture
+from advimg.storage import stores
+from advimg.storage.url import Place, Url, is_below, located, relative
+
+_LIST = re.compile(r"\d{6}-[0-9a-f]{6}/(?:plan|begun-\d{6})\.jsonl")
+
+
+class UnfinishedObjects:
+    """The files of an output folder that have no record yet; see :class:`advimg.batches.journal_store.Unfinished`.
+
+    The lists have lines of a name and, where it was known, the SHA-256. Of a run that was killed, those files are
+    removed that have the hash, or that are pictures of advimg. Others may be replaced when their attack is made again:
+    nothing was there when that run began.
+
+    Args:
+        folder: the URL of the output folder.
+        journal: the URL of the folder with the runs.
+        run: the folder of this run, below that.
+        recorded: the files that records name; those are kept.
+
+    Raises:
+        OSError: the store does not answer.
+    """
+
+    def __init__(self, folder: Url, journal: Url, run: Url, recorded: AbstractSet[Place]) -> None:
+        self._folder = folder
+        self._run = run
+        self._planned: set[Place] = set()
+        self._hashes: dict[Place, str] = {}
+        self._own_lists: list[Url] = []
+        lists = [url for url, _ in stores.listed(journal) if _LIST.fullmatch(relative(url, journal))]
+        self._left = self._clean(lists, recorded) if lists else set[Place]()
+        if not self._left:
+            stores.remove(lists)
+
+    def __contains__(self, path: Place) -> bool:
+        """Tell whether a file is there as it was listed."""
+        if path in self._left and isinstance(path, Url):
+            with stores.errors_as(f"cannot read {path}"):
+                return stores.find(path) is not None
+        return path in self._hashes and sha256_or_none(path) == self._hashes[path]
+
+    def expect(self, paths: Iterable[Place]) -> None:
+        """List all the files that this run may write, before the first.
+
+        Raises:
+            DiskError: the store does not answer.
+        """
+        self._planned.update(paths)
+        self._list("plan", ((path, None) for path in self._planned))
+
+    def add(self, hashes: Mapping[Place, str]) -> None:
+        """List files before they are written, or once their record is removed, with the SHA-256 of their bytes.
+
+        Raises:
+            DiskError: the store does not answer.
+        """
+        new = [(path, sha256) for path, sha256 in hashes.items() if path not in self._planned]
+        self._hashes.update(hashes)
+        if new:
+            self._list(f"begun-{len(self._own_lists):06}", new)
+
+    def discard(self, paths: Iterable[Place]) -> None:
+        """Keep files, because they have a record."""
+        for path in paths:
+            self._hashes.pop(path, None)
+            self._left.discard(path)
+
+    def close(self) -> None:
+        """Remove the files that have no record, and the lists."""
+        with contextlib.suppress(OSError):  # the next run finds them in the lists
+            stores.remove(path for path in self._hashes if isinstance(path, Url) and path in self)
+            stores.remove(self._own_lists)
+
+    def _list(self, name: str, files: Iterable[tuple[Place, str | None]]) -> None:
+        lines = (json.dumps([relative(path, self._folder), sha256]) + "\n" for path, sha256 in files)
+        self._own_lists.append(self._run / f"{name}.jsonl")
+        with stores.errors_as(f"cannot write to {self._folder}"):
+            stores.put(self._own_lists[-1], "".join(lines).encode("ascii"), overwrite=True)
+
+    def _clean(self, lists: Iterable[Url], recorded: AbstractSet[Place]) -> set[Place]:
+        """Remove what killed runs left; return what is there and may be somebody else's."""
+        there = {url for url, _ in stores.listed(self._folder)}
+        left: set[Place] = set()
+        for url in lists:
+            for path, sha256 in self._read(url):
+                if path in recorded or path not in there:
+                    continue
+                if (sha256 is not None and sha256_or_none(path) == sha256) or is_own_picture(path):
+                    stores.remove([path])
+                    left.discard(path)
+                else:
+                    left.add(path)
+        return left
+
+    def _read(self, url: Url) -> Iterator[tuple[Url, str | None]]:
+        for line in stores.read(url).splitlines():
+            with contextlib.suppress(ValueError, TypeError):
+                name, sha256 = json.loads(line)
+                path = located(str(name), self._folder)
+                if isinstance(path, Url) and is_below(path, self._folder):
+                    yield path, None if sha256 is None else str(sha256)
