@@ -25,10 +25,8 @@ TRIES = 6
 """How often a store is asked that does not answer, or asks to slow down."""
 _FIRST_WAIT = 0.5
 """Seconds before the second attempt; before each further one twice as many, so 15 s in all."""
-_TIMEOUT = {
-    "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}},
-}
-"""Seconds after which an attempt has failed, and no attempts that the client makes by itself, as far as it lets us."""
+_S3 = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}
+"""For botocore: seconds after which an attempt has failed, and no attempts that it makes by itself."""
 
 _SECRET = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL|SAS|CONNECTION_STRING")
 """In the names of environment variables whose values are credentials."""
@@ -113,7 +111,12 @@ def put(url: Url, data: bytes, *, overwrite: bool) -> None:
         attempts += 1
         if files.exists(str(url)):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(url))
-        files.pipe_file(str(url), data, mode="create")
+        try:
+            files.pipe_file(str(url), data, mode="create")
+        except OSError as error:
+            if error.errno != errno.ENOSYS:  # as OpenStack Swift says, which knows no such condition
+                raise
+            files.pipe_file(str(url), data)
 
     try:
         _asked(url, create)
@@ -216,8 +219,14 @@ def _file_system(scheme: str) -> Any:
     import fsspec
 
     package, extra = STORES[scheme]
+    options: dict[str, Any] = {}
+    if scheme == "s3":
+        options["config_kwargs"] = dict(_S3)
+        if "AWS_REQUEST_CHECKSUM_CALCULATION" not in os.environ:
+            # Many stores that speak S3 refuse botocore's checksums; what is written is read back in any case.
+            options["config_kwargs"]["request_checksum_calculation"] = "when_required"
     try:
-        return fsspec.filesystem(scheme, use_listings_cache=False, **_TIMEOUT.get(scheme, {}))
+        return fsspec.filesystem(scheme, use_listings_cache=False, **options)
     except ImportError:
         raise UsageError(f"{scheme}:// needs the package {package}: pip install 'advimg-cli[{extra}]'") from None
 
