@@ -28,7 +28,7 @@ from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
 from advimg.outcome import Outcome, judge_result, known_before, outcome_of
 from advimg.record import CheckedRecord, Failure, Record
 from advimg.storage.places import make_folder
-from advimg.storage.url import Place
+from advimg.storage.url import Place, Url
 from advimg.writing import encode_outputs, write_files
 
 _WAITING = 16
@@ -105,7 +105,7 @@ class Pipeline:
         ahead = 2 + self._engine.batch_size // 2
         waiting = machine_memory() // _WAITING
         reader = PhotoReader(photos, self._options, failed=self._fail, ahead=ahead, memory=waiting)
-        writer = Writer(failed=self._run.stop.set, memory=waiting)
+        writer = Writer(failed=self._run.stop.set, memory=waiting, to_store=isinstance(self._run.files.folder, Url))
         attacks = WorstCase(self._options.worst_case)
         try:
             for ended in self._engine.run(reader, stop=self._run.stop.is_set):

@@ -1,8 +1,10 @@
 """Photos decoded ahead in background threads, so that the network does not wait for files."""
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,15 @@ from advimg.batches.plan import Item
 from advimg.engine.job import Job
 from advimg.errors import AdvimgError, PhotoError
 from advimg.images.decode import read_photo
+from advimg.storage.url import Url
 
 if TYPE_CHECKING:
     from advimg.images.photo import Photo
     from advimg.storage.url import Place
 
 _THREADS = 2
+_THREADS_FROM_STORE = 16
+"""A store takes long to answer, and little of a processor's time."""
 _BYTES_A_PIXEL = 4
 """Of a decoded photo, with its transparency."""
 
@@ -51,9 +56,11 @@ class PhotoReader:
         self._ahead = ahead
         self._room = ByteBudget(memory)
         self._bytes: dict[Photo, int] = {}  # that each photo holds which was read
-        self._pool = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="read")
+        self._pool = futures.ThreadPoolExecutor(_THREADS_FROM_STORE, thread_name_prefix="read")
+        self._from_disk = threading.BoundedSemaphore(_THREADS)
         self._reading: dict[futures.Future[Photo], Sequence[Item]] = {}
         self._ready: deque[Job] = deque()
+        self._remote = False
         self._again: deque[Job] = deque()
         self.items: dict[Job, Item] = {}
 
@@ -82,10 +89,13 @@ class PhotoReader:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _read_ahead(self) -> None:
-        while len(self._reading) + bool(self._ready) < self._ahead:
+        while len(self._reading) + bool(self._ready) < (
+            max(self._ahead, _THREADS_FROM_STORE) if self._remote else self._ahead
+        ):
             items = next(self._photos, None)
             if items is None:
                 return
+            self._remote = isinstance(items[0].key.source, Url)
             self._reading[self._pool.submit(self._read, items[0].key.source)] = items
 
     def _read(self, source: "Place") -> "Photo":
@@ -99,7 +109,8 @@ class PhotoReader:
             held = pixels * _BYTES_A_PIXEL
 
         try:
-            photo = read_photo(source, max_pixels=self._options.max_pixels, before_decoding=wait_for_room)
+            with nullcontext() if isinstance(source, Url) else self._from_disk:
+                photo = read_photo(source, max_pixels=self._options.max_pixels, before_decoding=wait_for_room)
         except BaseException:
             self._room.give_back(held)
             raise

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from advimg.batches.byte_budget import ByteBudget
 
 _THREADS = min(4, os.cpu_count() or 1)
+_THREADS_TO_STORE = 16
+"""A store takes long to answer, and little of a processor's time."""
 
 
 class Writer:
@@ -17,11 +19,13 @@ class Writer:
     Args:
         failed: called, in a thread, when a job raises; later jobs are dropped.
         memory: the most bytes that waiting jobs may hold together; one job is always taken.
+        to_store: whether jobs wait for an object store.
     """
 
-    def __init__(self, *, failed: Callable[[], None], memory: int) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="write", initializer=_lower_priority)
-        self._places = threading.BoundedSemaphore(2 * _THREADS)
+    def __init__(self, *, failed: Callable[[], None], memory: int, to_store: bool = False) -> None:
+        threads = _THREADS_TO_STORE if to_store else _THREADS
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write", initializer=_lower_priority)
+        self._places = threading.BoundedSemaphore(2 * threads)
         self._room = ByteBudget(memory)
         self._failed = failed
         self._error: BaseException | None = None
