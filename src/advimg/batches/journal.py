@@ -206,6 +206,14 @@ class Journal:
         self._store.append(lines, durable=any(record["error"] is None for record in records))
         self._unfinished.discard(path_or_url(path) for record in records for path in record["outputs"].values())
 
+    def flush(self) -> None:
+        """Have all records where :func:`read_attacks` finds them.
+
+        Raises:
+            DiskError: they cannot be written.
+        """
+        self._store.flush()
+
     def remove(self, keys: Collection[Key]) -> None:
         """Remove the records of attacks that are to be repeated; their files are unfinished until then."""
         if not keys and not self._renamed:

@@ -97,6 +97,11 @@ class SegmentStore:
             raise ValueError("the journal is not open")
         self._segments.append(lines)
 
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._segments is not None:
+            self._segments.flush()
+
     def replace(self, lines: Iterable[bytes]) -> None:
         """Write the lines to segments of a run of their own, which then takes the place of all there are."""
         if self._segments is not None:
@@ -173,6 +178,7 @@ class _Segments:
         self._error: OutputError | None = None
         self._closed = False
         self._changed = threading.Condition()
+        self._writing = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
@@ -199,6 +205,14 @@ class _Segments:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises:
+            DiskError: it cannot be written.
+        """
         try:
             self._write()
         except OutputError as error:
@@ -215,13 +229,14 @@ class _Segments:
                 return
 
     def _write(self) -> None:
-        with self._changed:
-            lines = tuple(self._lines)
-        if not lines:
-            return
-        with stores.errors_as(f"cannot write to {self._run.parent}"):
-            self._before_each()
-            stores.put(self._run / f"{self._number:06}.jsonl", b"".join(lines), overwrite=False)
-        self._number += 1
-        with self._changed:
-            del self._lines[: len(lines)]
+        with self._writing:
+            with self._changed:
+                lines = tuple(self._lines)
+            if not lines:
+                return
+            with stores.errors_as(f"cannot write to {self._run.parent}"):
+                self._before_each()
+                stores.put(self._run / f"{self._number:06}.jsonl", b"".join(lines), overwrite=False)
+            self._number += 1
+            with self._changed:
+                del self._lines[: len(lines)]

@@ -90,6 +90,13 @@ class Store(Protocol):
             DiskError: the disk is full; the lines are as they were before.
         """
 
+    def flush(self) -> None:
+        """Have all lines where :meth:`read` finds them.
+
+        Raises:
+            DiskError: they cannot be written.
+        """
+
     def replace(self, lines: Iterable[bytes]) -> None:
         """Put other lines in the place of all; the old ones can be read until the last new one was taken.
 

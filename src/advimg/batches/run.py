@@ -176,6 +176,7 @@ class Batch:
     def _summarise(self) -> None:
         folder, known = self._files.folder, self._known(self._options.settings.eps)
         try:
+            self._journal.flush()
             attacks = read_attacks(folder, warn=lambda _: None)  # told of when the journal was opened
             if self.true_classes:
                 planned = (attacks[key] for key in self._keys if key in attacks)

@@ -157,9 +157,9 @@ def listed(folder: Url, *, recursive: bool = True) -> Iterator[tuple[Url, Found]
         OSError: as the module says; FileNotFoundError if there is no such bucket.
     """
     depth = None if recursive else 1
-    found: Mapping[str, Mapping[str, Any]] = _asked(
-        folder, lambda files: files.find(str(folder), maxdepth=depth, detail=True)
-    )
+    found: Mapping[str, Mapping[str, Any]] = {}
+    with contextlib.suppress(FileNotFoundError):  # as some stores say of a folder without objects
+        found = _asked(folder, lambda files: files.find(str(folder), maxdepth=depth, detail=True))
     if not found and not _asked(folder, lambda files: files.exists(folder.store)):
         raise FileNotFoundError(errno.ENOENT, "there is no such bucket", folder.store)
     # fsspec leaves the scheme out; some stores' names begin with a slash.
@@ -239,7 +239,7 @@ def _as_of_a_disk(error: Exception, url: Url) -> OSError | None:
         return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(url))
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "there is no such object, or no such bucket", str(url))
-    if isinstance(error, PermissionError):
+    if isinstance(error, PermissionError) or _status(error) in (401, 403):
         return PermissionError(errno.EACCES, f"the store refuses access ({text})", str(url))
     if "Credential" in type(error).__name__ or "Authentication" in type(error).__name__:
         return PermissionError(errno.EACCES, f"the store was given no valid credentials ({text})", str(url))
@@ -257,7 +257,17 @@ def _refuses_to_replace(error: BaseException) -> bool:
     cause = error.__cause__ or error
     response = getattr(cause, "response", None)
     code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
-    return code in ("PreconditionFailed", "412", "ConditionalRequestConflict") or getattr(error, "code", None) == 412
+    return code in ("PreconditionFailed", "ConditionalRequestConflict") or _status(error) == 412
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the status of the HTTP answer that an error is about, as the clients of Azure and Google name it."""
+    for each in (error, error.__cause__):
+        for name in ("status_code", "code", "status"):
+            value = getattr(each, name, None)
+            if type(value) is int:
+                return value
+    return None
 
 
 def without_secrets(text: str) -> str:
