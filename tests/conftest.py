@@ -7,7 +7,7 @@ import os
 import signal
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,9 @@ from advimg.engine.step_report import Watcher
 from advimg.images.decode import photo_from_pixels
 from advimg.images.photo import Photo
 from advimg.record import Failure, Record
+from advimg.storage import stores
+from tests.object_store import ObjectStore
+from tests.object_store import object_store as run_object_store
 
 # A shell starts what runs in its background ignoring SIGINT, which processes inherit and tests of Ctrl-C send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -86,6 +89,31 @@ def photo(tmp_path: Path) -> Path:
     with Image.open(sample("chelsea.png")) as image:
         image.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A store that speaks S3, one for each process of pytest-xdist whose tests ask for it."""
+    with run_object_store(tmp_path_factory.mktemp("object-store")) as store:
+        yield store
+
+
+@pytest.fixture
+def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An empty bucket of the store that ``s3://`` leads to, here and in processes that the test starts."""
+    for name, value in object_store.environment().items():
+        monkeypatch.setenv(name, value)
+    forget_file_systems()
+    yield object_store.new_bucket()
+    forget_file_systems()
+
+
+def forget_file_systems() -> None:
+    """Let go of those in this process, which remember what the environment was."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    stores.file_system.cache_clear()
 
 
 @pytest.fixture(scope="session")

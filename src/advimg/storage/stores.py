@@ -200,7 +200,7 @@ def _asked(url: Url, ask: Callable[[Any], _Answer]) -> _Answer:
         OSError: as the module says.
         UsageError: the package for this kind of store is not installed.
     """
-    files = _file_system(url.scheme)
+    files = file_system(url.scheme)
     for attempt in range(1, TRIES + 1):
         try:
             return ask(files)
@@ -215,7 +215,12 @@ def _asked(url: Url, ask: Callable[[Any], _Answer]) -> _Answer:
 
 
 @cache
-def _file_system(scheme: str) -> Any:
+def file_system(scheme: str) -> Any:
+    """Return fsspec's file system for URLs that begin so, one for a process.
+
+    Raises:
+        UsageError: its package is not installed.
+    """
     import fsspec
 
     package, extra = STORES[scheme]
