@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Before torch is imported, here and in processes that tests start: work this small gains little from threads, and on a
 # busy machine threads that wait for each other make it ten times as slow.
@@ -35,8 +35,9 @@ from advimg.images.decode import photo_from_pixels
 from advimg.images.photo import Photo
 from advimg.record import Failure, Record
 from advimg.storage import stores
-from tests.object_store import ObjectStore
-from tests.object_store import object_store as run_object_store
+
+if TYPE_CHECKING:
+    from tests.object_store import ObjectStore
 
 # A shell starts what runs in its background ignoring SIGINT, which processes inherit and tests of Ctrl-C send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -92,14 +93,16 @@ def photo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[ObjectStore]":
     """A store that speaks S3, one for each process of pytest-xdist whose tests ask for it."""
+    from tests.object_store import object_store as run_object_store  # s3fs takes a while to import
+
     with run_object_store(tmp_path_factory.mktemp("object-store")) as store:
         yield store
 
 
 @pytest.fixture
-def bucket(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def bucket(object_store: "ObjectStore", monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An empty bucket of the store that ``s3://`` leads to, here and in processes that the test starts."""
     for name, value in object_store.environment().items():
         monkeypatch.setenv(name, value)
