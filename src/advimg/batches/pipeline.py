@@ -28,6 +28,7 @@ from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
 from advimg.outcome import Outcome, judge_result, known_before, outcome_of
 from advimg.record import CheckedRecord, Failure, Record
 from advimg.storage.places import make_folder
+from advimg.storage.stores import StoreError
 from advimg.storage.url import Place, Url
 from advimg.writing import encode_outputs, write_files
 
@@ -176,7 +177,9 @@ class Pipeline:
         asked = known_before(
             settings, self._classifiers, self._classifiers[0].device.type, self._engine.precision, check_on=self._judges
         )
-        known: dict[str, Any] = {"source_sha256": sha256_or_none(source)}
+        # A store that did not answer is not asked once more; then the next run does, as the photo has no hash.
+        unread = isinstance(source, Url) and isinstance(error.__cause__, StoreError | PermissionError)
+        known: dict[str, Any] = {"source_sha256": None if unread else sha256_or_none(source)}
         if isinstance(target, int):
             known["target"] = {"index": target, "name": self._classifiers[0].labels[target]}
         else:

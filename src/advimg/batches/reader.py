@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _THREADS = 2
 _THREADS_FROM_STORE = 16
 """A store takes long to answer, and little of a processor's time."""
+_MOST_REFUSED = 20
+"""Photos, one after the other, that may not be read before the run is given up."""
 _BYTES_A_PIXEL = 4
 """Of a decoded photo, with its transparency."""
 
@@ -61,6 +63,8 @@ class PhotoReader:
         self._reading: dict[futures.Future[Photo], Sequence[Item]] = {}
         self._ready: deque[Job] = deque()
         self._remote = False
+        self._read_all = False
+        self._refused: list[tuple[Sequence[Item], AdvimgError]] = []
         self._again: deque[Job] = deque()
         self.items: dict[Job, Item] = {}
 
@@ -94,6 +98,7 @@ class PhotoReader:
         ):
             items = next(self._photos, None)
             if items is None:
+                self._read_all = True
                 return
             self._remote = isinstance(items[0].key.source, Url)
             self._reading[self._pool.submit(self._read, items[0].key.source)] = items
@@ -128,13 +133,32 @@ class PhotoReader:
             if isinstance(error, MemoryError):
                 error = PhotoError(f"{items[0].key.source} is too large for this machine's memory")
             if isinstance(error, AdvimgError):
-                for item in items:
-                    self._failed(item, error)
+                self._refused.append((items, error))
+                if not _is_refusal(error):
+                    self._fail_refused()
+                elif len(self._refused) > _MOST_REFUSED:
+                    # Credentials have expired, for example. The photos are in no journal, so the next run reads them.
+                    raise PhotoError(f"{error}; nor can the photos before it be read")
                 continue
             photo = future.result()
+            self._fail_refused()
             for item in items:
                 settings = replace(self._options.settings, eps=item.key.eps)
                 job = Job(photo=photo, target=item.key.target, settings=settings)
                 self.items[job] = item
                 self._ready.append(job)
+        if self._read_all and not self._reading:
+            self._fail_refused()
         return bool(read)
+
+    def _fail_refused(self) -> None:
+        """Let the photos fail that could not be read, since others can."""
+        for items, error in self._refused:
+            for item in items:
+                self._failed(item, error)
+        self._refused.clear()
+
+
+def _is_refusal(error: AdvimgError) -> bool:
+    """Tell whether a store refuses access to a photo, as it then may to all others."""
+    return isinstance(error.__cause__, PermissionError)
