@@ -11,18 +11,20 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from tests.object_store import ObjectStore, moto, swift, swift_can_run
-
-_RUN = {"moto": moto, "swift": swift}
+from tests.object_store import ObjectStore, moto
 
 
-@pytest.fixture(scope="module", params=sorted(_RUN))
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
-    folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "swift" and not swift_can_run(folder):
+@pytest.fixture(scope="module", params=["moto", "swift"])
+def store(
+    request: pytest.FixtureRequest, object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ObjectStore]:
+    if request.param == object_store.server:
+        yield object_store
+    elif request.param == "swift":
         pytest.skip("OpenStack Swift cannot run here")
-    with _RUN[request.param](folder) as running:
-        yield running
+    else:
+        with moto(tmp_path_factory.mktemp("moto")) as running:
+            yield running
 
 
 def test_objects_are_what_was_last_put(store: ObjectStore) -> None:
@@ -74,19 +76,16 @@ def test_only_swift_checks_secrets(store: ObjectStore) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends the servers")
-@pytest.mark.parametrize("server", sorted(_RUN))
-def test_the_servers_end_with_a_process_that_is_killed(server: str, tmp_path: Path) -> None:
-    if server == "swift" and not swift_can_run(tmp_path):
-        pytest.skip("OpenStack Swift cannot run here")
+def test_the_servers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from tests.object_store import moto, swift\n"
-        f"with {server}(Path(sys.argv[1])): print('up', flush=True); time.sleep(600)"
+        "import sys, time; from pathlib import Path; from tests.object_store import object_store\n"
+        "with object_store(Path(sys.argv[1])) as store: print(store.server, flush=True); time.sleep(600)"
     )
     starter = subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE)
     assert starter.stdout is not None
-    assert starter.stdout.readline() == b"up\n"
+    server = starter.stdout.readline().strip()
     children = Path(f"/proc/{starter.pid}/task/{starter.pid}/children").read_text().split()
-    assert len(children) == {"moto": 1, "swift": 4}[server]
+    assert len(children) == {b"moto": 1, b"swift": 4}[server]
     starter.send_signal(signal.SIGKILL)
     starter.wait()
     starter.stdout.close()

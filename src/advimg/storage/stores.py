@@ -231,9 +231,12 @@ def file_system(scheme: str) -> Any:
             # Many stores that speak S3 refuse botocore's checksums; what is written is read back in any case.
             options["config_kwargs"]["request_checksum_calculation"] = "when_required"
     try:
-        return fsspec.filesystem(scheme, use_listings_cache=False, **options)
+        files = fsspec.filesystem(scheme, use_listings_cache=False, **options)
     except ImportError:
         raise UsageError(f"{scheme}:// needs the package {package}: pip install 'advimg-cli[{extra}]'") from None
+    if scheme == "s3":
+        files.retries = 1  # of its own, which take no argument
+    return files
 
 
 def _as_of_a_disk(error: Exception, url: Url) -> OSError | None:
