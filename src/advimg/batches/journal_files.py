@@ -7,7 +7,6 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -73,7 +72,7 @@ class FolderStore:
         if self._file is not None:
             self._file = LineFile(self.path)
 
-    def unfinished(self, recorded: AbstractSet[Path]) -> "UnfinishedFiles":
+    def unfinished(self, recorded: Iterable[Path]) -> "UnfinishedFiles":
         """Return the list of unfinished files, once those that a killed process left are removed."""
         return UnfinishedFiles(self.folder, recorded)
 
@@ -161,13 +160,14 @@ class UnfinishedFiles:
         recorded: the files that records name; those are kept.
     """
 
-    def __init__(self, folder: Path, recorded: AbstractSet[Path]) -> None:
+    def __init__(self, folder: Path, recorded: Iterable[Path]) -> None:
         self._folder = folder
         self._list = folder / _UNFINISHED
         self._hashes: dict[Path, set[str]] = {}
         for path, sha256 in self._read():
-            if path not in recorded:
-                self._hashes.setdefault(path, set()).add(sha256)
+            self._hashes.setdefault(path, set()).add(sha256)
+        if self._hashes:
+            self.discard(recorded)
         self._remove()
         self._file = LineFile(self._list)
 

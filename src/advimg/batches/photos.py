@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from advimg.errors import PhotoError, UsageError
@@ -51,9 +52,11 @@ def find_photos(paths: Sequence[str | Path], *, out_dir: Path, recursive: bool =
     named = [absolute(path) for path in paths]
     photos: dict[Path, None] = {}
     own = 0
+    outputs = out_dir.resolve()
+    in_outputs = cache(lambda folder: _is_below(folder, outputs))
     for path in named:
-        for photo in _listed(path, out_dir.resolve(), recursive=recursive) if _is_folder(path) else (path,):
-            if is_output(photo, out_dir):
+        for photo in _listed(path, outputs, recursive=recursive) if _is_folder(path) else (path,):
+            if in_outputs(photo.parent) or _is_own(photo):
                 own += 1
             else:
                 photos[photo] = None
@@ -95,9 +98,20 @@ def absolute(path: str | Path) -> Path:
 
 def is_output(photo: Path, out_dir: Path) -> bool:
     """Tell whether a file is in the output folder, or was written by advimg: a batch never attacks such files."""
+    return _is_below(photo.parent, out_dir.resolve()) or _is_own(photo)
+
+
+def _is_below(folder: Path, outputs: Path) -> bool:
     try:
-        return photo.parent.resolve().is_relative_to(out_dir.resolve()) or is_own_picture(photo)
+        return folder.resolve().is_relative_to(outputs)
     except (OSError, ValueError):  # ValueError: a NUL in the name
+        return False
+
+
+def _is_own(photo: Path) -> bool:
+    try:
+        return is_own_picture(photo)
+    except (OSError, ValueError):
         return False
 
 
@@ -107,9 +121,12 @@ def _listed(folder: Path, outputs: Path, *, recursive: bool) -> Iterator[Path]:
         raise PhotoError(f"{folder} is the output folder, whose pictures are never taken as photos; choose another -O")
     for path, folders, files in os.walk(folder, onerror=_cannot_list):
         # Names that begin with a dot are hidden, such as the resource forks that macOS leaves on other file systems.
+        place = Path(path)
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES and _may_be_read(Path(path, name)):
-                yield Path(path, name)
+            # Without making a path of it: a folder may have a million files.
+            is_photo = not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
+            if is_photo and _may_be_read(os.path.join(path, name)):  # noqa: PTH118
+                yield place / name
         if not recursive:
             return
         inner = (Path(path, name) for name in folders if not name.startswith("."))
@@ -120,9 +137,9 @@ def _is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir() raises on impossible names
 
 
-def _may_be_read(path: Path) -> bool:
+def _may_be_read(path: str) -> bool:
     """Tell whether reading a file ends: that of a pipe may not, that of a broken link fails at once."""
-    return path.is_file() or not path.exists()
+    return os.path.isfile(path) or not os.path.exists(path)  # noqa: PTH110, PTH113
 
 
 def _cannot_list(error: OSError) -> None:

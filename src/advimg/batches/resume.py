@@ -7,14 +7,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from advimg.batches.contents import Contents
 from advimg.batches.journal import Journal
 from advimg.batches.journal_entry import Entry, differences
-from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.moved import moved_photos
 from advimg.batches.options import Options
 from advimg.batches.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
-from advimg.images.files import is_inside
+from advimg.images.files import is_file_itself, is_inside_folder
 from advimg.images.perturbation import Amplify, shown_in
 from advimg.labels import Labels
 from advimg.settings import Eps
@@ -54,23 +54,20 @@ def compare_with_journal(
     Raises:
         OutputError: the folder was begun with other settings, or a file is in the way.
     """
-    sha256_of = cache(sha256_or_none)  # each photo is read once
-    journal.rename(moved_photos((key.source for key in keys), journal.entries.values(), sha256_of))
-    repeated = _of_other_settings(keys, journal, asked, force=options.force)
-    recorded = {
-        key: entry.outputs["adversarial"]
-        for key, entry in journal.entries.items()
-        if key not in repeated and "adversarial" in entry.outputs and _is_usable(entry.outputs["adversarial"], journal)
-    }
-    items = plan_items(keys, files, labels, recorded=recorded)
+    contents = Contents(journal.entries.values())
+    journal.rename(moved_photos((key.source for key in keys), journal.entries.values(), contents.sha256_of))
+    of_other_settings = _of_other_settings(keys, journal, asked, force=options.force)
     tried_with = [] if options.retry_failed else [options.tried_with(device) for device in devices]
+    repeated = set(of_other_settings)
     for key in keys:
         entry = journal.entries.get(key)
         if entry is None:
             continue
         answered = not (options.retry_failed and entry.unanswered)
-        if not (answered and _is_finished(entry, files, sha256_of(key.source), tried_with)):
+        if not (answered and _is_finished(entry, files, contents, tried_with)):
             repeated.add(key)
+    undone = [key for key in keys if key in repeated or key not in journal.entries]
+    items = plan_items(undone, files, labels, recorded=_recorded(journal, of_other_settings)) if undone else []
     # What is made anew has the pictures that it had, whether or not this run asks for them.
     pending = [
         replace(
@@ -80,13 +77,28 @@ def compare_with_journal(
         if item.key in repeated
         else item
         for item in items
-        if item.key in repeated or item.key not in journal.entries
     ]
     if not options.force:
         _check_absent(pending, {path for key in repeated for path in journal.own_files(journal.entries[key])}, journal)
     # Nothing is changed before it is known that the run can begin.
+    stamps = {key: contents.stamps_of(entry) for key, entry in journal.entries.items()} if contents.read else {}
+    journal.restamp({key: new for key, new in stamps.items() if new})
     journal.remove(repeated)
     return Work(pending, [journal.entries[key] for key in keys if key in journal.entries])
+
+
+def _recorded(journal: Journal, of_other_settings: Container[Key]) -> dict[Key, Path]:
+    """Return the PNGs of attacks that keep their names, even where they are made anew."""
+    inside = cache(lambda folder: is_inside_folder(folder, journal.folder))
+    recorded = {}
+    for key, entry in journal.entries.items():
+        adversarial = entry.file("adversarial")
+        if key not in of_other_settings and adversarial is not None:
+            # Not if the name leads out of the folder.
+            path = Path(adversarial.path)
+            if (inside(path.parent) and is_file_itself(path)) or not os.path.lexists(path):
+                recorded[key] = path
+    return recorded
 
 
 def _of_other_settings(
@@ -101,14 +113,12 @@ def _of_other_settings(
     here = {eps: asked(eps) for eps in {key.eps for key in keys}}
     wanted = {(key.source, key.target) for key in keys}
     repeated = set()
+    compared: dict[tuple[int, Eps], list[str]] = {}  # most entries share their settings
     for key, entry in journal.entries.items():
-        if key.eps in here:
-            differing = differences(entry.settings, here[key.eps])
-        else:
-            differing = [
-                f"eps {key.eps} there, {' and '.join(sorted(map(str, here)))} here",
-                *differences(entry.settings, here[keys[0].eps], same_eps=False),
-            ]
+        pair = id(entry.settings), key.eps
+        if pair not in compared:
+            compared[pair] = _differences(entry, here, keys[0].eps)
+        differing = compared[pair]
         if differing and not force:
             raise OutputError(
                 f"{journal.folder} was begun with other settings ({'; '.join(differing)}); choose another -O, or "
@@ -119,32 +129,47 @@ def _of_other_settings(
     return repeated
 
 
-def _is_finished(entry: Entry, files: Files, content: str | None, tried_with: Sequence[Mapping[str, Any]]) -> bool:
+def _differences(entry: Entry, here: Mapping[Eps, Mapping[str, Any]], first: Eps) -> list[str]:
+    """Say in which settings an attack differs from this run's.
+
+    Args:
+        entry: of the journal.
+        here: the settings of this run, by their eps.
+        first: one of these eps.
+    """
+    eps = entry.key.eps
+    if eps in here:
+        return differences(entry.settings, here[eps])
+    return [
+        f"eps {eps} there, {' and '.join(sorted(map(str, here)))} here",
+        *differences(entry.settings, here[first], same_eps=False),
+    ]
+
+
+def _is_finished(entry: Entry, files: Files, contents: Contents, tried_with: Sequence[Mapping[str, Any]]) -> bool:
+    content = contents.sha256_of(entry.key.source)
     if entry.error is not None:
         return entry.tried_with in tried_with and content == entry.source_sha256
     if content is not None and content != entry.source_sha256:
         return False
-    adversarial = entry.outputs["adversarial"]
-    wanted = dict(files.outputs_for(adversarial))
-    # As recorded: perturbations of 0.1 had other names.
-    written = [entry.outputs[kind] for kind in wanted if kind in entry.outputs]
-    return (
-        sha256_or_none(adversarial) == entry.outputs_sha256.get("adversarial")
-        and len(written) == len(wanted)
-        and all(map(os.path.isfile, written))
-        and ("perturbation" not in wanted or _is_shown(entry.outputs["perturbation"], files.amplify))
-    )
+    for kind in files.kinds:
+        written = entry.file(kind)
+        if written is None:
+            return False
+        unchanged = contents.holds(written)
+        if not unchanged and (kind == "adversarial" or not os.path.isfile(written.path)):  # noqa: PTH113
+            return False
+        if kind == "perturbation":
+            asked = entry.amplify if unchanged else None
+            if asked != files.amplify and (asked is not None or not _is_shown(Path(written.path), files.amplify)):
+                return False
+    return True
 
 
 def _is_shown(perturbation: Path, amplify: Amplify) -> bool:
     """Tell whether a perturbation's picture was asked for with a factor; one that does not say so is taken as it is."""
     shown = shown_in(perturbation)
     return shown is None or shown.asked == amplify
-
-
-def _is_usable(adversarial: Path, journal: Journal) -> bool:
-    """Tell whether an attack may be made again under the name of its file: not if that leads out of the folder."""
-    return is_inside(adversarial, journal.folder) or not os.path.lexists(adversarial)
 
 
 def _check_absent(pending: Sequence[Item], repeated: Container[Path], journal: Journal) -> None:
