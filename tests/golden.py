@@ -114,6 +114,8 @@ _VARYING = (
     "source",
     "adversarial_sha256",
     "outputs_sha256",
+    "stamps",
+    "amplify",
     "tried_with",
     "per_second",
 )

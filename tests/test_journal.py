@@ -12,7 +12,7 @@ import pytest
 
 import advimg
 from advimg.batches.journal import Journal, read_records
-from advimg.batches.journal_entry import Entry, differences, folder_settings
+from advimg.batches.journal_entry import Entry, Written, differences, folder_settings
 from advimg.batches.journal_files import FolderStore, LineFile
 from advimg.batches.plan import Key
 from advimg.errors import DiskError, OutputError
@@ -70,10 +70,12 @@ def test_what_is_appended_is_read_back(out: Path) -> None:
     assert list(entries) == [key("/a.jpg"), key("/ф\n.jpg", "random", 3)]
     first, second = entries.values()
     assert first == Entry(
-        key("/a.jpg"),
+        key=key("/a.jpg"),
         source_sha256="0",
-        outputs={"adversarial": files[0], "perturbation": files[1]},
-        outputs_sha256={"adversarial": hash_of(b"x"), "perturbation": hash_of(b"x")},
+        files=(
+            Written("adversarial", str(files[0]), hash_of(b"x")),
+            Written("perturbation", str(files[1]), hash_of(b"x")),
+        ),
         settings=folder_settings(done),
         error=None,
         tried_with=None,
@@ -82,6 +84,7 @@ def test_what_is_appended_is_read_back(out: Path) -> None:
         checked={},
         delta_e=done["visibility"]["delta_e_mean"],
     )
+    assert first == Entry.of(done)
     assert (second.error, second.fooled, second.gradients, second.outputs) == ("broken", False, 0, {})
 
 

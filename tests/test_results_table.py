@@ -99,7 +99,7 @@ def test_a_network_that_is_fooled_alone_is_told_from_all(photos: list[Path], out
         "after": list(reversed(record["after"])),
         "fooled": False,
     }
-    table = results_table([record | {"ensemble": [lost], "fooled": False}], out).decode()
+    table = b"".join(results_table([record | {"ensemble": [lost], "fooled": False}], out)).decode()
     assert [row["fooled"] for row in csv.DictReader(io.StringIO(table))] == ["true", "false"]
 
 
@@ -109,7 +109,7 @@ def test_odd_names_and_reasons_read_back(photos: list[Path], out: Path) -> None:
     odd = 'a "quoted", name\r\nof two lines; =1+1'
     kept = record | {"source": str(out / "ö\udcff.jpg"), "model": odd}
     kept["after"] = [{**record["after"][0], "name": "\N{SNOWMAN},"}]
-    (row,) = csv.DictReader(io.StringIO(results_table([kept], out).decode("utf-8"), newline=""), strict=True)
+    (row,) = csv.DictReader(io.StringIO(b"".join(results_table([kept], out)).decode("utf-8"), newline=""), strict=True)
     assert (row["photo"], row["model"], row["after"]) == ("ö\\udcff.jpg", odd, "\N{SNOWMAN},")
 
 

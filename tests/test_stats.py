@@ -15,8 +15,7 @@ def _entry(source: str, *, fooled: bool, error: str | None, gradients: int, delt
     return Entry(
         key=Key(Path(source), 0, 10),
         source_sha256=None,
-        outputs={},
-        outputs_sha256={},
+        files=(),
         tried_with=None,
         settings={},
         error=error,

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from advimg.batches.stamps import stamp_of
 from advimg.errors import DiskError, OutputError, UsageError
 from advimg.storage import places, stores, tars
 from advimg.storage.copies import on_disk
@@ -113,9 +114,9 @@ def test_a_store_reads_writes_lists_and_removes(memory: Url) -> None:
     assert places.read_beginning(dog, 2) == b"on"
     with pytest.raises(OutputError, match="exists; use --force"):
         places.write_whole(dog, b"two", overwrite=False)
-    before = places.stamp(dog)
+    before = stamp_of(dog)
     places.write_whole(dog, b"two", overwrite=True)
-    assert places.stamp(dog) != before
+    assert stamp_of(dog) != before
     places.write_whole(memory / "sub" / "cat.jpg", b"three", overwrite=False)
     assert [str(url) for url, _ in stores.listed(memory)] == [f"{memory}/dog.jpg", f"{memory}/sub/cat.jpg"]
     assert [url.name for url, _ in stores.listed(memory, recursive=False)] == ["dog.jpg"]

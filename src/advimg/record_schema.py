@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -28,6 +28,8 @@ _IN_JOURNAL = [
     ("outputs_sha256", dict[Name, Sha256] | None, None),
     ("tried_with", dict[Name, Any] | None, None),
     ("worst_case", list[Name] | None, None),
+    ("stamps", dict[Name, Name] | None, None),
+    ("amplify", float | Literal["auto"] | None, None),
     ("out_dir", PathName | None, None),
 ]
 """What a journal adds to a record."""
@@ -74,6 +76,23 @@ def _checked(read: Any) -> Any:
     if any(other != own for other in others):
         raise RecordError("its networks saw the file after different changes - at `$.survives`")
     return read
+
+
+def read_ended(text: bytes) -> Any:
+    """Read the record of an attack that wrote a file in one go, as :func:`check_record` checks it.
+
+    Returns:
+        Its values as attributes; None if it is no such record, or one that only :func:`parse_json` can read.
+    """
+    try:
+        return _checked(_decoder().decode(text))
+    except (msgspec.DecodeError, RecordError, RecursionError, ValueError):  # ValueError: the codec's
+        return None
+
+
+@cache
+def _decoder() -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(_ended(Settings))
 
 
 def parse_json(text: str | bytes) -> Any:

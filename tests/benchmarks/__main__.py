@@ -17,6 +17,7 @@ NAMES = (
     "visibility",
     "survival",
     "onnx",
+    "resume",
 )
 
 

@@ -5,9 +5,10 @@ This module knows what lines mean together; :mod:`.journal_lines` reads and writ
 
 A line is a record (:mod:`advimg.record`) with ``adversarial_sha256``, the hash of the PNG that was written, and
 ``outputs_sha256``, the hashes of all its files; that of a failure has ``tried_with``, the options it depends on. Where
-several attacks took turns, ``worst_case`` names them, and ``attack`` is the one that gave the file. The paths in a line
-are relative to the folder, so photos and results can be moved or copied together; here, and in what ``--json`` prints,
-they are absolute.
+several attacks took turns, ``worst_case`` names them, and ``attack`` is the one that gave the file. ``stamps`` holds
+those of the photo and of the files (:mod:`.stamps`), ``amplify`` what was asked for the picture of the perturbation.
+The paths in a line are relative to the folder, so photos and results can be moved or copied together; here, and in what
+``--json`` prints, they are absolute.
 A record is appended after its files are in place, in one write, so a killed process can damage the last line only.
 Files that have no record yet are listed in a second, hidden file, with their hashes, and removed when the journal is
 closed, or by the next run: a folder holds the files that its journal names.
@@ -16,11 +17,12 @@ closed, or by the next run: a folder holds the files that its journal names.
 import contextlib
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from advimg.batches.journal_entry import Entry
+import msgspec
+
+from advimg.batches.journal_entry import Entry, key_of
 from advimg.batches.journal_files import FolderStore, sha256_or_none
 from advimg.batches.journal_lines import Line, Other, line_of, read_lines, tell_of_others
 from advimg.batches.journal_segments import SegmentStore
@@ -31,6 +33,9 @@ from advimg.errors import OutputError
 from advimg.images.decode import is_adversarial
 from advimg.storage.places import is_inside
 from advimg.storage.url import Place, path_or_url
+
+_FEW = 100
+"""New stamps of fewer than one in so many attacks are not worth writing the journal anew."""
 
 
 def store_of(folder: Place, *, warn: Callable[[str], None] = warnings.warn) -> Store:
@@ -66,7 +71,8 @@ def read_attacks(folder: Place, *, warn: Callable[[str], None] = warnings.warn) 
     try:
         for line in read_lines(store, advice="give a folder that it wrote to"):
             if isinstance(line, Line):
-                attacks[line.entry.key] = line.record
+                record = line.record()
+                attacks[key_of(record)] = record
             elif line is not None:
                 others.append(line)
     except FileNotFoundError:
@@ -97,6 +103,8 @@ class Journal:
         self.entries: dict[Key, Entry] = {}
         self._renamed: dict[Key, Key] = {}  # the keys of entries whose photos were moved, by those on the disk
         self._replaced: list[Entry] = []  # entries in whose place those of moved photos come
+        self._stamps: Mapping[Key, Mapping[str, str]] = {}  # new ones, by the keys of today
+        self._twice: set[Key] = set()  # the keys that several lines have
         self._store = store
         repair = False
         others: list[Other] = []
@@ -105,15 +113,18 @@ class Journal:
                 if isinstance(line, Other):
                     others.append(line)
                     continue
-                repair = repair or line is None or line.moved or line.entry.key in self.entries
+                repair = repair or line is None or line.moved
                 if line is not None:
-                    self.entries[line.entry.key] = line.entry
+                    entry = line.make_entry()
+                    if entry.key in self.entries:
+                        self._twice.add(entry.key)
+                    self.entries[entry.key] = entry
         tell_of_others(others, store.path, warn)
-        if repair:
+        if repair or self._twice:
             self._rewrite()
         store.open()
         self._unfinished = store.unfinished(
-            {path for entry in self.entries.values() for path in entry.outputs.values()}
+            path_or_url(each.path) for entry in self.entries.values() for each in entry.files
         )
 
     @classmethod
@@ -170,11 +181,11 @@ class Journal:
         attack counts, too. In journals of earlier versions other pictures count that are named after such a PNG.
         """
         own = {}
-        for kind, path in entry.outputs.items():
+        for each in entry.files:
+            path = path_or_url(each.path)
             sha256 = sha256_or_none(path) if is_inside(path, self.folder) else None
-            recorded = entry.outputs_sha256.get(kind)
             if sha256 is not None and (
-                sha256 == recorded or (is_own_picture(path) if recorded is None else is_adversarial(path))
+                sha256 == each.sha256 or (is_own_picture(path) if each.sha256 is None else is_adversarial(path))
             ):
                 own[path] = sha256
         return own
@@ -188,9 +199,17 @@ class Journal:
             now = moved.get(KnownPhoto(old.source, entry.source_sha256 or ""))
             if now is not None:
                 self._renamed[old] = old._replace(source=now)
-        arrived = {new: replace(self.entries.pop(old), key=new) for old, new in self._renamed.items()}
+        arrived = {new: msgspec.structs.replace(self.entries.pop(old), key=new) for old, new in self._renamed.items()}
         self._replaced += [self.entries[key] for key in arrived if key in self.entries]
         self.entries |= arrived
+
+    def restamp(self, stamps: Mapping[Key, Mapping[str, str]]) -> None:
+        """Take over new stamps of files that were read and are what they were; the file is changed by :meth:`remove`.
+
+        Args:
+            stamps: of attacks in the journal, by the keys in their lines.
+        """
+        self._stamps = dict(stamps)
 
     def append(self, *records: Mapping[str, Any]) -> None:
         """Add records, after their files are in place: all in one write, or none of them.
@@ -207,7 +226,7 @@ class Journal:
         self._unfinished.discard(path_or_url(path) for record in records for path in record["outputs"].values())
 
     def flush(self) -> None:
-        """Have all records where :func:`read_attacks` finds them.
+        """Have all records where :meth:`records` and :func:`read_attacks` find them.
 
         Raises:
             DiskError: they cannot be written.
@@ -216,7 +235,8 @@ class Journal:
 
     def remove(self, keys: Collection[Key]) -> None:
         """Remove the records of attacks that are to be repeated; their files are unfinished until then."""
-        if not keys and not self._renamed:
+        few = len(self._stamps) * _FEW <= len(self.entries)  # to read some files again is less than to write all lines
+        if not keys and not self._renamed and few:
             return
         own: dict[Place, str] = {}
         for entry in (*self._replaced, *(self.entries[key] for key in keys)):
@@ -232,20 +252,65 @@ class Journal:
 
     def _rewrite(self) -> None:
         """Write the journal anew with the last line of each entry, the paths of today, and what is no record."""
-        replaced = {entry.key for entry in self._replaced}
-        lines: dict[Key | int, bytes] = {}
-        for line in read_lines(self._store):
-            if isinstance(line, Other):
-                lines[line.number] = line.content
-                continue
-            if line is None or (line.entry.key in replaced and line.entry.key not in self._renamed):
-                continue
-            key = self._renamed.get(line.entry.key, line.entry.key)
-            if key in self.entries:
-                lines[key] = line_of(line.record | {"source": str(key.source)}, self.folder)
-        self._store.replace(lines.values())
+        last: dict[Key, bytes] = {}  # the lines of attacks that have several, which take the place of the first
+        if self._twice:
+            with contextlib.suppress(FileNotFoundError):
+                for line in read_lines(self._store):
+                    if isinstance(line, Line) and (key := line.make_entry().key) in self._twice:
+                        last[key] = self._today(line, key)
+        self._store.replace(self._lasting(last))
+        self._twice.clear()
         self._renamed.clear()
         self._replaced.clear()
+        self._stamps = {}
+
+    def _lasting(self, last: dict[Key, bytes]) -> Iterator[bytes]:
+        """Yield the lines that stay.
+
+        Args:
+            last: of attacks that have several lines, the last one; emptied.
+        """
+        replaced = {entry.key for entry in self._replaced}
+        for line in read_lines(self._store):
+            if isinstance(line, Other):
+                yield line.content
+                continue
+            if line is None:
+                continue
+            key = line.make_entry().key
+            if key in replaced and key not in self._renamed:
+                continue
+            if self._renamed.get(key, key) not in self.entries:
+                continue
+            if key not in self._twice:
+                yield self._today(line, key)
+            elif key in last:
+                yield last.pop(key)
+
+    def _today(self, line: Line, stored: Key) -> bytes:
+        """Return a line with the paths and stamps of today.
+
+        Args:
+            line: as it is stored.
+            stored: its key.
+        """
+        key = self._renamed.get(stored, stored)
+        stamps = self._stamps.get(key)
+        if key == stored and stamps is None and not line.moved:
+            return line.content
+        record = line.record() | {"source": str(key.source)}
+        if stamps is not None:
+            record["stamps"] = {**(record.get("stamps") or {}), **stamps}
+        return line_of(record, self.folder)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield the record of each attack, with the paths of today.
+
+        Raises:
+            OutputError: the journal cannot be read.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            yield from (line.record() for line in read_lines(self._store) if isinstance(line, Line))
 
     def _close(self) -> None:
         self._store.close()

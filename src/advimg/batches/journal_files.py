@@ -7,7 +7,6 @@ import json
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -78,7 +77,7 @@ class FolderStore:
         if self._file is not None:
             self._file = LineFile(self.path)
 
-    def unfinished(self, recorded: AbstractSet[Place]) -> "UnfinishedFiles":
+    def unfinished(self, recorded: Iterable[Place]) -> "UnfinishedFiles":
         """Return the list of unfinished files, once those that a killed process left are removed."""
         return UnfinishedFiles(self.folder, recorded)
 
@@ -166,13 +165,14 @@ class UnfinishedFiles:
         recorded: the files that records name; those are kept.
     """
 
-    def __init__(self, folder: Path, recorded: AbstractSet[Place]) -> None:
+    def __init__(self, folder: Path, recorded: Iterable[Place]) -> None:
         self._folder = folder
         self._list = folder / _UNFINISHED
         self._hashes: dict[Place, set[str]] = {}
         for path, sha256 in self._read():
-            if path not in recorded:
-                self._hashes.setdefault(path, set()).add(sha256)
+            self._hashes.setdefault(path, set()).add(sha256)
+        if self._hashes:
+            self.discard(recorded)
         self._remove()
         self._file = LineFile(self._list)
 

@@ -1,15 +1,19 @@
 """The lines of a journal: bytes to records and back, with the paths of today."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from advimg.batches.journal_entry import Entry
+import msgspec
+
+from advimg.batches.journal_entry import Entry, SharedEntries
 from advimg.batches.journal_store import Store
 from advimg.errors import OutputError, RecordError
-from advimg.record_schema import check_record, parse_json
-from advimg.storage.url import Place, is_below, located, path_or_url, relative
+from advimg.record_schema import check_record, parse_json, read_ended
+from advimg.storage.url import Place, Url, is_below, is_url, located, path_or_url, relative
 
 _HEAD = b'{"advimg": '
 """The beginning of every journal."""
@@ -17,19 +21,32 @@ _HEAD = b'{"advimg": '
 _NAMED = 10
 """How many lines that are no records are named."""
 
+_NEEDED = (b'"ensemble": ', b'"checked": ', b'"error": null')
+"""What a line holds, besides what has no default, that can be read by its types."""
+
 
 class Line(NamedTuple):
-    """A line of a journal.
+    """A line of a journal that is a record.
 
     Attributes:
-        record: with the paths of today.
-        entry: the same, as far as a later run needs it.
+        content: its bytes.
+        source: the photo, an absolute path.
+        outputs: the files that were written, absolute paths.
         moved: whether it is stored otherwise than it would be now: with the paths of an earlier version.
+        make_entry: returns what it says, as far as a later run needs it.
     """
 
-    record: dict[str, Any]
-    entry: Entry
+    content: bytes
+    source: str
+    outputs: dict[str, str]
     moved: bool
+    make_entry: Callable[[], Entry]
+
+    def record(self) -> dict[str, Any]:
+        """Return the record, with the paths of today."""
+        record: dict[str, Any] = _plain(self.content) | {"source": self.source, "outputs": self.outputs}
+        record.pop("out_dir", None)
+        return record
 
 
 class Other(NamedTuple):
@@ -57,6 +74,7 @@ def read_lines(store: Store, *, advice: str = "choose another -O") -> Iterator[L
     """
     read = others = 0
     foreign = False
+    reader = _Reader(store.folder)
     for number, line in enumerate(store.read(), 1):
         if number == 1 and not _HEAD.startswith(line[: len(_HEAD)]):
             foreign = True
@@ -68,7 +86,7 @@ def read_lines(store: Store, *, advice: str = "choose another -O") -> Iterator[L
             yield None
             continue
         try:
-            yield _parsed(line, store.folder)
+            yield reader.parsed(line)
             read += 1
         except RecordError as error:
             yield Other(number, line, str(error))
@@ -77,21 +95,96 @@ def read_lines(store: Store, *, advice: str = "choose another -O") -> Iterator[L
         raise OutputError(f"{store.path} is no journal of advimg batch; {advice}")
 
 
-def _parsed(line: bytes, folder: Place) -> Line:
-    """Read a line.
+class _Reader:
+    """Reads the lines of one journal; equal folders and settings are looked at once.
+
+    Args:
+        folder: of the journal, an absolute path.
+    """
+
+    def __init__(self, folder: Place) -> None:
+        self._folder = folder
+        self._entries = SharedEntries()
+        self._folders: dict[str, tuple[str, bool]] = {}  # how their paths begin today, and whether they are in this one
+
+    def parsed(self, content: bytes) -> Line:
+        """Read a line.
+
+        Raises:
+            RecordError: it is no record of a journal.
+        """
+        return self._quickly(content) or _parsed(content, self._folder)
+
+    def _quickly(self, content: bytes) -> Line | None:
+        """Read the line of an attack that wrote files, as this version stores it; None if it is another."""
+        read = read_ended(content) if all(needed in content for needed in _NEEDED) else None
+        if read is None or read.out_dir is not None:
+            return None
+        hashes = {"adversarial": read.adversarial_sha256} if read.outputs_sha256 is None else read.outputs_sha256
+        if not (read.outputs.get("adversarial") and hashes.get("adversarial")):
+            return None
+        source = self._located(read.source)
+        outputs: dict[str, str] = {}
+        for kind, path in read.outputs.items():
+            today = self._located(path, output=True)
+            if today is None:
+                return None
+            outputs[kind] = today
+        if source is None:
+            return None
+        return Line(content, source, outputs, False, partial(self._entries.entry_of, read, source, outputs))
+
+    def _located(self, path: str, *, output: bool = False) -> str | None:
+        """Return a path today; None if it is not one that this version stores.
+
+        Args:
+            path: as it is stored.
+            output: whether only a picture in the folder will do.
+        """
+        separator = "/" if is_url(path) or isinstance(self._folder, Url) else os.sep
+        within, found, name = path.rpartition(separator)
+        within += found
+        beginning, inside = self._folders.get(within) or self._looked_at(within, separator)
+        odd = not beginning or name in ("", ".", "..") or "\0" in path or (os.altsep is not None and os.altsep in name)
+        return None if odd or (output and not (inside and name.endswith(".png"))) else beginning + name
+
+    def _looked_at(self, within: str, separator: str) -> tuple[str, bool]:
+        """Return how paths begin in a folder as it is stored, and whether they are in this one.
+
+        They begin with "" where the folder would be stored otherwise now.
+        """
+        folder = located(within, self._folder)
+        beginning = f"{folder}{'' if str(folder).endswith(separator) else separator}"
+        as_now = relative(folder / "x", self._folder) == f"{within}x"
+        self._folders[within] = beginning if as_now else "", is_below(folder, self._folder)
+        return self._folders[within]
+
+
+def _parsed(content: bytes, folder: Place) -> Line:
+    """Read any line.
 
     Raises:
         RecordError: it is no record of a journal.
     """
-    record = parse_json(line)
+    record = parse_json(content)
     check_record(record)
     try:
         today = _located(record, folder)
-        return Line(today, Entry.of(today), moved=_stored(today, folder) != record)
+        entry = Entry.of(today)
+        moved = _stored(today, folder) != record
+        return Line(content, today["source"], today["outputs"], moved, lambda: entry)
     except KeyError as error:
         raise RecordError(f"it has no key {error}") from None
     except TypeError:  # a record of a failure may lack what tells it from others
         raise RecordError("it names no target") from None
+
+
+def _plain(content: bytes) -> Any:
+    """Return the values of a line that is known to be a record."""
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, ValueError):  # half of a surrogate pair, which names that are no UTF-8 have
+        return parse_json(content)
 
 
 def _located(record: Mapping[str, Any], folder: Place) -> dict[str, Any]:
@@ -103,18 +196,19 @@ def _located(record: Mapping[str, Any], folder: Place) -> dict[str, Any]:
         KeyError: it lacks what the journal needs.
         RecordError: an output lies outside the folder, or is no PNG; someone has edited the journal.
     """
-    before = Path(record["out_dir"]) if record.get("out_dir") else None
+    before = Path(record["out_dir"]) if record.get("out_dir") else folder
     hashes = record.get("outputs_sha256") or {"adversarial": record.get("adversarial_sha256")}
     if record["error"] is None and not (record["outputs"]["adversarial"] and hashes.get("adversarial")):
         raise RecordError("it names no adversarial PNG")
     try:
         outputs = {
-            key: located(str(Path(path).relative_to(before)) if before and Path(path).is_absolute() else path, folder)
+            key: located(str(Path(path).relative_to(str(before))) if Path(path).is_absolute() else path, folder)
             for key, path in record["outputs"].items()
         }
+        inside = all(is_below(path, folder) and "\0" not in str(path) for path in outputs.values())
     except ValueError:  # it lay outside of the earlier folder, too
-        outputs = {"": folder.parent}
-    if not all(is_below(path, folder) and "\0" not in str(path) and path.suffix == ".png" for path in outputs.values()):
+        inside = False
+    if not inside or not all(path.name.endswith(".png") for path in outputs.values()):
         raise RecordError("a file of it lies outside the folder, or is none that a batch writes")
     texts = {key: str(path) for key, path in outputs.items()}
     today = {**record, "source": str(located(record["source"], folder)), "outputs": texts}

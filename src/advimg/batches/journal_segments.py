@@ -15,7 +15,6 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 
 from advimg.batches.store_lock import StoreLock
@@ -118,7 +117,7 @@ class SegmentStore:
         if self._segments is not None:
             self.open()
 
-    def unfinished(self, recorded: AbstractSet[Place]) -> UnfinishedObjects:
+    def unfinished(self, recorded: Iterable[Place]) -> UnfinishedObjects:
         """Return the list of unfinished files, once those that a killed run left are removed."""
         assert self._run is not None
         with stores.errors_as(f"cannot write to {self.folder}"):

@@ -6,7 +6,6 @@ What lines mean is the journal's business. A store keeps them in order, and the 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -104,11 +103,11 @@ class Store(Protocol):
             DiskError: the disk is full; the lines are as they were before.
         """
 
-    def unfinished(self, recorded: AbstractSet[Place]) -> Unfinished:
+    def unfinished(self, recorded: Iterable[Place]) -> Unfinished:
         """Return the list of unfinished files, once those that a killed process left are removed.
 
         Args:
-            recorded: the files that records name; those are kept.
+            recorded: the files that records name; those are kept. It is gone through only if there is a list.
         """
 
     def close(self) -> None:

@@ -21,19 +21,23 @@ def moved_photos(
         sha256_of: returns the hash of a photo; None if it cannot be read. It is called for photos the journal knows by
             name and, only if the content of others is looked for, for the rest.
     """
-    known = dict.fromkeys(
-        KnownPhoto(entry.key.source, entry.source_sha256) for entry in entries if entry.source_sha256 is not None
-    )
-    names = {photo.source for photo in known}
-    now = {photo: sha256_of(photo) if photo in names else None for photo in photos}
-    lost: dict[str, list[Place]] = defaultdict(list)
-    for source, sha256 in known:
-        if now.get(source) != sha256:
-            lost[sha256].append(source)
-    if not lost:
+    here = dict.fromkeys(photos)
+    gone: dict[KnownPhoto, None] = {}
+    kept: dict[Place, str] = {}
+    for entry in entries:
+        source, sha256 = entry.key.source, entry.source_sha256
+        if sha256 is None or kept.get(source) == sha256:
+            continue
+        if source in here and sha256_of(source) == sha256:
+            kept[source] = sha256
+        else:
+            gone[KnownPhoto(source, sha256)] = None
+    if not gone:
         return {}
-    new = {photo: sha256 if photo in names else sha256_of(photo) for photo, sha256 in now.items()}
-    unknown = {photo: sha256 for photo, sha256 in new.items() if sha256 and KnownPhoto(photo, sha256) not in known}
+    lost: dict[str, list[Place]] = defaultdict(list)
+    for source, sha256 in gone:
+        lost[sha256].append(source)
+    unknown = {photo: sha256 for photo in here if photo not in kept and (sha256 := sha256_of(photo))}
     moved: dict[KnownPhoto, Place] = {}
     for same_name in (True, False):
         for photo, sha256 in tuple(unknown.items()):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from advimg.errors import PhotoError, UsageError, unreadable
@@ -59,14 +60,15 @@ def find_photos(paths: Sequence[str | Place], *, out_dir: Place, recursive: bool
     named = dict.fromkeys(map(place, paths), False)
     photos: dict[Place, None] = {}
     own = 0
+    in_outputs = cache(lambda folder: _is_below(folder, out_dir))
     for where in named:
         try:
             named[where] = is_folder(where)
             found = list(_listed(where, out_dir, recursive=recursive)) if named[where] else [where]
         except OSError as error:
             raise PhotoError(unreadable(where, error)) from error
-        for photo, is_own in zip(found, _are_outputs(found, out_dir), strict=True):
-            if is_own:
+        for photo, is_own in zip(found, _are_own(found), strict=True):
+            if is_own or in_outputs(photo.parent):
                 own += 1
             else:
                 photos[photo] = None
@@ -113,23 +115,32 @@ def read_list(lines: Iterable[bytes], *, name: str) -> list[str]:
 
 def is_output(photo: Place, out_dir: Place) -> bool:
     """Tell whether a file is in the output folder, or was written by advimg: a batch never attacks such files."""
+    return _is_below(photo.parent, out_dir) or _is_own(photo)
+
+
+def _is_below(folder: Place, out_dir: Place) -> bool:
     try:
-        if isinstance(photo, Path) and isinstance(out_dir, Path):
-            inside = photo.parent.resolve().is_relative_to(out_dir.resolve())
-        else:
-            inside = is_below(photo, out_dir)
-        return inside or is_own_picture(photo)
+        if isinstance(folder, Path) and isinstance(out_dir, Path):
+            return folder.resolve().is_relative_to(out_dir.resolve())
+        return is_below(folder, out_dir)
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return False
 
 
-def _are_outputs(photos: Sequence[Place], out_dir: Place) -> Iterator[bool]:
-    """Yield :func:`is_output` of each photo."""
+def _is_own(photo: Place) -> bool:
+    try:
+        return is_own_picture(photo)
+    except (OSError, ValueError):
+        return False
+
+
+def _are_own(photos: Sequence[Place]) -> Iterator[bool]:
+    """Yield whether advimg wrote each of several files."""
     if not any(isinstance(photo, Url) for photo in photos):
-        yield from (is_output(photo, out_dir) for photo in photos)
+        yield from map(_is_own, photos)
         return
     with ThreadPoolExecutor(_LOOKED_AT, thread_name_prefix="look") as pool:
-        yield from pool.map(lambda photo: is_output(photo, out_dir), photos)
+        yield from pool.map(_is_own, photos)
 
 
 def _listed(folder: Place, out_dir: Place, *, recursive: bool) -> Iterator[Place]:
@@ -148,12 +159,12 @@ def _listed(folder: Place, out_dir: Place, *, recursive: bool) -> Iterator[Place
     if folder.resolve() == outputs:
         raise _is_output_folder(folder)
     for path, folders, files in os.walk(folder, onerror=_cannot_list):
+        inside = Path(path)
         for name in sorted(files):
-            file = Path(path, name)
-            if _is_photo(name) and _may_be_read(file):
-                yield file
-            elif recursive and not name.startswith(".") and tars.is_archive(file):
-                yield from _listed(file, out_dir, recursive=True)
+            if _is_photo(name) and _may_be_read(os.path.join(path, name)):  # noqa: PTH118
+                yield inside / name
+            elif recursive and not name.startswith(".") and tars.is_archive(inside / name):
+                yield from _listed(inside / name, out_dir, recursive=True)
         if not recursive:
             return
         inner = (Path(path, name) for name in folders if not name.startswith("."))
@@ -195,9 +206,9 @@ def _exists(where: Place) -> bool:
         return False
 
 
-def _may_be_read(path: Path) -> bool:
+def _may_be_read(path: str) -> bool:
     """Tell whether reading a file ends: that of a pipe may not, that of a broken link fails at once."""
-    return path.is_file() or not path.exists()
+    return os.path.isfile(path) or not os.path.exists(path)  # noqa: PTH110, PTH113
 
 
 def _cannot_list(error: OSError) -> None:

@@ -13,6 +13,7 @@ from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.options import Options
 from advimg.batches.plan import Files, Item
 from advimg.batches.reader import PhotoReader
+from advimg.batches.stamps import stamp_before_reading, stamp_of_written
 from advimg.batches.worst_case import WorstCase
 from advimg.batches.writer import Writer
 from advimg.classifiers.classifier import Classifier
@@ -160,7 +161,7 @@ class Pipeline:
         except MemoryError:
             self._fail(item, OutputError(f"{item.key.source}: memory is too short to write its files"))
         else:
-            self._record(record.to_dict(), {key: hashes[path] for key, path in item.outputs})
+            self._record(record.to_dict(), {key: hashes[path] for key, path in item.outputs}, item.stamp)
 
     def _write(self, outcome: Outcome, item: Item) -> tuple[Record, dict[Place, str]]:
         """Write the files of an attack; return its record, and their hashes."""
@@ -179,16 +180,22 @@ class Pipeline:
         )
         # A store that did not answer is not asked once more; then the next run does, as the photo has no hash.
         unread = isinstance(source, Url) and isinstance(error.__cause__, StoreError | PermissionError)
+        stamp = None if unread else stamp_before_reading(source)
         known: dict[str, Any] = {"source_sha256": None if unread else sha256_or_none(source)}
         if isinstance(target, int):
             known["target"] = {"index": target, "name": self._classifiers[0].labels[target]}
         else:
             known["target_rule"] = target
         tried_with = self._options.tried_with(self._classifiers[0].device.type)
-        self._record(Failure(str(source), str(error), asked | known).to_dict() | {"tried_with": tried_with}, {})
+        self._record(Failure(str(source), str(error), asked | known).to_dict() | {"tried_with": tried_with}, {}, stamp)
 
-    def _record(self, record: dict[str, Any], hashes: dict[str, str]) -> None:
+    def _record(self, record: dict[str, Any], hashes: dict[str, str], source_stamp: str | None) -> None:
+        stamps = {"source": source_stamp}
+        stamps |= {kind: stamp_of_written(path, hashes[kind]) for kind, path in record["outputs"].items()}
         line = record | {"adversarial_sha256": hashes.get("adversarial"), "outputs_sha256": hashes}
+        line["stamps"] = {kind: stamp for kind, stamp in stamps.items() if stamp is not None}
+        if "perturbation" in hashes:
+            line["amplify"] = self._run.files.amplify
         line |= self._options.recorded
         with self._lock:
             self._run.journal.append(line)

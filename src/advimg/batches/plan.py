@@ -37,10 +37,15 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One attack of a batch and the files it writes."""
+    """One attack of a batch and the files it writes.
+
+    Attributes:
+        stamp: of the photo, from before it was read; None before that.
+    """
 
     key: Key
     outputs: Outputs
+    stamp: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,11 @@ class Files:
 
     def __post_init__(self) -> None:
         check_amplify(self.amplify)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The files of an attack that are asked for, by the record's keys."""
+        return ("adversarial", *("perturbation",) * self.perturbation, *("figure",) * self.figure)
 
     def outputs_for(self, adversarial: Place, *, also: Container[str] = ()) -> Outputs:
         """Return the files that go with an adversarial PNG.

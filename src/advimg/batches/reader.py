@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from advimg.batches.byte_budget import ByteBudget
 from advimg.batches.options import Options
 from advimg.batches.plan import Item
+from advimg.batches.stamps import stamp_before_reading
 from advimg.engine.job import Job
 from advimg.errors import AdvimgError, PhotoError
 from advimg.images.decode import read_photo
@@ -61,6 +62,7 @@ class PhotoReader:
         self._pool = futures.ThreadPoolExecutor(_THREADS_FROM_STORE, thread_name_prefix="read")
         self._from_disk = threading.BoundedSemaphore(_THREADS)
         self._reading: dict[futures.Future[Photo], Sequence[Item]] = {}
+        self._stamps: dict[Photo, str | None] = {}
         self._ready: deque[Job] = deque()
         self._remote = False
         self._read_all = False
@@ -106,6 +108,7 @@ class PhotoReader:
     def _read(self, source: "Place") -> "Photo":
         """Read a photo once there is room for its pixels, in another thread."""
         held = 0
+        stamp = stamp_before_reading(source)
 
         def wait_for_room(pixels: int) -> None:
             nonlocal held
@@ -120,6 +123,7 @@ class PhotoReader:
             self._room.give_back(held)
             raise
         self._bytes[photo] = held
+        self._stamps[photo] = stamp
         return photo
 
     def _collect(self, *, wait_for_one: bool) -> bool:
@@ -142,10 +146,11 @@ class PhotoReader:
                 continue
             photo = future.result()
             self._fail_refused()
+            stamp = self._stamps.pop(photo)
             for item in items:
                 settings = replace(self._options.settings, eps=item.key.eps)
                 job = Job(photo=photo, target=item.key.target, settings=settings)
-                self.items[job] = item
+                self.items[job] = replace(item, stamp=stamp)
                 self._ready.append(job)
         if self._read_all and not self._reading:
             self._fail_refused()

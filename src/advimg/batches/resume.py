@@ -3,11 +3,12 @@
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from advimg.batches.contents import Contents
 from advimg.batches.journal import Journal
 from advimg.batches.journal_entry import Entry, differences
-from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.moved import moved_photos
 from advimg.batches.options import Options
 from advimg.batches.plan import Files, Item, Key, plan_items
@@ -15,8 +16,9 @@ from advimg.errors import OutputError
 from advimg.images.perturbation import Amplify, shown_in
 from advimg.labels import Labels
 from advimg.settings import Eps
-from advimg.storage.places import exists, is_inside, is_there
-from advimg.storage.url import Place
+from advimg.storage.files import is_file_itself, is_inside_folder
+from advimg.storage.places import exists
+from advimg.storage.url import Place, Url, path_or_url
 
 
 class Work(NamedTuple):
@@ -53,23 +55,20 @@ def compare_with_journal(
     Raises:
         OutputError: the folder was begun with other settings, or a file is in the way.
     """
-    sha256_of = cache(sha256_or_none)  # each photo is read once
-    journal.rename(moved_photos((key.source for key in keys), journal.entries.values(), sha256_of))
-    repeated = _of_other_settings(keys, journal, asked, force=options.force)
-    recorded = {
-        key: entry.outputs["adversarial"]
-        for key, entry in journal.entries.items()
-        if key not in repeated and "adversarial" in entry.outputs and _is_usable(entry.outputs["adversarial"], journal)
-    }
-    items = plan_items(keys, files, labels, recorded=recorded)
+    contents = Contents(journal.entries.values(), (files.folder, files.root))
+    journal.rename(moved_photos((key.source for key in keys), journal.entries.values(), contents.sha256_of))
+    of_other_settings = _of_other_settings(keys, journal, asked, force=options.force)
     tried_with = [] if options.retry_failed else [options.tried_with(device) for device in devices]
+    repeated = set(of_other_settings)
     for key in keys:
         entry = journal.entries.get(key)
         if entry is None:
             continue
         answered = not (options.retry_failed and entry.unanswered)
-        if not (answered and _is_finished(entry, files, sha256_of(key.source), tried_with)):
+        if not (answered and _is_finished(entry, files, contents, tried_with)):
             repeated.add(key)
+    undone = [key for key in keys if key in repeated or key not in journal.entries]
+    items = plan_items(undone, files, labels, recorded=_recorded(journal, of_other_settings)) if undone else []
     # What is made anew has the pictures that it had, whether or not this run asks for them.
     pending = [
         replace(
@@ -79,13 +78,29 @@ def compare_with_journal(
         if item.key in repeated
         else item
         for item in items
-        if item.key in repeated or item.key not in journal.entries
     ]
     if not options.force:
-        _check_absent(pending, {path for key in repeated for path in journal.own_files(journal.entries[key])}, journal)
+        own = {path for key in repeated for path in journal.own_files(journal.entries[key])}
+        _check_absent(pending, own, journal, contents)
     # Nothing is changed before it is known that the run can begin.
+    stamps = {key: contents.stamps_of(entry) for key, entry in journal.entries.items()} if contents.read else {}
+    journal.restamp({key: new for key, new in stamps.items() if new})
     journal.remove(repeated)
     return Work(pending, [journal.entries[key] for key in keys if key in journal.entries])
+
+
+def _recorded(journal: Journal, of_other_settings: Container[Key]) -> dict[Key, Place]:
+    """Return the PNGs of attacks that keep their names, even where they are made anew."""
+    inside = cache(lambda folder: isinstance(journal.folder, Path) and is_inside_folder(folder, journal.folder))
+    recorded = {}
+    for key, entry in journal.entries.items():
+        adversarial = entry.file("adversarial")
+        if key not in of_other_settings and adversarial is not None:
+            # Not if the name leads out of the folder.
+            path = path_or_url(adversarial.path)
+            if isinstance(path, Url) or (inside(path.parent) and is_file_itself(path)) or not exists(path):
+                recorded[key] = path
+    return recorded
 
 
 def _of_other_settings(
@@ -100,14 +115,12 @@ def _of_other_settings(
     here = {eps: asked(eps) for eps in {key.eps for key in keys}}
     wanted = {(key.source, key.target) for key in keys}
     repeated = set()
+    compared: dict[tuple[int, Eps], list[str]] = {}  # most entries share their settings
     for key, entry in journal.entries.items():
-        if key.eps in here:
-            differing = differences(entry.settings, here[key.eps])
-        else:
-            differing = [
-                f"eps {key.eps} there, {' and '.join(sorted(map(str, here)))} here",
-                *differences(entry.settings, here[keys[0].eps], same_eps=False),
-            ]
+        pair = id(entry.settings), key.eps
+        if pair not in compared:
+            compared[pair] = _differences(entry, here, keys[0].eps)
+        differing = compared[pair]
         if differing and not force:
             raise OutputError(
                 f"{journal.folder} was begun with other settings ({'; '.join(differing)}); choose another -O, or "
@@ -118,21 +131,43 @@ def _of_other_settings(
     return repeated
 
 
-def _is_finished(entry: Entry, files: Files, content: str | None, tried_with: Sequence[Mapping[str, Any]]) -> bool:
+def _differences(entry: Entry, here: Mapping[Eps, Mapping[str, Any]], first: Eps) -> list[str]:
+    """Say in which settings an attack differs from this run's.
+
+    Args:
+        entry: of the journal.
+        here: the settings of this run, by their eps.
+        first: one of these eps.
+    """
+    eps = entry.key.eps
+    if eps in here:
+        return differences(entry.settings, here[eps])
+    return [
+        f"eps {eps} there, {' and '.join(sorted(map(str, here)))} here",
+        *differences(entry.settings, here[first], same_eps=False),
+    ]
+
+
+def _is_finished(entry: Entry, files: Files, contents: Contents, tried_with: Sequence[Mapping[str, Any]]) -> bool:
+    content = contents.sha256_of(entry.key.source)
     if entry.error is not None:
         return entry.tried_with in tried_with and content == entry.source_sha256
     if content is not None and content != entry.source_sha256:
         return False
-    adversarial = entry.outputs["adversarial"]
-    wanted = dict(files.outputs_for(adversarial))
-    # As recorded: perturbations of 0.1 had other names.
-    written = [entry.outputs[kind] for kind in wanted if kind in entry.outputs]
-    return (
-        sha256_or_none(adversarial) == entry.outputs_sha256.get("adversarial")
-        and len(written) == len(wanted)
-        and all(map(is_there, written))
-        and ("perturbation" not in wanted or _is_shown(entry.outputs["perturbation"], files.amplify))
-    )
+    for kind in files.kinds:
+        written = entry.file(kind)
+        if written is None:
+            return False
+        unchanged = contents.holds(written)
+        if not unchanged and (kind == "adversarial" or not contents.is_there(path_or_url(written.path))):
+            return False
+        if kind == "perturbation":
+            asked = entry.amplify if unchanged else None
+            if asked != files.amplify and (
+                asked is not None or not _is_shown(path_or_url(written.path), files.amplify)
+            ):
+                return False
+    return True
 
 
 def _is_shown(perturbation: Place, amplify: Amplify) -> bool:
@@ -141,15 +176,10 @@ def _is_shown(perturbation: Place, amplify: Amplify) -> bool:
     return shown is None or shown.asked == amplify
 
 
-def _is_usable(adversarial: Place, journal: Journal) -> bool:
-    """Tell whether an attack may be made again under the name of its file: not if that leads out of the folder."""
-    return is_inside(adversarial, journal.folder) or not exists(adversarial)
-
-
-def _check_absent(pending: Sequence[Item], repeated: Container[Place], journal: Journal) -> None:
+def _check_absent(pending: Sequence[Item], repeated: Container[Place], journal: Journal, contents: Contents) -> None:
     for item in pending:
         for _, path in item.outputs:
-            if exists(path) and path not in repeated and not journal.is_left(path):
+            if contents.is_there(path) and path not in repeated and not journal.is_left(path):
                 raise OutputError(
                     f"{path} exists and is not in {journal.folder}'s journal, or no longer what it was; choose another "
                     "-O, or --force to overwrite such files"

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from advimg.batches.executor import Executor, InProcess
-from advimg.batches.journal import Journal, read_attacks
-from advimg.batches.journal_entry import Entry, folder_settings
+from advimg.batches.journal import Journal
+from advimg.batches.journal_entry import Entry, folder_settings, key_of
 from advimg.batches.options import Options
 from advimg.batches.pipeline import Ended, Run
 from advimg.batches.plan import Files, Key
@@ -177,13 +177,13 @@ class Batch:
         folder, known = self._files.folder, self._known(self._options.settings.eps)
         try:
             self._journal.flush()
-            attacks = read_attacks(folder, warn=lambda _: None)  # told of when the journal was opened
             if self.true_classes:
-                planned = (attacks[key] for key in self._keys if key in attacks)
+                keys = frozenset(self._keys)
+                planned = (record for record in self._journal.records() if key_of(record) in keys)
                 self.stats.accuracies = accuracies_of(planned, self.true_classes)
             text = json.dumps(self.stats.summary(known), indent=2) + "\n"
             write_whole(folder / SUMMARY, text.encode("ascii"), overwrite=True)
-            table = results_table(attacks.values(), folder, self.true_classes)
+            table = results_table(self._journal.records(), folder, self.true_classes)
             write_whole(folder / TABLE, table, overwrite=True)
         except OutputError:
             # Else something has stopped the run, and that is the error to report.

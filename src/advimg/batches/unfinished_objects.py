@@ -8,7 +8,6 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 
 from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.photos import is_own_picture
@@ -35,7 +34,7 @@ class UnfinishedObjects:
         OSError: the store does not answer.
     """
 
-    def __init__(self, folder: Url, journal: Url, run: Url, recorded: AbstractSet[Place]) -> None:
+    def __init__(self, folder: Url, journal: Url, run: Url, recorded: Iterable[Place]) -> None:
         self._folder = folder
         self._run = run
         self._planned: set[Place] = set()
@@ -91,13 +90,14 @@ class UnfinishedObjects:
         with stores.errors_as(f"cannot write to {self._folder}"):
             stores.put(self._own_lists[-1], "".join(lines).encode("ascii"), overwrite=True)
 
-    def _clean(self, lists: Iterable[Url], recorded: AbstractSet[Place]) -> set[Place]:
+    def _clean(self, lists: Iterable[Url], recorded: Iterable[Place]) -> set[Place]:
         """Remove what killed runs left; return what is there and may be somebody else's."""
         there = {url for url, _ in stores.listed(self._folder)}
+        there.difference_update(path for path in recorded if isinstance(path, Url))
         left: set[Place] = set()
         for url in lists:
             for path, sha256 in self._read(url):
-                if path in recorded or path not in there:
+                if path not in there:
                     continue
                 if (sha256 is not None and sha256_or_none(path) == sha256) or is_own_picture(path):
                     stores.remove([path])

@@ -46,10 +46,10 @@ class Accuracy:
 
 
 def accuracies_of(records: Iterable[Mapping[str, Any]], true_classes: TrueClasses) -> list[Accuracy]:
-    """Count what each network is right about that judged files, in the order in which networks come.
+    """Count what each network is right about that judged files, in the order of ``true_classes``.
 
     Args:
-        records: plain JSON values, with the photos' paths as in ``true_classes``.
+        records: in any order; plain JSON values, with the photos' paths as in ``true_classes``.
         true_classes: of photos; a photo that it lacks does not count.
     """
     right: dict[str, dict[str, tuple[bool, bool]]] = {}
@@ -62,7 +62,7 @@ def accuracies_of(records: Iterable[Mapping[str, Any]], true_classes: TrueClasse
             clean, robust = (seen[when][0]["index"] == true.index for when in ("before", "after"))
             _, so_far = photos.get(record["source"], (clean, True))
             photos[record["source"]] = clean, clean and robust and so_far
-    return [_counted(model, list(photos.values())) for model, photos in right.items()]
+    return [_counted(model, list(right[model].values())) for model in true_classes if model in right]
 
 
 def _counted(model: str, photos: Sequence[tuple[bool, bool]]) -> Accuracy:

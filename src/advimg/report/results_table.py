@@ -4,16 +4,19 @@ All but the true labels comes from the records of the journal, so that a table t
 The true labels are those that the last run was given; a run without any leaves their columns empty.
 """
 
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
 from advimg.record import Target
 from advimg.report.accuracy import TrueClasses
-from advimg.report.csv_table import csv_table
+from advimg.report.csv_table import csv_header, csv_rows
 from advimg.storage.places import read_beginning
-from advimg.storage.url import Place, path_or_url, relative
+from advimg.storage.url import Place, is_url, path_or_url, relative
 
 NAME = "results.csv"
 COLUMNS = (
@@ -64,18 +67,26 @@ _OF_THE_CHANGE = ("ssim", "delta_e_mean")
 
 def results_table(
     records: Iterable[Mapping[str, Any]], folder: Place, true_classes: TrueClasses = MappingProxyType({})
-) -> bytes:
-    """Return the table of a folder, in UTF-8, sorted by photo and file.
+) -> Iterator[bytes]:
+    """Yield the lines of the table of a folder, in UTF-8, sorted by photo and file.
+
+    Of each record no more than its lines is held.
 
     Args:
         records: of the folder's journal, plain JSON values with absolute paths.
         folder: an absolute path.
         true_classes: of photos, where they are known.
     """
-    rows = [row for record in records for row in _rows(record, folder, true_classes)]
-    rows.sort(key=lambda row: (row["photo"], row["file"]))
-    # A name that is no UTF-8 is written as Python escapes it.
-    return csv_table(COLUMNS, rows).encode("utf-8", "backslashreplace")
+    attacks: list[tuple[str, str, bytes]] = []
+    beginning = cache(lambda inner: _beginning(inner, folder))
+    for record in records:
+        rows = list(_rows(record, beginning, true_classes))
+        # A name that is no UTF-8 is written as Python escapes it.
+        lines = "".join(csv_rows(COLUMNS, rows)).encode("utf-8", "backslashreplace")
+        attacks.append((rows[0]["photo"], rows[0]["file"], lines))
+    attacks.sort(key=itemgetter(0, 1))
+    yield csv_header(COLUMNS).encode("ascii")
+    yield from (lines for _, _, lines in attacks)
 
 
 def is_results_table(path: Place) -> bool:
@@ -86,13 +97,21 @@ def is_results_table(path: Place) -> bool:
         return False
 
 
-def _rows(record: Mapping[str, Any], folder: Place, true_classes: TrueClasses) -> Iterator[dict[str, Any]]:
-    """Yield a row for each network that was attacked, and then for each that took no part."""
+def _rows(
+    record: Mapping[str, Any], beginning: Callable[[str], str], true_classes: TrueClasses
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each network that was attacked, and then for each that took no part.
+
+    Args:
+        record: plain JSON values with absolute paths.
+        beginning: returns how relative paths begin that lead into a folder.
+        true_classes: of photos, where they are known.
+    """
     visibility = record.get("visibility") or {}
     adversarial = record["outputs"].get("adversarial")
     common = {
-        "photo": _relative(record["source"], folder),
-        "file": _relative(adversarial, folder) if adversarial else "",
+        "photo": _named(record["source"], beginning),
+        "file": _named(adversarial, beginning) if adversarial else "",
         "target_rule": record["target_rule"],
         "error": record["error"],
         **{name: record.get(name) for name in _OF_THE_FILE},
@@ -127,8 +146,17 @@ def _seen(seen: Mapping[str, Any], true: Target | None) -> dict[str, Any]:
     return cells | {"fooled": _word(bool(seen.get("fooled"))), "confidence": seen.get("confidence")}
 
 
-def _relative(path: str, folder: Place) -> str:
-    return relative(path_or_url(path), folder)
+def _named(path: str, beginning: Callable[[str], str]) -> str:
+    """Return the relative path of a file."""
+    within, _, name = path.rpartition("/" if is_url(path) else os.sep)
+    return f"{beginning(within)}{name}"
+
+
+def _beginning(inner: str, folder: Place) -> str:
+    """Return how paths begin that lead into a folder, relative to that of the table."""
+    separator = "/" if is_url(inner) else os.sep
+    within = relative(path_or_url(inner or separator), folder)
+    return "" if within == os.curdir else within if within.endswith(separator) else f"{within}{separator}"
 
 
 def _word(value: bool) -> str:

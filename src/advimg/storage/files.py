@@ -165,10 +165,22 @@ def made_folder(path: Path) -> Iterator[None]:
 
 def is_inside(path: Path, folder: Path) -> bool:
     """Tell whether a file, not a link to one, is in a folder or its subfolders, also once all links are followed."""
+    return is_inside_folder(path.parent, folder) and is_file_itself(path)
+
+
+def is_inside_folder(inner: Path, folder: Path) -> bool:
+    """Tell whether a folder is another or below it, once all links are followed."""
     try:
-        inside = path.parent.resolve(strict=True).is_relative_to(folder.resolve())
-        return inside and stat.S_ISREG(path.lstat().st_mode)
+        return inner.resolve(strict=True).is_relative_to(folder.resolve())
     except (OSError, ValueError, RuntimeError):  # ValueError: a NUL in the name; RuntimeError: links in a circle
+        return False
+
+
+def is_file_itself(path: Path) -> bool:
+    """Tell whether a path is a file, and not a link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
         return False
 
 

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from advimg.errors import DiskError, OutputError
@@ -98,24 +98,6 @@ def is_folder(where: Place) -> bool:
     return os.path.isdir(where)  # noqa: PTH112 - Path.is_dir() raises on impossible names
 
 
-def stamp(where: Place) -> str | None:
-    """Return what is another once a file's bytes are: its size and time, or its store's tag; None if it is not there.
-
-    That of a member is its archive's.
-    """
-    inside = tars.split(where)
-    try:
-        if inside is not None:
-            return stamp(inside[0]) if inside[1] in tars.members(inside[0]) else None
-        if isinstance(where, Url):
-            found = stores.find(where)
-            return found.stamp if found else None
-        status = where.stat()
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return None
-    return f"{status.st_size}-{status.st_mtime_ns}"
-
-
 def is_inside(where: Place, folder: Place) -> bool:
     """Tell whether a file, not a link to one, is in a folder or its subfolders, also once all links are followed.
 
@@ -138,7 +120,7 @@ def is_same_file(one: Place, other: Place) -> bool:
 
 def write_whole(
     where: Place,
-    data: bytes,
+    data: bytes | Iterable[bytes],
     *,
     overwrite: bool,
     check: Callable[[bytes], bool] | None = None,
@@ -151,7 +133,7 @@ def write_whole(
 
     Args:
         where: of the file.
-        data: all its bytes.
+        data: all its bytes, or parts of them one after the other.
         overwrite: whether an existing file is replaced.
         check: called with the bytes read back.
         durable: whether the bytes are on the disk, and not only in the system's memory, before the file appears.
@@ -164,7 +146,7 @@ def write_whole(
         files.write_whole(where, data, overwrite=overwrite, check=check, durable=durable)
         return
     try:
-        stores.put(where, data, overwrite=overwrite)
+        stores.put(where, data if isinstance(data, bytes) else b"".join(data), overwrite=overwrite)
         if check is None or check(stores.read(where)):
             return
         stores.remove([where])

@@ -1,0 +1,35 @@
+"""What is in a store, looked up many times and asked for once: a request for each object would take hours."""
+
+from collections.abc import Iterable
+
+from advimg.storage import stores
+from advimg.storage.url import Place, Url
+
+
+class Listing:
+    """The objects of folders as they were when the first was looked up.
+
+    Args:
+        folders: those that are no URLs are passed over.
+    """
+
+    def __init__(self, folders: Iterable[Place]) -> None:
+        urls = dict.fromkeys(folder for folder in folders if isinstance(folder, Url))
+        self._folders = [url for url in urls if not any(url != other and url.is_relative_to(other) for other in urls)]
+        self._stamps: dict[str, str] | None = None
+
+    def stamp(self, url: Url) -> str | None:
+        """Return what is another once an object's bytes are; None if there is no such object.
+
+        Raises:
+            DiskError: the store does not answer.
+        """
+        with stores.errors_as(f"cannot read {url}"):
+            if not any(url.is_relative_to(folder) for folder in self._folders):
+                found = stores.find(url)
+                return found.stamp if found else None
+            if self._stamps is None:
+                self._stamps = {
+                    str(each): found.stamp for folder in self._folders for each, found in stores.listed(folder)
+                }
+            return self._stamps.get(str(url))
