@@ -97,7 +97,10 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[ObjectSt
     """A store that speaks S3, one for each process of pytest-xdist whose tests ask for it."""
     from tests.object_store import object_store as run_object_store  # s3fs takes a while to import
 
-    with run_object_store(tmp_path_factory.mktemp("object-store")) as store:
+    with pytest.MonkeyPatch.context() as patch, run_object_store(tmp_path_factory.mktemp("object-store")) as store:
+        # The proxy of whoever runs the tests knows nothing of this machine's own address.
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1")
         yield store
 
 

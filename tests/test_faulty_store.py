@@ -49,7 +49,7 @@ def test_a_store_that_is_too_busy_n_times(faults: FaultyStore, key: str, object_
     for _ in range(2):
         with pytest.raises(OSError, match="Please reduce your request rate"):
             files.pipe_file(key, b"1")
-    assert not object_store.file_system().exists(key)
+    assert not object_store.files.exists(key)
     files.pipe_file(key, b"1")
     assert files.cat_file(key) == b"1"
     assert faults.failed == {"PUT": 2}
@@ -63,7 +63,7 @@ def test_credentials_that_expire_half_way(faults: FaultyStore, key: str, object_
     for _ in range(2):
         with pytest.raises(PermissionError, match="The provided token has expired"):
             files.pipe_file(key, b"3")
-    assert object_store.file_system().cat_file(key) == b"2"
+    assert object_store.files.cat_file(key) == b"2"
 
 
 def test_only_requests_of_the_methods_named_fail(faults: FaultyStore, key: str) -> None:
@@ -92,7 +92,7 @@ def test_connections_that_are_cut(
     faults.cut, faults.cut_at = math.inf, cut_at
     with pytest.raises(ConnectionClosedError):
         files.pipe_file(key, b"1")
-    assert object_store.file_system().exists(key) is arrived
+    assert object_store.files.exists(key) is arrived
     faults.cut = 0
     files.pipe_file(key, b"2")
     assert files.cat_file(key) == b"2"

@@ -28,7 +28,7 @@ def store(
 
 
 def test_objects_are_what_was_last_put(store: ObjectStore) -> None:
-    files = store.file_system()
+    files = store.files
     bucket = store.new_bucket()
     key = f"{bucket}/photos/a b+c%20?#ü.txt"
     assert not files.exists(key)
@@ -52,7 +52,7 @@ def test_every_test_has_a_bucket_of_its_own(bucket: str, object_store: ObjectSto
 
 def test_only_moto_creates_conditionally(store: ObjectStore) -> None:
     key = f"{store.new_bucket()}/x"
-    files = store.file_system()
+    files = store.files
     if store.server == "swift":
         with pytest.raises(OSError, match="Conditional object PUTs are not supported"):
             files.pipe_file(key, b"1", mode="create")
@@ -69,10 +69,10 @@ def test_only_swift_checks_secrets(store: ObjectStore) -> None:
     if store.server == "swift":
         with pytest.raises(PermissionError, match="signature we calculated does not match"):
             stranger.pipe_file(key, b"1")
-        assert not store.file_system().exists(key)
+        assert not store.files.exists(key)
     else:
         stranger.pipe_file(key, b"1")
-        assert store.file_system().exists(key)
+        assert store.files.exists(key)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux ends the servers")
