@@ -23,7 +23,7 @@ _FLOORS = (
     ("transforms",),
     ("classifiers", "outputs"),
     ("engine", "models", "report"),
-    ("outcome", "tracing", "verification"),
+    ("outcome", "tracing", "verification", "recorded_models"),
     ("writing",),
     ("batches",),
     ("api",),

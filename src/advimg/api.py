@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from advimg.batches.claims import FileVerification, FolderVerification
 from advimg.batches.options import Options
 from advimg.batches.pairs import read_targets, words_of
 from advimg.batches.photos import find_photos
@@ -16,6 +17,7 @@ from advimg.batches.plan import Files, each_target
 from advimg.batches.run import opened
 from advimg.batches.stats import BatchStats
 from advimg.batches.true_labels import read_true_labels
+from advimg.batches.verify_folder import FolderCheck
 from advimg.changes import cases_of, parse_changes
 from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.classifiers.ensemble import Ensemble
@@ -257,6 +259,55 @@ def verify(
         cases=cases,
         bare=isinstance(adversarial, np.ndarray),
     )
+
+
+def verify_folder(
+    folder: str | Place,
+    *,
+    model: Model | Sequence[Model] = (),
+    device: str = "auto",
+    mask: Picture | None = None,
+    after: str | Sequence[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    ended: Callable[[FileVerification], None] | None = None,
+) -> FolderVerification:
+    """Check the promise, and what the journal says, of each file that :func:`batch` wrote to a folder.
+
+    Each file is reopened from its bytes, compared with the photo, and judged by the networks that its record names,
+    with their own preprocessing, as :func:`verify` does. Its record has to tell the truth: a file that is said to reach
+    its target and does not is a ``false_claim``. Each network is loaded once.
+
+    Args:
+        folder: that has a journal, or folders with journals; or a URL.
+        model: for those that records name and that are not loaded for a record alone, which are all but published
+            weights that are on disk; each is used for the records that name it.
+        device: where to load networks.
+        mask: where the photos might be changed, if a mask said so.
+        after: changes after which that has to hold, too, instead of those that the records name; "" is none.
+        max_pixels: the most pixels that a picture may have.
+        ended: called with what is found of each attack.
+
+    Returns:
+        What is found of each attack; ``found.holds`` tells whether the promise holds for all.
+
+    Raises:
+        AdvimgError: there is no journal, it cannot be read, no record names one of the models, or one cannot be loaded.
+    """
+    models = Models.of(model).attacked if model else ()
+    check = FolderCheck(
+        place(folder),
+        models,
+        device=device,
+        mask=None if mask is None else open_photo(mask),
+        after=None if after is None else parse_changes(after) if after else (),
+        max_pixels=max_pixels,
+    )
+    files: list[FileVerification] = []
+    for each in check:
+        files.append(each)
+        if ended is not None:
+            ended(each)
+    return FolderVerification(tuple(files), tuple(check.unread))
 
 
 def open_photo(photo: Picture) -> Photo:
