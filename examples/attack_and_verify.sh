@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Attack a folder on several models, one batch a model; then check every file with `advimg verify`, as somebody would
-# who was handed it, and print those that do not hold.
+# who was handed them, which names those that do not hold.
 #
 #   examples/attack_and_verify.sh PHOTOS OUT TARGET MODEL[,MODEL...] [further options of `advimg batch`]
 #   examples/attack_and_verify.sh holiday/ fooled/ random efficientnet_lite0,resnet50 --eps 4 --recursive
@@ -18,20 +18,6 @@ photos=$1 out=$2 target=$3
 IFS=, read -r -a models <<<"$4"
 shift 4
 
-# The adversarial PNG and the photo of each attack in a journal, with a NUL after each: names may hold anything else.
-pairs() {
-    python3 -c '
-import json, os, sys
-for line in open(sys.argv[1], encoding="ascii"):
-    record = json.loads(line)
-    if record["error"] is None:
-        for path in record["outputs"]["adversarial"], record["source"]:
-            # Paths in a journal are relative to its folder.
-            path = os.path.abspath(os.path.join(os.path.dirname(sys.argv[1]), path))
-            sys.stdout.buffer.write(os.fsencode(path) + b"\0")
-' "$1"
-}
-
 worst=0
 # 1 (failed) outweighs 3 (does not hold), which outweighs 0; what else there is, wrong usage or Ctrl-C, ends it all.
 note() {
@@ -43,23 +29,15 @@ note() {
     esac
 }
 
+given=()
 for model in "${models[@]}"; do
     results="$out/${model//[^[:alnum:]]/_}"
     advimg batch "$photos" --target "$target" --model "$model" --out-dir "$results" --quiet "$@"
     note "$?"
-    [ -e "$results/results.jsonl" ] || continue
-    held=0 files=0
-    while IFS= read -r -d '' png && IFS= read -r -d '' photo; do
-        advimg verify "$png" --original "$photo" --model "$model" --quiet </dev/null
-        code=$?
-        note "$code"
-        files=$((files + 1))
-        if [ "$code" -eq 0 ]; then
-            held=$((held + 1))
-        else
-            printf '%s\n' "$png"
-        fi
-    done < <(pairs "$results/results.jsonl")
-    echo "$model: $held of $files files hold" >&2
+    [ -e "$results/results.jsonl" ] && given+=(--model "$model")
 done
+if [ "${#given[@]}" -gt 0 ]; then
+    advimg verify "$out" "${given[@]}"
+    note "$?"
+fi
 exit "$worst"

@@ -167,6 +167,7 @@ def every_model(monkeypatch: pytest.MonkeyPatch) -> EveryModel:
 
         monkeypatch.setattr("advimg.classifiers.load.load_classifier", load)
         monkeypatch.setattr("advimg.classifiers.load.labels_of", lambda model: load(model).labels)
+        monkeypatch.setattr("advimg.classifiers.load.recorded_name", lambda model: load(model).name)
 
     return become
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from advimg.api import attack, batch, classify, verify
+    from advimg.api import attack, batch, classify, verify, verify_folder
     from advimg.classifiers.classifier import Classifier, Verdict
     from advimg.classifiers.load import load_classifier
     from advimg.errors import AdvimgError
@@ -39,6 +39,7 @@ _HOMES = {
     "classify": "advimg.api",
     "load_classifier": "advimg.classifiers.load",
     "verify": "advimg.api",
+    "verify_folder": "advimg.api",
 }
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "classify",
     "load_classifier",
     "verify",
+    "verify_folder",
 ]
 
 

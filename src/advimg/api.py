@@ -2,13 +2,14 @@
 
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from advimg.batches.claims import FileVerification, FolderVerification
 from advimg.batches.options import Options
 from advimg.batches.pairs import read_targets, words_of
 from advimg.batches.photos import find_photos
@@ -16,31 +17,28 @@ from advimg.batches.plan import Files, each_target
 from advimg.batches.run import opened
 from advimg.batches.stats import BatchStats
 from advimg.batches.true_labels import read_true_labels
+from advimg.batches.verify_folder import FolderCheck
 from advimg.changes import cases_of, parse_changes
 from advimg.classifiers.classifier import Classifier, Verdict
 from advimg.classifiers.ensemble import Ensemble
 from advimg.classifiers.program import Program
 from advimg.engine.capacity import BatchSize
-from advimg.engine.criterion import criteria_for
 from advimg.engine.engine import Engine
 from advimg.engine.job import Job
 from advimg.engine.program_verdicts import ProgramVerdicts
 from advimg.engine.step_report import Watcher
-from advimg.engine.verdicts import judge, judgements
-from advimg.errors import RecordError, UsageError
+from advimg.errors import UsageError
 from advimg.images.decode import decode_photo, photo_from_pixels, read_photo
 from advimg.images.mask import Mask, mask_for
-from advimg.images.perturbation import Amplify, measure_change
+from advimg.images.perturbation import Amplify
 from advimg.images.photo import Photo
 from advimg.models import Judge, Model, Models
 from advimg.outcome import Outcome, judge_result, outcome_of
-from advimg.record import Target
-from advimg.record_schema import read_chunk
 from advimg.settings import DEFAULT_MODEL, MAX_PIXELS, Norm, Precision, Settings, parse_eps
 from advimg.storage.url import Place, place
 from advimg.tracing import Tracer
 from advimg.transforms.base import check_size
-from advimg.verification import Verification
+from advimg.verification import Verification, check_promise
 
 Picture = str | Place | bytes | Image.Image | npt.NDArray[Any] | Photo
 """A photo as callers have it: a path or a URL, a file's bytes, a PIL image, or levels [height, width, 3], uint8."""
@@ -244,50 +242,72 @@ def verify(
     """
     picture, photo = open_photo(adversarial), open_photo(original)
     models, norm = _one(model).joined_by([target]), Settings(norm=norm).norm
-    untargeted = target == "untargeted"
-    wanted = None if untargeted else models.labels[0].find(target)
+    wanted = None if target == "untargeted" else models.labels[0].find(target)
     eps, free = parse_eps(eps, norm), _mask(mask, photo)
     cases = cases_of(parse_changes(after)) if after else ()
-    for case in cases:
+    for case in cases:  # before a download
         check_size(case, *picture.size, source=picture.source)
     (classifier,), _ = models.load(device)
-    ensemble = Ensemble([classifier])
-    classifier.preprocessing.check_size(*picture.size, source=picture.source)
-    before = ensemble.judge_photo(photo)
-    criteria = criteria_for(wanted, classifier.labels, ensemble.classifiers, before)
-    (seen,) = judgements(ensemble, criteria, before, judge(ensemble, picture.levels, cases))
-    same_size = picture.size == photo.size
-    change = measure_change(photo.levels, picture.levels) if same_size else None
-    within = change is not None and change.within(eps, norm)
-    kept = free.kept(photo.levels, picture.levels) if free is not None and same_size else None
-    bare = isinstance(adversarial, np.ndarray)
-    alpha = None if bare else same_size and np.array_equal(_opacity(photo), _opacity(picture))
-    profile = None if bare else photo.icc_profile == picture.icc_profile
-    view = classifier.view
-    reached = _target(classifier, seen.target)
-    differs = _record_differs(picture, classifier.name, view, reached if untargeted else None)
-    return Verification(
-        adversarial=picture.source,
-        original=photo.source,
-        model=classifier.name,
-        target=reached,
-        left=_target(classifier, criteria[0].index) if untargeted else None,
-        norm=norm,
+    return check_promise(
+        picture,
+        photo,
+        wanted,
+        ensemble=Ensemble([classifier]),
         eps=eps,
-        same_size=same_size,
-        linf=None if change is None else change.linf,
-        l2=None if change is None else round(change.l2, 6),
-        within_eps=within,
-        mask_kept=kept,
-        alpha_kept=alpha,
-        profile_kept=profile,
-        view=view,
-        record_differs=differs,
-        top5=seen.after.top(5),
-        confidence=round(seen.confidence, 6),
-        survives=seen.survives,
-        holds=seen.fooled and within and False not in (kept, alpha, profile) and not differs,
+        norm=norm,
+        mask=free,
+        cases=cases,
+        bare=isinstance(adversarial, np.ndarray),
     )
+
+
+def verify_folder(
+    folder: str | Place,
+    *,
+    model: Model | Sequence[Model] = (),
+    device: str = "auto",
+    mask: Picture | None = None,
+    after: str | Sequence[str] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    ended: Callable[[FileVerification], None] | None = None,
+) -> FolderVerification:
+    """Check the promise, and what the journal says, of each file that :func:`batch` wrote to a folder.
+
+    Each file is reopened from its bytes, compared with the photo, and judged by the networks that its record names,
+    with their own preprocessing, as :func:`verify` does. Its record has to tell the truth: a file that is said to reach
+    its target and does not is a ``false_claim``. Each network is loaded once.
+
+    Args:
+        folder: that has a journal, or folders with journals; or a URL.
+        model: for those that records name and that are not loaded for a record alone, which are all but published
+            weights that are on disk; each is used for the records that name it.
+        device: where to load networks.
+        mask: where the photos might be changed, if a mask said so.
+        after: changes after which that has to hold, too, instead of those that the records name; "" is none.
+        max_pixels: the most pixels that a picture may have.
+        ended: called with what is found of each attack.
+
+    Returns:
+        What is found of each attack; ``found.holds`` tells whether the promise holds for all.
+
+    Raises:
+        AdvimgError: there is no journal, it cannot be read, no record names one of the models, or one cannot be loaded.
+    """
+    models = Models.of(model).attacked if model else ()
+    check = FolderCheck(
+        place(folder),
+        models,
+        device=device,
+        mask=None if mask is None else open_photo(mask),
+        after=None if after is None else parse_changes(after) if after else (),
+        max_pixels=max_pixels,
+    )
+    files: list[FileVerification] = []
+    for each in check:
+        files.append(each)
+        if ended is not None:
+            ended(each)
+    return FolderVerification(tuple(files), tuple(check.unread))
 
 
 def open_photo(photo: Picture) -> Photo:
@@ -303,41 +323,6 @@ def open_photo(photo: Picture) -> Photo:
     if isinstance(photo, str | Place):
         return read_photo(photo)
     return photo_from_pixels(photo)
-
-
-def _opacity(photo: Photo) -> npt.NDArray[np.uint8]:
-    """Return the alpha of a photo, [height, width]; one without is opaque."""
-    return np.broadcast_to(np.uint8(255), photo.levels.shape[:2]) if photo.alpha is None else photo.alpha
-
-
-def _target(classifier: Classifier, index: int) -> Target:
-    return Target(index, classifier.labels[index])
-
-
-def _record_differs(picture: Photo, model: str, view: Mapping[str, Any], reached: Target | None) -> tuple[str, ...]:
-    """Say in what a picture's own record of a model differs from what the judge finds.
-
-    Args:
-        picture: with or without a record.
-        model: the judge's name.
-        view: its preprocessing.
-        reached: the class that was reached, where only the record says which one it has to be.
-    """
-    try:
-        record = read_chunk(picture.chunk)
-    except RecordError:
-        record = None
-    own = [network for network in record.attacked if network.model == model] if record else []
-    if not own:
-        return ()
-    pairs: list[tuple[str, Any, Any]] = []
-    if reached is not None and all(each.target.index != reached.index for each in own):
-        pairs.append(("class", own[0].target.name, reached.name))
-    views = [{"squash": False, **each.view} for each in own]
-    if view not in views:
-        names = dict.fromkeys([*view, *views[0]])
-        pairs += [(name, views[0].get(name), view.get(name)) for name in names]
-    return tuple(f"{name} {there} in the record, {here} here" for name, there, here in pairs if there != here)
 
 
 def _mask(mask: Picture | Mask | None, photo: Photo) -> Mask | None:

@@ -30,7 +30,7 @@ from advimg.settings import DEFAULT_MODEL, MAX_PIXELS
 from advimg.storage.copies import on_disk
 from advimg.storage.url import Place, path_or_url
 
-__all__ = ["identity_of", "labels_of", "listed", "load_classifier", "prefixes"]
+__all__ = ["identity_of", "labels_of", "listed", "load_classifier", "prefixes", "recorded_name"]
 
 # Up to so many bytes of weights are copied for a better memory layout.
 _SMALL = 1 << 25
@@ -117,6 +117,16 @@ def identity_of(spec: ModelSpec, *, progress: bool = True) -> Identity:
         weights_sha256=sha256,
         prompt=published.prompt,
     )
+
+
+def recorded_name(spec: ModelSpec) -> str:
+    """Return the name that records have for a spec's classifier, without its weights.
+
+    Raises:
+        UsageError: no such model, or there are no words that it could take.
+        ClassifierError: its source cannot be used here.
+    """
+    return spec.title or _published(spec).name
 
 
 def labels_of(spec: ModelSpec) -> Labels:

@@ -1,9 +1,9 @@
-"""``advimg verify``: hold a file against its original and a classifier."""
+"""``advimg verify``: hold a file against its original and a classifier, or a folder of files against its journal."""
 
-import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from advimg.cli.command import Command, option
 from advimg.cli.options import (
@@ -12,38 +12,28 @@ from advimg.cli.options import (
     model_options,
     photo_options,
     setting_option,
-    specs_of,
     stream_options,
     target_option,
 )
 from advimg.cli.param_types import PlaceType
-from advimg.errors import ExitCode, RecordError, UsageError
-from advimg.formatting import percent
-from advimg.labels import Labels
-from advimg.settings import Norm, TargetRule, parse_eps
+from advimg.errors import PhotoError, UsageError, unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from advimg.classifiers.spec import ModelSpec
-    from advimg.cli.console import Console
-    from advimg.models import Models
-    from advimg.record import Record, Target, View
     from advimg.storage.url import Place
-    from advimg.verification import Verification
 
+_OF_ONE_FILE = ("original", "target", "norm", "eps")
+"""Options that a folder's records answer."""
 _FROM_RECORD: dict[str, Any] = {"default": None, "show_default": "what the PNG's record says"}
 
 
-@click.command(cls=Command, no_args_is_help=True, short_help="Check the promise on a file, whoever made it.")
-@click.argument("adversarial", type=PlaceType(), metavar="ADV")
+@click.command(cls=Command, no_args_is_help=True, short_help="Check the promise on a file, or on a folder of results.")
+@click.argument("adversarial", type=PlaceType(), metavar="ADV|DIR")
 @option(
     "--original",
     type=PlaceType(),
-    required=True,
     metavar="PHOTO",
     group="Photos",
-    help="The photo it was made from.",
+    help="The photo that ADV was made from; required with it.",
 )
 @target_option(recorded=True)
 @setting_option("norm", **_FROM_RECORD)
@@ -60,8 +50,8 @@ _FROM_RECORD: dict[str, Any] = {"default": None, "show_default": "what the PNG's
 @photo_options
 @stream_options
 @click.pass_context
-def command(ctx: click.Context, /, adversarial: "Place", original: "Place", **given: Any) -> None:
-    """Check the promise on a file, whoever made it.
+def command(ctx: click.Context, /, adversarial: "Place", original: "Place | None", **given: Any) -> None:
+    """Check the promise on a file, whoever made it, or on all that advimg batch wrote to a folder.
 
     ADV has the size of PHOTO, with its transparency and colour profile, no colour channel of any pixel differs by more
     than eps levels, and reopened through the classifier's official preprocessing it is the target, also after each
@@ -70,197 +60,53 @@ def command(ctx: click.Context, /, adversarial: "Place", original: "Place", **gi
     the options say, and a record that names another does not hold. A model that is not on disk, and one with weights or
     a file of its own, has to be given with -m.
 
+    DIR has a journal, results.jsonl, or folders that have one, such as those of a sweep. Each file in it is checked
+    from its bytes, and against its record: file and photo are those that were recorded, the promise holds, and the
+    record does not say more than is found. Each network is loaded once; -m is for the records that name the model.
+
     \b
     Examples:
       advimg verify dog_pelican.png --original dog.jpg
       advimg verify theirs.png --original dog.jpg -t pelican -e 8 -m resnet50:IMAGENET1K_V1
       advimg verify theirs.png --original dog.jpg -t pelican -e 8 --after jpeg:75,resize:0.5
+      advimg verify illusions/
 
     \b
-    Exit code: 0 the promise holds; 3 it does not; 1 a file cannot be read; 2 wrong usage.
+    Exit code: 0 the promise holds; 3 it does not; 1 a file cannot be read or checked, or its attack failed;
+    2 wrong usage; 130 interrupted.
     """
     from advimg.cli.console import Console
-    from advimg.cli.one_photo import read_mask
-    from advimg.images.decode import read_photo
 
     console = Console(quiet=given["quiet"], verbose=given["verbose"])
-    picture = read_photo(adversarial, max_pixels=given["max_pixels"])
-    photo = read_photo(original, max_pixels=given["max_pixels"])
-    mask = read_mask(given["mask"], photo, max_pixels=given["max_pixels"])
-    recorded, unreadable = _recorded(picture.chunk)
-    norm: Norm = given["norm"] or ("l2" if recorded and recorded.norm == "l2" and given["eps"] is None else "linf")
-    claims, eps = _claims(adversarial, recorded, given, norm, unreadable)
-    after = _changes(adversarial, recorded, given["after"])
-    if unreadable:
-        console.warn(f"the PNG's record is not one that advimg wrote ({unreadable})")
-    for note in picture.notes:
-        console.warn(note)
+    if _holds_several(adversarial):
+        from advimg.cli.verify_folder import verify_folder
 
-    from advimg import api
+        for name in _OF_ONE_FILE:
+            if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise UsageError(f"--{name} is for a single file; the records of {adversarial} say it for theirs")
+        ctx.exit(verify_folder(adversarial, given, console))
+    if original is None:
+        from advimg.storage.places import exists
 
-    specs = [(_models(spec, each), each.target) for each in claims for spec in specs_of(each.models, given)]
-    claimed = [(models, _index(target, models.labels[0])) for models, target in specs]  # before a download
-    if recorded and recorded.source_sha256 != photo.sha256:
-        console.warn(f"{original} is not the file that the PNG's record names ({recorded.source})")
-    if recorded and mask is None and recorded.mask_sha256:
-        console.warn("the PNG's record names a mask; give --mask to check that nothing else is changed")
-    elif recorded and mask is not None and recorded.mask_sha256 not in (None, mask.sha256):
-        console.warn("this mask is not the one that the PNG's record names")
-    weights = {each.model: each.weights_sha256 for each in recorded.attacked} if recorded else {}
-    found = []
-    for models, target in claimed:
-        (classifier,), _ = models.load(given["device"], progress=not given["quiet"])
-        if weights.get(classifier.name) not in (None, classifier.weights_sha256):
-            console.warn("these weights are not those that the PNG's record names")
-        found.append(api.verify(picture, photo, target, eps=eps, norm=norm, model=classifier, mask=mask, after=after))
-    _print(found, photo.size, picture.size, console)
-    if given["as_json"]:
-        for each in found:
-            click.echo(json.dumps(each.to_dict()))
-    ctx.exit(ExitCode.OK if all(each.holds for each in found) else ExitCode.NOT_REACHED)
+        if not exists(adversarial):
+            raise PhotoError(f"{adversarial} does not exist; check the path")
+        (param,) = (each for each in ctx.command.params if each.name == "original")
+        raise click.MissingParameter(ctx=ctx, param=param)
+    from advimg.cli.verify_file import verify_file
+
+    ctx.exit(verify_file(adversarial, original, given, console))
 
 
-class _Claim(NamedTuple):
-    """Models that are fooled, the target, and what the record says of how they see."""
-
-    models: tuple[str, ...]
-    target: "str | Target"
-    view: "View | None"
-
-
-def _recorded(chunk: str | None) -> "tuple[Record | None, str]":
-    """Return the PNG's record; without one, why what is in its place is none, or nothing."""
-    from advimg.record_schema import read_chunk
-
-    try:
-        return read_chunk(chunk), ""
-    except RecordError as error:
-        return None, str(error)
-
-
-def _claims(
-    adversarial: "Place", recorded: "Record | None", given: dict[str, Any], norm: Norm, unreadable: str
-) -> tuple[list[_Claim], float]:
-    """Return the models and eps: what the options say, else what the PNG's record says."""
-    eps = given["eps"]
-    if eps is None and recorded and recorded.norm == norm:
-        eps = recorded.eps
-    target = given["target"]
-    if target is None and recorded:
-        target = "untargeted" if recorded.target_rule == "untargeted" else recorded.target
-    known = {"--target": target, "--eps": eps, "--model": given["models"] or recorded}
-    missing = [name for name, value in known.items() if value is None or value == ()]
-    if target is None or missing:
-        what = f"a record that is not one ({unreadable})" if unreadable else "no record of how it was made"
-        raise UsageError(f"{adversarial} holds {what}; give {' and '.join(missing)}")
-    eps = parse_eps(eps, norm)
-    if given["models"] or recorded is None:
-        own = [each.view for each in recorded.attacked if "words" in each.view] if recorded else []
-        return [_Claim(given["models"], target, next(iter(own), None))], eps
-    _check_named(adversarial, recorded, own_weights=given["weights"] is not None)
-    return [
-        _Claim((each.model,), target if isinstance(target, str) else each.target, each.view)
-        for each in recorded.attacked
-    ], eps
-
-
-def _changes(adversarial: "Place", recorded: "Record | None", given: str | None) -> tuple[str, ...]:
-    """Return the changes that the option names, else those of the PNG's record.
+def _holds_several(where: "Place") -> bool:
+    """Tell whether a place is a folder, an archive or a journal, and not a picture.
 
     Raises:
-        UsageError: they cannot be read.
+        PhotoError: a store does not answer.
     """
-    from advimg.changes import parse_changes
+    from advimg.batches.journal import NAME
+    from advimg.storage.places import is_folder
 
-    text = given if given is not None else recorded.survive if recorded else None
-    if not text:
-        return ()
     try:
-        return tuple(map(str, parse_changes(text)))
-    except UsageError as error:
-        if given is not None:
-            raise
-        raise UsageError(
-            f"{adversarial}: its record names changes that cannot be read ({error}); give --after"
-        ) from None
-
-
-def _models(spec: "ModelSpec", claim: _Claim) -> "Models":
-    """Return a model of a claim; one that sees words typed by hand with those of the record, if no option names any."""
-    from advimg.classifiers.sources.base import takes_words
-    from advimg.models import Models
-
-    view = claim.view
-    if view is not None and "words" in view and spec.labels is None and takes_words(spec.model):
-        spec = spec.changed(labels=tuple(view["words"]), prompt=spec.prompt or view.get("prompt"))
-    return Models.of(spec).joined_by([claim.target] if isinstance(claim.target, str) else [])
-
-
-def _check_named(adversarial: "Place", recorded: "Record", *, own_weights: bool) -> None:
-    """Refuse to load for a record, which anyone can write, more than published weights that are on disk.
-
-    Raises:
-        UsageError: it names something else.
-    """
-    from advimg.classifiers.load import listed
-
-    names = [each.model for each in recorded.attacked]
-    if len(set(names)) < len(names):
-        raise UsageError(f"{adversarial}: its record names a model twice; give each with -m")
-    for each in recorded.attacked:
-        if each.model.lower().endswith((".toml", ".onnx")):
-            raise UsageError(f"{adversarial} was made with {each.model}; give it with -m")
-        if each.weights and not own_weights:
-            raise UsageError(f"{adversarial} was made with the weights file {each.weights}; give it with --weights")
-        if not own_weights and not any(own.on_disk for own in listed(each.model) if own.name == each.model):
-            raise UsageError(
-                f"{adversarial} was made with {each.model}, whose weights are not on disk; give it with -m"
-            )
-
-
-def _index(target: "str | Target", labels: Labels) -> "int | TargetRule":
-    """Return the index of a class; of a recorded one by its name, where a model has other classes."""
-    if target == "untargeted":
-        return target
-    if isinstance(target, str):
-        return labels.find(target)
-    return labels.counterpart(target.index, target.name) if target.name else target.index
-
-
-def _print(
-    found: "Sequence[Verification]", size: tuple[int, int], own_size: tuple[int, int], console: "Console"
-) -> None:
-    first = found[0]
-    width, height = own_size
-    sizes = f"{width}x{height}" if first.same_size else f"{width}x{height}, the photo has {size[0]}x{size[1]}"
-    change = "cannot be compared" if first.linf is None else f"largest change {first.linf} levels"
-    if first.norm == "l2" and first.l2 is not None:
-        change = f"length of the change {first.l2:.3f} in L2"
-    rows = [
-        (first.same_size, "size", sizes),
-        (first.within_eps, f"ε = {first.eps:g}", change),
-    ]
-    if first.mask_kept is not None:
-        rows.append((first.mask_kept, "mask", "nothing else is changed" if first.mask_kept else "is crossed"))
-    for what, kept in (("transparency", first.alpha_kept), ("colour profile", first.profile_kept)):
-        if not kept:
-            rows.append((False, what, "is not the photo's"))
-    for each in found:
-        if each.record_differs:
-            rows.append((False, "record", f"{each.model}: {'; '.join(each.record_differs)}"))
-        seen = each.top5[0]
-        by = f", by {each.model}" if len(found) > 1 else ""
-        wanted = each.target.name if each.left is None else f"not {each.left.name}"
-        rows.append((seen.index == each.target.index, wanted, f"{seen.name} {percent(seen.confidence)}{by}"))
-        for survival in each.survives:
-            told = f"{survival.seen.name} {percent(survival.seen.confidence)}{by}"
-            rows.append((survival.fooled, f"after {survival.change}", told))
-    console.say(f"{first.adversarial}, judged by {' and '.join(each.model for each in found)}", style="bold")
-    wide = max(20, *(len(what) for _, what, _ in rows))
-    for good, what, detail in rows:
-        console.say(f"  {'ok ' if good else 'NO '} {what:<{wide}} {detail}", style="" if good else "red")
-    holds = all(each.holds for each in found)
-    console.say("the promise holds" if holds else "the promise does not hold", style="bold")
-    if console.verbose:
-        names = [each.model if len(found) > 1 else "the file" for each in found]
-        console.predictions([(name, each.top5) for name, each in zip(names, found, strict=True)], target=first.target)
+        return where.name == NAME or (where.suffix.lower() != ".png" and is_folder(where))
+    except OSError as error:
+        raise PhotoError(unreadable(where, error)) from error

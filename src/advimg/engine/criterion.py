@@ -38,6 +38,13 @@ class Criterion:
         first, *others = (prediction.index for prediction in verdict.top(2))
         return first if first != self.index or not others else others[0]
 
+    def survivals(self, changed: Mapping[Change, Verdict]) -> tuple[Survival, ...]:
+        """Say what is seen after each change, and whether it is what is wanted."""
+        return tuple(
+            Survival(str(change), self.met(each), each.top(1)[0], round(self.confidence(each), 6))
+            for change, each in changed.items()
+        )
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Judgement:
@@ -69,10 +76,7 @@ class Judgement:
         changed: Mapping[Change, Verdict],
     ) -> Self:
         """Hold verdicts against the criterion; ``changed`` are those after changes."""
-        survives = tuple(
-            Survival(str(change), criterion.met(each), each.top(1)[0], round(criterion.confidence(each), 6))
-            for change, each in changed.items()
-        )
+        survives = criterion.survivals(changed)
         fooled = criterion.met(after) and all(each.fooled for each in survives)
         return cls(classifier, before, after, criterion.target(after), fooled, survives)
 
