@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from advimg.batches.claims import FileVerification, Status, claims_of, differences_of
-from advimg.batches.journal import NAME, read_attacks
+from advimg.batches.journal import read_attacks
+from advimg.batches.journal_files import NAME
+from advimg.batches.journal_segments import FOLDER
 from advimg.batches.opened_files import OpenedFile, open_ahead
 from advimg.batches.recorded_networks import RecordedNetworks
 from advimg.changes import Change, cases_of, parse_changes
@@ -31,9 +33,6 @@ from advimg.storage import stores
 from advimg.storage.places import exists, is_file, is_folder
 from advimg.storage.url import Place, Url
 from advimg.verification import Verification, check_promise
-
-_SEGMENTS = "journal"
-"""The folder in which a journal in a store has its parts."""
 
 
 def journals_in(where: Place) -> list[Place]:
@@ -59,7 +58,7 @@ def journals_in(where: Place) -> list[Place]:
 
 
 def _has_journal(folder: Place) -> bool:
-    return exists(folder / NAME) or (isinstance(folder, Url) and is_folder(folder / _SEGMENTS))
+    return exists(folder / NAME) or (isinstance(folder, Url) and is_folder(folder / FOLDER))
 
 
 def _below(where: Place) -> Iterator[Place]:
@@ -74,7 +73,7 @@ def _below(where: Place) -> Iterator[Place]:
     for url, _ in stores.listed(where):
         if url.name == NAME:
             found[url.parent] = None
-        elif url.suffix == ".jsonl" and url.parent.parent.name == _SEGMENTS:
+        elif url.suffix == ".jsonl" and url.parent.parent.name == FOLDER:
             found[url.parent.parent.parent] = None
     yield from (folder for folder in sorted(found) if not any(each in found for each in folder.parents))
 

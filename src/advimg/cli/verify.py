@@ -103,7 +103,7 @@ def _holds_several(where: "Place") -> bool:
     Raises:
         PhotoError: a store does not answer.
     """
-    from advimg.batches.journal import NAME
+    from advimg.batches.journal_files import NAME
     from advimg.storage.places import is_folder
 
     try:
