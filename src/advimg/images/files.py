@@ -8,7 +8,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -58,7 +58,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 def write_whole(
     path: Path,
-    data: bytes,
+    data: bytes | Iterable[bytes],
     *,
     overwrite: bool,
     check: Callable[[bytes], bool] | None = None,
@@ -68,7 +68,7 @@ def write_whole(
 
     Args:
         path: of the file.
-        data: all its bytes.
+        data: all its bytes, or parts of them, one after the other.
         overwrite: whether an existing file is replaced.
         check: called with the bytes read back from the disk; the file does not appear if it returns False.
         durable: whether the bytes are on the disk, and not only in the system's memory, before the file appears.
@@ -82,7 +82,7 @@ def write_whole(
         with contextlib.ExitStack() as held:
             temporary, file = _begun(path)
             held.enter_context(file)
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             if durable:
                 os.fsync(file.fileno())

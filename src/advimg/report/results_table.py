@@ -13,7 +13,7 @@ from typing import Any
 
 from advimg.record import Target
 from advimg.report.accuracy import TrueClasses
-from advimg.report.csv_table import csv_table
+from advimg.report.csv_table import csv_lines
 
 NAME = "results.csv"
 COLUMNS = (
@@ -72,10 +72,29 @@ def results_table(
         folder: an absolute path.
         true_classes: of photos, where they are known.
     """
-    rows = [row for record in records for row in _rows(record, folder, true_classes)]
-    rows.sort(key=lambda row: (row["photo"], row["file"]))
-    # A name that is no UTF-8 is written as Python escapes it.
-    return csv_table(COLUMNS, rows).encode("utf-8", "backslashreplace")
+    ordered = sorted(records, key=lambda record: place_in_table(record, folder))
+    return b"".join(table_lines(ordered, folder, true_classes))
+
+
+def table_lines(
+    records: Iterable[Mapping[str, Any]], folder: Path, true_classes: TrueClasses = MappingProxyType({})
+) -> Iterator[bytes]:
+    """Yield the lines of :func:`results_table`, for more records than fit in memory.
+
+    Args:
+        records: in the order of :func:`place_in_table`.
+        folder: an absolute path.
+        true_classes: of photos, where they are known.
+    """
+    rows = (row for record in records for row in _rows(record, folder, true_classes))
+    for line in csv_lines(COLUMNS, rows):
+        yield line.encode("utf-8", "backslashreplace")  # a name that is no UTF-8 is written as Python escapes it
+
+
+def place_in_table(record: Mapping[str, Any], folder: Path) -> tuple[str, str]:
+    """Return the photo and the file of a record as the table has them, by which it is sorted."""
+    adversarial = record["outputs"].get("adversarial")
+    return _relative(record["source"], folder), _relative(adversarial, folder) if adversarial else ""
 
 
 def is_results_table(path: Path) -> bool:
@@ -90,10 +109,10 @@ def is_results_table(path: Path) -> bool:
 def _rows(record: Mapping[str, Any], folder: Path, true_classes: TrueClasses) -> Iterator[dict[str, Any]]:
     """Yield a row for each network that was attacked, and then for each that took no part."""
     visibility = record.get("visibility") or {}
-    adversarial = record["outputs"].get("adversarial")
+    photo, file = place_in_table(record, folder)
     common = {
-        "photo": _relative(record["source"], folder),
-        "file": _relative(adversarial, folder) if adversarial else "",
+        "photo": photo,
+        "file": file,
         "target_rule": record["target_rule"],
         "error": record["error"],
         **{name: record.get(name) for name in _OF_THE_FILE},
