@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from advimg.batches.merge import Merged
+from advimg.batches.merge import merge as merge_folders
 from advimg.batches.options import Options
 from advimg.batches.pairs import read_targets, words_of
 from advimg.batches.photos import absolute, find_photos
@@ -159,7 +161,7 @@ def batch(
         true_labels: "folders", if the folder of each photo is named after its true class, or the path of a CSV table
             with the header ``photo,label``; then the counts have the ``accuracies`` of each model.
         shard: which share of the photos this call attacks, such as ``"3/16"``, where several machines share them; in a
-            folder of its own below ``out_dir``.
+            folder of its own below ``out_dir``. :func:`merge` brings them together.
         ended: called with the record of each attack as it ends, in any thread, one at a time.
         stop: once it is set, what is complete is written and the rest is left for another call.
         **changes: single settings, as for :func:`attack`.
@@ -210,6 +212,27 @@ def batch(
             share.write(folder)
         run.run(stop=stop or threading.Event(), ended=ended or (lambda _: None))
     return run.stats
+
+
+def merge(*folders: str | Path, out_dir: str | Path | None = None, check: bool = False, force: bool = False) -> Merged:
+    """Bring the results of several calls of :func:`batch` together: one journal, table and summary.
+
+    Files stay where they are. The folders are only read, so calls may be running there; called again, what has come
+    since is there, too. :func:`batch` into the merged folder makes what is missing.
+
+    Args:
+        *folders: one that holds the folders of shards, or several folders that :func:`batch` wrote to.
+        out_dir: for what is written; it holds all of them. By default the deepest folder that does.
+        check: whether every PNG is held against its recorded hash, and not only looked for.
+        force: whether a summary and a table that are of something else are overwritten.
+
+    Returns:
+        The counts: ``merged.stats``, ``missing``, ``double``, ``gone``.
+
+    Raises:
+        AdvimgError: a folder holds no results or has other settings, or the merged folder cannot be written.
+    """
+    return merge_folders(folders, out_dir=out_dir, check=check, force=force)
 
 
 def classify(photo: Picture, *, model: Model = DEFAULT_MODEL, device: str = "auto") -> Verdict:

@@ -454,3 +454,18 @@ def _relative(path: str, folder: Path) -> str:
         return os.path.relpath(path, folder)
     except ValueError:  # on another drive of Windows
         return path
+
+
+def read_line(line: bytes, folder: Path) -> tuple[dict[str, Any], Entry]:
+    """Read a line of a folder's journal: the record with the paths of today, and its entry.
+
+    Raises:
+        RecordError: it is no record of a journal.
+    """
+    read = _parsed(line, folder)
+    return read.record, read.entry
+
+
+def line_of(record: Mapping[str, Any], folder: Path) -> bytes:
+    """Return the line, with its end, of a record with absolute paths in a folder's journal."""
+    return f"{json.dumps(_stored(record, folder), allow_nan=False)}\n".encode("ascii")
