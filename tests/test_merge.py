@@ -109,6 +109,7 @@ def test_the_table_and_the_sum_are_those_that_one_batch_writes(
     )
     assert {name: summary[name] for name in counts + settings} == {name: whole[name] for name in counts + settings}
     assert not {"seconds", "per_second", "earlier"} & set(summary)
+    assert summary["eps"] == [whole["eps"]] == [10]
     assert (summary["folders"], summary["shards"]) == (["shard-1-of-2", "shard-2-of-2"], ["1/2", "2/2"])
     rows = [list(csv.DictReader(text.splitlines())) for text in (table, Path("whole/results.csv").read_text())]
     for row in rows[0]:
@@ -383,6 +384,10 @@ def test_a_shard_without_its_plan_is_not_known_to_be_whole(cli: Cli, run: Callab
     ran = cli("merge", "out")
     assert ran.code == 1
     assert "missing: out/shard-1-of-2 has no shard.json" in ran.err
+    (out / "shard-2-of-2" / "shard.json").unlink()
+    shutil.rmtree(out / "shard-1-of-2")
+    ran = cli("merge", "out")
+    assert (ran.code, "  missing: shard 1/2" in ran.err.splitlines()) == (1, True)
 
 
 def _nothing(out: Path) -> None:

@@ -102,6 +102,7 @@ def test_absent_shards_are_of_the_count_that_most_are_of() -> None:
     assert absent([]) == []
     assert absent([Shard(3, 1), Shard(3, 3), Shard(2, 1)]) == [Shard(3, 2)]
     assert absent([Shard(3, 1), Shard(2, 1), Shard(2, 2)]) == []
+    assert absent([Shard(2, 1), Shard(3, 1)]) == absent([Shard(3, 1), Shard(2, 1)]) == [Shard(3, 2), Shard(3, 3)]
 
 
 @pytest.fixture

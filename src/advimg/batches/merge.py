@@ -38,7 +38,7 @@ class Merged:
         folder: where the merged journal is.
         folders: those that were merged.
         shards: those of them that are a shard's.
-        settings: of all records, as the journal compares them.
+        settings: of all records, as the journal compares them, and each ``eps``.
         stats: the counts of the records; ``total`` counts what is missing, too.
         absent: shards that are not there, and whose attacks no other folder has.
         missing: the number of attacks that have no record.
@@ -195,9 +195,9 @@ def _counted(index: Index, sources: Sequence[Source], target: Path) -> Merged:
         folder=target,
         folders=[source.folder for source in sources],
         shards=shards,
-        settings=index.settings,
+        settings={**index.settings, "eps": sorted(index.eps, key=str)},
         stats=BatchStats(len(index.lines) + missing + others),
-        absent=away if others else [],
+        absent=away if others or not shares else [],
         missing=missing + others,
         missing_known=missing,
         missing_named=named,

@@ -186,7 +186,7 @@ class Share:
             "root": root,
             "photos": photos,
         }
-        write_whole(folder / NAME, json.dumps(values, indent=1).encode("ascii") + b"\n", overwrite=True)
+        write_whole(folder / NAME, json.dumps(values).encode("ascii") + b"\n", overwrite=True)
 
     def write_empty(self, folder: Path) -> None:
         """Write down that the shard has nothing to make; makes its folder.
@@ -214,10 +214,10 @@ class WrittenShare(msgspec.Struct, frozen=True):
     shard: str
     plan_sha256: str
     planned: int
-    eps: list[float | str]
+    eps: list[int | float | str]
     attacks: int
     root: str
-    photos: dict[str, list[tuple[int | str, float | str]]]
+    photos: dict[str, list[tuple[int | str, int | float | str]]]
 
     def attacks_from(self, folder: Path) -> Iterator[Attack]:
         """Yield the attacks.
@@ -266,11 +266,11 @@ def shards_in(folder: Path) -> list[Path]:
 def absent(found: Sequence[Shard]) -> list[Shard]:
     """Return the shards that are not there; none if some number of shards is complete.
 
-    Of several numbers of shards, that counts of which most are there.
+    Of several numbers of shards, that counts of which most are there; of equals the largest.
     """
     there = set(found)
     counts = Counter(shard.count for shard in there)
     if not counts or any(counts[count] == count for count in counts):
         return []
-    count, _ = counts.most_common(1)[0]
+    count = max(counts, key=lambda each: (counts[each], each))
     return [shard for number in range(1, count + 1) if (shard := Shard(count, number)) not in there]
