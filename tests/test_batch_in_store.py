@@ -255,3 +255,22 @@ def test_what_is_not_in_a_store_is_said_in_one_line(store: Url, cli: Cli) -> Non
     assert_one_line(ran, 1, f"cannot write to {missing}/out: there is no bucket {missing}")
     assert_one_line(cli("report", store / "photos"), 1, f"{store}/photos/journal does not exist; give a folder")
     assert_one_line(cli("batch", store / "out", "-t", "1", "-O", store / "out"), 1)
+
+
+def test_shards_in_a_store_are_merged_there(store: Url) -> None:
+    numbers = [1, 2, 3]
+    stats = [attack(store, shard=f"{number}/3") for number in numbers if number != 2]
+    merged = advimg.merge(str(store / "out"))
+    assert [str(shard) for shard in merged.absent] == ["2/3"]
+    assert merged.stats.done == sum(each.total for each in stats)
+    stats.append(attack(store, shard="2/3"))
+    merged = advimg.merge(str(store / "out"), check=True)
+    assert (merged.exit_code, merged.stats.verified, merged.missing, merged.gone) == (0, 4, 0, 0)
+    records = read_attacks(store / "out")
+    assert {Url(record["source"]).name for record in records.values()} == {f"p0{number}.jpg" for number in range(4)}
+    for record in records.values():
+        data = read_bytes(Url(record["outputs"]["adversarial"]))
+        assert hashlib.sha256(data).hexdigest() == record["adversarial_sha256"]
+    assert attack(store).earlier == 4
+    checked = advimg.verify_folder(str(store / "out"), model=quick_classifier())
+    assert checked.holds, [each.reasons for each in checked.files]

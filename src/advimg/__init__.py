@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from advimg.api import attack, batch, classify, verify, verify_folder
+    from advimg.api import attack, batch, classify, merge, verify, verify_folder
     from advimg.classifiers.classifier import Classifier, Verdict
     from advimg.classifiers.load import load_classifier
     from advimg.errors import AdvimgError
@@ -38,6 +38,7 @@ _HOMES = {
     "batch": "advimg.api",
     "classify": "advimg.api",
     "load_classifier": "advimg.classifiers.load",
+    "merge": "advimg.api",
     "verify": "advimg.api",
     "verify_folder": "advimg.api",
 }
@@ -56,6 +57,7 @@ __all__ = [
     "batch",
     "classify",
     "load_classifier",
+    "merge",
     "verify",
     "verify_folder",
 ]

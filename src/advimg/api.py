@@ -10,11 +10,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from advimg.batches.claims import FileVerification, FolderVerification
+from advimg.batches.merge import Merged
+from advimg.batches.merge import merge as merge_folders
 from advimg.batches.options import Options
 from advimg.batches.pairs import read_targets, words_of
 from advimg.batches.photos import find_photos
 from advimg.batches.plan import Files, each_target
 from advimg.batches.run import opened
+from advimg.batches.shards import Shard, Share
 from advimg.batches.stats import BatchStats
 from advimg.batches.true_labels import read_true_labels
 from advimg.batches.verify_folder import FolderCheck
@@ -124,6 +127,7 @@ def batch(
     max_pixels: int = MAX_PIXELS,
     worst_case: Sequence[str] = (),
     true_labels: str | Place | None = None,
+    shard: str | None = None,
     ended: Callable[[dict[str, Any]], None] | None = None,
     stop: threading.Event | None = None,
     **changes: Any,
@@ -154,6 +158,8 @@ def batch(
             ``("pgd", "apgd")``; the record's ``attack`` says which it was.
         true_labels: "folders", if the folder of each photo is named after its true class, or the path of a CSV table
             with the header ``photo,label``; then the counts have the ``accuracies`` of each model.
+        shard: which share of the photos this call attacks, such as ``"3/16"``, where several machines share them; in a
+            folder of its own below ``out_dir``. :func:`merge` brings them together.
         ended: called with the record of each attack as it ends, in any thread, one at a time.
         stop: once it is set, what is complete is written and the rest is left for another call.
         **changes: single settings, as for :func:`attack`.
@@ -166,6 +172,7 @@ def batch(
             is full. A photo that fails raises nothing; it is counted.
     """
     settings = (settings or Settings()).changed(**changes)
+    part = None if shard is None else Shard.parse(shard)
     folder = place(out_dir)
     found = find_photos([photos] if isinstance(photos, str | Place) else photos, out_dir=folder, recursive=recursive)
     texts = [targets] if isinstance(targets, str | int) else targets
@@ -173,6 +180,7 @@ def batch(
     criteria = read_targets(tuple(map(str, texts)), models.labels[0], models.other_labels)
     if not criteria:
         raise UsageError("there is no target; give at least one")
+    folder = folder if part is None else folder / part.folder_name
     files = Files(folder=folder, root=found.root, amplify=amplify, perturbation=perturbation, figure=figure)
     options = Options(
         settings=settings,
@@ -191,9 +199,38 @@ def batch(
         if true_labels is None
         else read_true_labels(true_labels, found.photos, models.labels[0], models.other_labels)
     )
+    share = None if part is None else Share.of(part, keys, root=found.root)
+    if share:
+        keys = share.keys
+        if not keys:
+            share.write_empty(folder)
+            return BatchStats(0)
     with opened(keys, files, models, options, true_labels=known, devices=devices, warn=warnings.warn) as run:
+        if share:
+            share.write(folder)
         run.run(stop=stop or threading.Event(), ended=ended or (lambda _: None))
     return run.stats
+
+
+def merge(*folders: str | Place, out_dir: str | Place | None = None, check: bool = False, force: bool = False) -> Merged:
+    """Bring the results of several calls of :func:`batch` together: one journal, table and summary.
+
+    Files stay where they are. The folders are only read, so calls may be running there; called again, what has come
+    since is there, too. :func:`batch` into the merged folder makes what is missing.
+
+    Args:
+        *folders: one that holds the folders of shards, or several folders that :func:`batch` wrote to.
+        out_dir: for what is written; it holds all of them. By default the deepest folder that does.
+        check: whether every PNG is held against its recorded hash, and not only looked for.
+        force: whether a summary and a table that are of something else are overwritten.
+
+    Returns:
+        The counts: ``merged.stats``, ``missing``, ``double``, ``gone``.
+
+    Raises:
+        AdvimgError: a folder holds no results or has other settings, or the merged folder cannot be written.
+    """
+    return merge_folders(folders, out_dir=out_dir, check=check, force=force)
 
 
 def classify(photo: Picture, *, model: Model = DEFAULT_MODEL, device: str = "auto") -> Verdict:

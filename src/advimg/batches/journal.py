@@ -81,6 +81,16 @@ def read_attacks(folder: Place, *, warn: Callable[[str], None] = warnings.warn) 
     return attacks
 
 
+def read_journal(folder: Place) -> Iterator[dict[str, Any]]:
+    """Yield the records of a folder's journal, one after the other, with the paths of today.
+
+    Raises:
+        OutputError: it is none, or cannot be read.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        yield from (line.record() for line in read_lines(store_of(folder)) if isinstance(line, Line))
+
+
 class KnownPhoto(NamedTuple):
     """A photo as a journal knows it: its path at that time, and the SHA-256 of its bytes."""
 
@@ -309,8 +319,7 @@ class Journal:
         Raises:
             OutputError: the journal cannot be read.
         """
-        with contextlib.suppress(FileNotFoundError):
-            yield from (line.record() for line in read_lines(self._store) if isinstance(line, Line))
+        yield from read_journal(self.folder)
 
     def _close(self) -> None:
         self._store.close()

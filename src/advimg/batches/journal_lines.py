@@ -74,7 +74,7 @@ def read_lines(store: Store, *, advice: str = "choose another -O") -> Iterator[L
     """
     read = others = 0
     foreign = False
-    reader = _Reader(store.folder)
+    reader = LineReader(store.folder)
     for number, line in enumerate(store.read(), 1):
         if number == 1 and not _HEAD.startswith(line[: len(_HEAD)]):
             foreign = True
@@ -95,7 +95,7 @@ def read_lines(store: Store, *, advice: str = "choose another -O") -> Iterator[L
         raise OutputError(f"{store.path} is no journal of advimg batch; {advice}")
 
 
-class _Reader:
+class LineReader:
     """Reads the lines of one journal; equal folders and settings are looked at once.
 
     Args:

@@ -16,7 +16,7 @@ from advimg.batches.pipeline import Ended, Run
 from advimg.batches.plan import Files, Key
 from advimg.batches.process_executor import SeveralProcesses
 from advimg.batches.resume import compare_with_journal
-from advimg.batches.stats import BatchStats
+from advimg.batches.stats import SUMMARY, BatchStats
 from advimg.classifiers.classifier import Identity
 from advimg.classifiers.program import Program
 from advimg.classifiers.spec import ModelSpec
@@ -31,8 +31,6 @@ from advimg.report.results_table import is_results_table, results_table
 from advimg.settings import Eps
 from advimg.storage.places import exists, write_whole
 from advimg.storage.url import Place
-
-SUMMARY = "summary.json"
 
 
 @contextlib.contextmanager

@@ -11,6 +11,9 @@ from advimg.batches.journal_entry import Entry
 from advimg.errors import ExitCode
 from advimg.report.accuracy import Accuracy
 
+SUMMARY = "summary.json"
+"""The sum of a batch, in its folder."""
+
 
 @dataclass(slots=True)
 class BatchStats:

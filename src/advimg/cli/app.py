@@ -7,7 +7,7 @@ import click
 from advimg import __version__
 from advimg.cli.options import config_option
 
-_COMMANDS = ("attack", "batch", "sweep", "report", "classify", "verify", "labels", "models", "plugins", "demo")
+_COMMANDS = ("attack", "batch", "merge", "sweep", "report", "classify", "verify", "labels", "models", "plugins", "demo")
 
 
 class _Commands(click.Group):

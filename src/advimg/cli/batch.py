@@ -28,6 +28,7 @@ from advimg.settings import Settings
 if TYPE_CHECKING:
     from advimg.batches.photos import Found
     from advimg.batches.plan import Key
+    from advimg.batches.shards import Shard
     from advimg.cli.console import Console
     from advimg.models import Models
 
@@ -50,6 +51,14 @@ if TYPE_CHECKING:
 @check_option
 @precision_option
 @batch_options
+@option(
+    "--shard",
+    metavar="K/N",
+    group="Photos",
+    help="Attack only this share of the photos, 1/N to N/N, each on another machine, in the folder OUT/shard-K-of-N. "
+    "A photo's path below the folder of all PATHs decides, so shares are equal on average only. `advimg merge` brings "
+    "them together.",
+)
 @picture_options(figure=False)
 @option(
     "--report",
@@ -71,6 +80,8 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     OUT/summary.json the sum. The same command, started again, goes on where the last run was stopped or killed: what is
     recorded, and whose photo and PNG are still the same, is passed over.
 
+    With --shard several machines share the photos, without knowing of each other; `advimg merge OUT` at the end.
+
     With --true-labels the sum and the table tell the accuracy of each model, too: on the photos (clean), and on photos
     and files alike (robust).
 
@@ -81,6 +92,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
       find . -name '*.jpg' | advimg batch --from-file - -t least-likely -O illusions
       advimg batch --targets pairs.csv -O illusions --json
       advimg batch photos/ -r --untargeted --true-labels folders -O illusions
+      advimg batch photos/ -r -t pelican --shard 3/16 -O illusions
 
     \b
     Exit code: 0 all files show their target; 3 some do not; 1 some photos failed, or the run;
@@ -98,6 +110,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
         raise UsageError("--targets names photos and targets; leave out PATH, --from-file, -t and --untargeted")
     if not given["table"] and not targets:
         raise UsageError("which target class? give -t NAME, --untargeted, or --targets CSV")
+    shard = _shard(given["shard"])
     found = None if given["table"] else _find(paths, given, console)
 
     # Only now the slow part: importing torch.
@@ -105,15 +118,25 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
     from advimg.batches.photos import common_root
     from advimg.batches.plan import Files
     from advimg.batches.run import opened
+    from advimg.batches.shards import Share
     from advimg.cli.progress import batch_run_options, print_summary, run_shown, tell_interrupted
     from advimg.storage.url import place
 
     models = models_of(given).joined_by(words_of(targets))
     keys = _keys_of(found, targets, given, settings, models, console)
     true_labels = true_labels_of(given, dict.fromkeys(key.source for key in keys), models, console)
+    folder, root = place(given["out_dir"]), found.root if found else common_root(key.source.parent for key in keys)
+    share = None if shard is None else Share.of(shard, keys, root=root)
+    if share:
+        keys, folder = share.keys, folder / share.shard.folder_name
+        true_labels = {key.source: true_labels[key.source] for key in keys if key.source in true_labels}
+        if not keys:
+            share.write_empty(folder)
+            console.say(f"shard {share.shard} has none of the {share.planned} attacks: there is nothing to do")
+            ctx.exit(ExitCode.OK)
     files = Files(
-        folder=place(given["out_dir"]),
-        root=found.root if found else common_root(key.source.parent for key in keys),
+        folder=folder,
+        root=root,
         amplify=given["amplify"],
         perturbation=given["perturbation"],
         figure=given["figure"],
@@ -124,6 +147,9 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
         check_gallery(files.folder, force=given["force"])
     run_options = batch_run_options(given, settings, console)
     with opened(keys, files, models, true_labels=true_labels, **run_options) as batch:
+        if share:
+            share.write(folder)
+            console.say(f"shard {share.shard}: {len(keys)} of {share.planned} attacks")
         for line in batch.places:
             console.detail(line)
         ended = run_shown(batch, console, as_json=given["as_json"])
@@ -136,6 +162,14 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
 
         write_report(files.folder, console, force=given["force"])
     ctx.exit(batch.stats.exit_code)
+
+
+def _shard(text: str | None) -> "Shard | None":
+    if text is None:
+        return None
+    from advimg.batches.shards import Shard
+
+    return Shard.parse(text)
 
 
 def _find(paths: tuple[str, ...], given: dict[str, Any], console: "Console") -> "Found":
