@@ -38,15 +38,17 @@ _PHASES = {
 @click.command()
 @click.option("--records", default=100_000, show_default=True, type=click.IntRange(1), help="How many are finished.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Keep the photos and results there, to measure again.")
+@click.option("--links", is_flag=True, help="Make one file of each kind a folder, and links to it: for a million.")
 @click.option("--phase", "phases", multiple=True, type=click.Choice([*_PHASES, "all"]), help="Only this; repeatable.")
-def benchmark(records: int, folder: Path | None, phases: tuple[str, ...]) -> None:
+def benchmark(records: int, folder: Path | None, links: bool, phases: tuple[str, ...]) -> None:
     """Time the phases of a resumed batch that has nothing to do."""
     print_machine()
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary) / "resume"
         if not place.exists():
             progress(f"making {records:,} photos and results ...")
-            run_process([sys.executable, "-m", "tests.benchmarks.resume", "make", str(place), str(records)])
+            make = [sys.executable, "-m", "tests.benchmarks.resume", "make", str(place), str(records)]
+            run_process([*make, "links"] if links else make)
         rows = [_row(phase, place) for phase in phases or (*_PHASES, "all")]
     print_table(
         f"A finished batch of {records:,} attacks, started again",
@@ -69,7 +71,7 @@ def _row(phase: str, place: Path) -> tuple[str, ...]:
     )
 
 
-def _make(place: Path, records: int) -> None:
+def _make(place: Path, records: int, *, links: bool) -> None:
     """Make photos, pictures and the journal of a finished batch, one a photo."""
     from tests.batches import save_photo
 
@@ -83,10 +85,12 @@ def _make(place: Path, records: int) -> None:
         shutil.copytree(Path(real, "out"), place / "out", ignore=shutil.ignore_patterns("000", "results.*"))
     with (place / "out/results.jsonl").open("w", encoding="ascii") as journal:
         for number in range(records):
-            journal.write(json.dumps(_varied(place, number, record, photo, pictures)) + "\n")
+            journal.write(json.dumps(_varied(place, number, record, photo, pictures, links=links)) + "\n")
 
 
-def _varied(place: Path, number: int, record: dict[str, Any], photo: bytes, pictures: dict[str, bytes]) -> Any:
+def _varied(
+    place: Path, number: int, record: dict[str, Any], photo: bytes, pictures: dict[str, bytes], *, links: bool
+) -> Any:
     import hashlib
 
     from advimg.batches.stamps import stamp_of
@@ -96,12 +100,15 @@ def _varied(place: Path, number: int, record: dict[str, Any], photo: bytes, pict
     if number % _A_FOLDER == 0:
         source.parent.mkdir(parents=True)
         (place / "out" / within).mkdir()
-    data = photo + str(number).encode()
-    source.write_bytes(data)
+    first = number // _A_FOLDER * _A_FOLDER if links else number
+    data = photo + str(first).encode()
     outputs = {kind: path.replace("000/p_", f"{within}/{name}_") for kind, path in record["outputs"].items()}
-    for kind, path in outputs.items():
-        (place / "out" / path).write_bytes(pictures[kind])
     files = {"source": source, **{kind: place / "out" / path for kind, path in outputs.items()}}
+    for kind, path in files.items():
+        if first == number:
+            path.write_bytes(pictures.get(kind, data))
+        else:
+            path.hardlink_to(path.with_name(path.name.replace(name, f"p{first:07}")))
     return record | {
         "source": f"../photos/{within}/{name}.jpg",
         "source_sha256": hashlib.sha256(data).hexdigest(),
@@ -154,11 +161,11 @@ def _run(place: Path) -> None:
     advimg.batch(place / "photos", 3, out_dir=place / "out", model=quick_classifier(), recursive=True)
 
 
-def _main(phase: str, place: Path, *count: str) -> None:
+def _main(phase: str, place: Path, *about: str) -> None:
     began, cpu = time.perf_counter(), time.process_time()
     imports = 0
     if phase == "make":
-        _make(place, int(*count))
+        _make(place, int(about[0]), links="links" in about)
         return
     for ended in _phases(place, plan=phase == "plan"):
         imports = imports or _peak()

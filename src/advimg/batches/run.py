@@ -201,10 +201,12 @@ class Batch:
 def _true_classes(true_labels: Mapping[Place, int], networks: Sequence[Identity]) -> TrueClasses:
     """Return the classes of photos as each network counts; the indices given are those of the first."""
     first = networks[0].labels
-    return {
-        network.name: {
-            str(photo): Target(network.labels.counterpart(index, first[index]), first[index])
-            for photo, index in true_labels.items()
+    classes: TrueClasses = {}
+    photos = {str(photo): index for photo, index in true_labels.items()}
+    for network in networks:
+        targets = {
+            index: Target(network.labels.counterpart(index, first[index]), first[index])
+            for index in set(photos.values())
         }
-        for network in networks
-    }
+        classes = {**classes, network.name: {photo: targets[index] for photo, index in photos.items()}}
+    return classes
