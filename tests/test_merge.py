@@ -432,7 +432,7 @@ def test_several_folders_all_have_to_be_results(cli: Cli, run: Callable[..., lis
     run("1/2", "2/2")
     assert_one_line(cli("merge", "out/shard-1-of-2", "photos"), 1, "photos holds no journal", "give folders")
     assert_one_line(cli("merge", "out/shard-1-of-2", "out"), 1, "out holds no journal", "merge its shards first")
-    assert_one_line(cli("merge", "out/shard-1-of-2", "nowhere"), 1, "nowhere holds no results.jsonl")
+    assert_one_line(cli("merge", "out/shard-1-of-2", "nowhere"), 1, "nowhere holds no journal")
     assert_one_line(cli("merge", "out/shard-1-of-2", "out/shard-2-of-2", "-O", "photos"), 2, "-O photos has to be")
     assert_one_line(cli("merge", "out", "-O", "out/shard-1-of-2"), 2, "has to be a folder that holds")
     assert not [name for name in MERGED if (tmp_path / name).exists()]

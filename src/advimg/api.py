@@ -212,7 +212,9 @@ def batch(
     return run.stats
 
 
-def merge(*folders: str | Place, out_dir: str | Place | None = None, check: bool = False, force: bool = False) -> Merged:
+def merge(
+    *folders: str | Place, out_dir: str | Place | None = None, check: bool = False, force: bool = False
+) -> Merged:
     """Bring the results of several calls of :func:`batch` together: one journal, table and summary.
 
     Files stay where they are. The folders are only read, so calls may be running there; called again, what has come
