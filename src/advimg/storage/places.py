@@ -98,6 +98,20 @@ def is_folder(where: Place) -> bool:
     return os.path.isdir(where)  # noqa: PTH112 - Path.is_dir() raises on impossible names
 
 
+def names_in(folder: Place) -> list[str]:
+    """Return the names of the files in a folder, without those in its folders; none if it is not there.
+
+    Raises:
+        OSError: it cannot be listed, or a store does not answer.
+    """
+    try:
+        if isinstance(folder, Url):
+            return [url.name for url, _ in stores.listed(folder, recursive=False)]
+        return [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+
+
 def stamp(where: Place) -> str | None:
     """Return what is another once a file's bytes are: its size and time, or its store's tag; None if it is not there.
 
@@ -124,7 +138,7 @@ def is_inside(where: Place, folder: Place) -> bool:
     """
     if isinstance(where, Path) and isinstance(folder, Path):
         if (inside := tars.split(where)) is not None:
-            return inside[1] in tars.members(inside[0]) and files.is_inside(Path(str(inside[0])), folder)
+            return is_there(where) and files.is_inside(Path(str(inside[0])), folder)
         return files.is_inside(where, folder)
     return is_below(where, folder) and exists(where)
 
