@@ -13,7 +13,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from advimg.errors import DiskError, OutputError
-from advimg.storage.files import file_sha256, is_inside
+from advimg.storage import places
+from advimg.storage.files import is_inside
+from advimg.storage.url import Place
 
 _LOCK = ".advimg.lock"
 _UNFINISHED = ".advimg.unfinished"
@@ -44,7 +46,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class LineFile(io.FileIO):
-    """A file that lines are appended to, each whole or not at all; safe to use from several threads.
+    """A file that lines are appended to, those of one call whole or not at all; safe to use from several threads.
 
     Raises:
         DiskError: it cannot be written.
@@ -57,17 +59,16 @@ class LineFile(io.FileIO):
             raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
         self._lock = threading.Lock()
 
-    def append(self, line: str, *, durable: bool = False) -> None:
-        """Append a line of ASCII in one write.
+    def append(self, data: bytes, *, durable: bool = False) -> None:
+        """Append lines in one write.
 
         Args:
-            line: without its end.
-            durable: whether it is on the disk, and not only in the system's memory, afterwards.
+            data: the lines, each with its end.
+            durable: whether they are on the disk, and not only in the system's memory, afterwards.
 
         Raises:
             DiskError: the disk is full; the file is as it was before.
         """
-        data = line.encode("ascii") + b"\n"
         with self._lock:
             before = os.fstat(self.fileno()).st_size
             try:
@@ -114,7 +115,8 @@ class UnfinishedFiles:
             DiskError: the disk is full.
         """
         for path, sha256 in hashes.items():
-            self._file.append(json.dumps([os.path.relpath(path, self._folder), sha256]))
+            line = json.dumps([os.path.relpath(path, self._folder), sha256])
+            self._file.append(f"{line}\n".encode("ascii"))
             self._hashes.setdefault(path, set()).add(sha256)
 
     def discard(self, paths: Iterable[Path]) -> None:
@@ -145,9 +147,9 @@ class UnfinishedFiles:
             self._list.unlink(missing_ok=True)
 
 
-def sha256_or_none(path: Path) -> str | None:
+def sha256_or_none(where: Place) -> str | None:
     """Return the SHA-256 of a file's bytes, in hexadecimal; None if it cannot be read."""
     try:
-        return file_sha256(path)
+        return places.sha256(where)
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return None

@@ -46,8 +46,8 @@ class Recorder(Protocol):
     def begin(self, hashes: Mapping[Place, str]) -> set[Place]:
         """List files that are about to be written, with the SHA-256 of their bytes; return those to be replaced."""
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add a record, after its files are in place."""
+    def append(self, *records: Mapping[str, Any]) -> None:
+        """Add records, after their files are in place."""
 
 
 @dataclass(frozen=True, eq=False)
