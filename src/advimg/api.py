@@ -125,6 +125,7 @@ def batch(
     retry_failed: bool = False,
     max_pixels: int = MAX_PIXELS,
     worst_case: Sequence[str] = (),
+    pack: int | None = None,
     true_labels: str | Place | None = None,
     ended: Callable[[dict[str, Any]], None] | None = None,
     stop: threading.Event | None = None,
@@ -154,6 +155,8 @@ def batch(
         max_pixels: the most pixels a photo may have.
         worst_case: the names of attacks that are made on each photo in turn, until one reaches the target, such as
             ``("pgd", "apgd")``; the record's ``attack`` says which it was.
+        pack: how many attacks share a tar archive that webdataset reads, ``results-00000.tar`` and so on; None gives
+            each attack files of its own.
         true_labels: "folders", if the folder of each photo is named after its true class, or the path of a CSV table
             with the header ``photo,label``; then the counts have the ``accuracies`` of each model.
         ended: called with the record of each attack as it ends, in any thread, one at a time.
@@ -185,6 +188,7 @@ def batch(
         force=force,
         retry_failed=retry_failed,
         worst_case=tuple(worst_case),
+        pack=pack,
     )
     keys = each_target(found.photos, criteria, settings.eps)
     devices = [device] if isinstance(device, str) else device

@@ -14,12 +14,13 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from advimg.batches.journal_files import LineFile, UnfinishedFiles, locked, sha256_or_none
+from advimg.batches.packed import file_of, sha256_of_results, tar_of
 from advimg.batches.photos import is_own_picture
 from advimg.batches.plan import Key
 from advimg.errors import OutputError, RecordError
@@ -27,6 +28,7 @@ from advimg.images.decode import is_adversarial
 from advimg.record_schema import check_record, parse_json
 from advimg.settings import Settings, described
 from advimg.storage.files import is_inside, made_folder, sweep, write_whole
+from advimg.storage.url import Place
 
 NAME = "results.jsonl"
 
@@ -211,7 +213,7 @@ class Journal:
             self._rewrite()
         self._file = LineFile(self._path)
         self._unfinished = UnfinishedFiles(
-            folder, {path for entry in self.entries.values() for path in entry.outputs.values()}
+            folder, {file_of(path) for entry in self.entries.values() for path in entry.outputs.values()}
         )
 
     @classmethod
@@ -253,9 +255,12 @@ class Journal:
 
         They are in the folder, and have the bytes that were recorded. A PNG that was altered but holds the record of an
         attack counts, too. In journals of earlier versions other pictures count that are named after such a PNG.
+        Members of an archive are no files: nothing replaces or removes them.
         """
         own = {}
         for kind, path in entry.outputs.items():
+            if tar_of(path) is not None:
+                continue
             sha256 = sha256_or_none(path) if is_inside(path, self.folder) else None
             recorded = entry.outputs_sha256.get(kind)
             if sha256 is not None and (
@@ -289,15 +294,20 @@ class Journal:
         lines = [f"{json.dumps(_stored(record, self.folder), allow_nan=False)}\n" for record in records]
         # A failure that is lost when the power fails is found again.
         self._file.append("".join(lines).encode("ascii"), durable=any(record["error"] is None for record in records))
-        self._unfinished.discard(Path(path) for record in records for path in record["outputs"].values())
+        outputs = (Path(path) for record in records for path in record["outputs"].values())
+        self._unfinished.discard({file_of(path) for path in outputs})
 
     def remove(self, keys: Collection[Key]) -> None:
         """Remove the records of attacks that are to be repeated; their files are unfinished until then."""
         if not keys and not self._renamed:
             return
         own: dict[Path, str] = {}
-        for entry in (*self._replaced, *(self.entries[key] for key in keys)):
+        dropped = [*self._replaced, *(self.entries[key] for key in keys)]
+        for entry in dropped:
             own |= self.own_files(entry)
+        if tars := _tars(dropped):
+            tars -= _tars(entry for key, entry in self.entries.items() if key not in keys)
+            own |= {tar: sha256 for tar in tars if (sha256 := sha256_of_results(tar)) is not None}
         self._unfinished.add(own)
         for key in keys:
             del self.entries[key]
@@ -333,6 +343,11 @@ class Journal:
         with contextlib.suppress(OSError):
             if not self._path.stat().st_size:
                 self._path.unlink()
+
+
+def _tars(entries: Iterable[Entry]) -> set[Place]:
+    """Return the archives of results whose members entries name."""
+    return {tar for entry in entries for path in entry.outputs.values() if (tar := tar_of(path)) is not None}
 
 
 class _Line(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.options import Options
+from advimg.batches.packer import Packer, Written
 from advimg.batches.plan import Files, Item
 from advimg.batches.reader import PhotoReader
 from advimg.batches.worst_case import WorstCase
@@ -26,7 +27,7 @@ from advimg.engine.job import Failed, Job, Result
 from advimg.engine.program_verdicts import ProgramVerdicts, Stopped
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
 from advimg.outcome import Outcome, judge_result, known_before, outcome_of
-from advimg.record import CheckedRecord, Failure, Record
+from advimg.record import CheckedRecord, Failure
 from advimg.storage.places import make_folder
 from advimg.storage.url import Place
 from advimg.writing import encode_outputs, write_files
@@ -61,6 +62,8 @@ class Run:
         began: called once the networks are loaded, before the first photo is read.
         ended: called with the record of each attack after it is in the journal, in any thread, one at a time.
         stop: once it is set, what is complete is written and the rest is dropped.
+        tag: letters and digits that tell this worker from others that write to the folder; empty where it is alone, or
+            where the folder is on one machine.
     """
 
     files: Files
@@ -70,6 +73,7 @@ class Run:
     began: Callable[[], None]
     ended: Ended
     stop: threading.Event
+    tag: str = ""
 
 
 class Pipeline:
@@ -106,6 +110,7 @@ class Pipeline:
         waiting = machine_memory() // _WAITING
         reader = PhotoReader(photos, self._options, failed=self._fail, ahead=ahead, memory=waiting)
         writer = Writer(failed=self._run.stop.set, memory=waiting)
+        packer = self._packer(waiting)
         attacks = WorstCase(self._options.worst_case)
         try:
             for ended in self._engine.run(reader, stop=self._run.stop.is_set):
@@ -116,10 +121,24 @@ class Pipeline:
                     continue
                 width, height = end.job.photo.size
                 # Checked in this thread, because networks take turns.
-                writer.put(partial(self._finish, *self._checked(end), item), holding=width * height * _BYTES_A_PIXEL)
+                job = partial(self._finish, *self._checked(end), item, packer)
+                writer.put(job, holding=width * height * _BYTES_A_PIXEL)
         finally:
             reader.close()
-            writer.close()
+            writer.close(packer.flush if packer else lambda: None)
+
+    def _packer(self, memory: int) -> Packer | None:
+        if self._options.pack is None:
+            return None
+        run = self._run
+        return Packer(
+            run.files.folder,
+            self._options.pack,
+            begin=run.journal.begin,
+            recorded=self._record,
+            memory=memory,
+            tag=run.tag,
+        )
 
     def _checked(self, end: Result | Failed) -> tuple[Result | Failed, tuple[Judgement, ...]]:
         """Check a result on the classifiers that were not attacked."""
@@ -135,8 +154,8 @@ class Pipeline:
         free_cached(self._check_on.device)
         return Failed(end.job, ClassifierError(f"{end.job.photo.source}: out of memory in {self._check_on.name}")), ()
 
-    def _finish(self, end: Result | Failed, checked: Sequence[Judgement], item: Item) -> None:
-        """Write the files and the record of one attack."""
+    def _finish(self, end: Result | Failed, checked: Sequence[Judgement], item: Item, packer: Packer | None) -> None:
+        """Write the files and the record of one attack, or leave both to a packer."""
         if isinstance(end, Failed):
             self._fail(item, end.error)
             return
@@ -146,7 +165,11 @@ class Pipeline:
                 # One at a time: a program may be a network with threads of its own, and its time is limited.
                 with self._one_program:
                     answers = self._programs.judge(end, stop=self._run.stop.is_set)
-            record, hashes = self._write(outcome_of(end, checked=checked, answers=answers), item)
+            outcome = outcome_of(end, checked=checked, answers=answers)
+            files = encode_outputs(
+                outcome, item.outputs, amplify=self._run.files.amplify, metadata=self._options.metadata
+            )
+            written = None if packer else self._write(files, outcome, item)
         except Stopped:
             return  # it is in no journal, so the next run makes the attack again
         except DiskError:
@@ -159,16 +182,19 @@ class Pipeline:
         except MemoryError:
             self._fail(item, OutputError(f"{item.key.source}: memory is too short to write its files"))
         else:
-            self._record(record.to_dict(), {key: hashes[path] for key, path in item.outputs})
+            if packer:
+                packer.put(outcome, item, files)
+            elif written:
+                self._record(written)
 
-    def _write(self, outcome: Outcome, item: Item) -> tuple[Record, dict[Place, str]]:
+    def _write(self, files: Mapping[Place, bytes], outcome: Outcome, item: Item) -> Written:
         """Write the files of an attack; return its record, and their hashes."""
-        files = encode_outputs(outcome, item.outputs, amplify=self._run.files.amplify, metadata=self._options.metadata)
         hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
         make_folder(item.outputs.adversarial.parent)
         replaced = self._run.journal.begin(hashes)
         write_files(files, outcome, replaced=files if self._options.force else replaced)
-        return replace(outcome.record, outputs={key: str(path) for key, path in item.outputs}), hashes
+        record = replace(outcome.record, outputs={key: str(path) for key, path in item.outputs})
+        return record.to_dict(), {key: hashes[path] for key, path in item.outputs}
 
     def _fail(self, item: Item, error: AdvimgError) -> None:
         source, target, eps = item.key
@@ -182,11 +208,16 @@ class Pipeline:
         else:
             known["target_rule"] = target
         tried_with = self._options.tried_with(self._classifiers[0].device.type)
-        self._record(Failure(str(source), str(error), asked | known).to_dict() | {"tried_with": tried_with}, {})
+        self._record((Failure(str(source), str(error), asked | known).to_dict() | {"tried_with": tried_with}, {}))
 
-    def _record(self, record: dict[str, Any], hashes: dict[str, str]) -> None:
-        line = record | {"adversarial_sha256": hashes.get("adversarial"), "outputs_sha256": hashes}
-        line |= self._options.recorded
+    def _record(self, *written: Written) -> None:
+        lines = [
+            record
+            | {"adversarial_sha256": hashes.get("adversarial"), "outputs_sha256": hashes}
+            | self._options.recorded
+            for record, hashes in written
+        ]
         with self._lock:
-            self._run.journal.append(line)
-            self._run.ended(line)
+            self._run.journal.append(*lines)
+            for line in lines:
+                self._run.ended(line)

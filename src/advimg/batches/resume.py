@@ -11,12 +11,14 @@ from advimg.batches.journal import Entry, Journal, differences
 from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.moved import moved_photos
 from advimg.batches.options import Options
+from advimg.batches.packed import unpacked
 from advimg.batches.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
 from advimg.images.perturbation import Amplify, shown_in
 from advimg.labels import Labels
 from advimg.settings import Eps
 from advimg.storage.files import is_inside
+from advimg.storage.places import is_there
 
 
 class Work(NamedTuple):
@@ -57,11 +59,13 @@ def compare_with_journal(
     journal.rename(moved_photos((key.source for key in keys), journal.entries.values(), sha256_of))
     repeated = _of_other_settings(keys, journal, asked, force=options.force)
     recorded = {
-        key: entry.outputs["adversarial"]
+        key: adversarial
         for key, entry in journal.entries.items()
-        if key not in repeated and "adversarial" in entry.outputs and _is_usable(entry.outputs["adversarial"], journal)
+        if key not in repeated
+        and "adversarial" in entry.outputs
+        and _is_usable(adversarial := unpacked(entry.outputs["adversarial"]), journal)
     }
-    items = plan_items(keys, files, labels, recorded=recorded)
+    items = plan_items(keys, files, labels, recorded=recorded, packed=options.pack is not None)
     tried_with = [] if options.retry_failed else [options.tried_with(device) for device in devices]
     for key in keys:
         entry = journal.entries.get(key)
@@ -81,7 +85,7 @@ def compare_with_journal(
         for item in items
         if item.key in repeated or item.key not in journal.entries
     ]
-    if not options.force:
+    if not options.force and options.pack is None:  # an archive takes a number that is free
         _check_absent(pending, {path for key in repeated for path in journal.own_files(journal.entries[key])}, journal)
     # Nothing is changed before it is known that the run can begin.
     journal.remove(repeated)
@@ -130,7 +134,7 @@ def _is_finished(entry: Entry, files: Files, content: str | None, tried_with: Se
     return (
         sha256_or_none(adversarial) == entry.outputs_sha256.get("adversarial")
         and len(written) == len(wanted)
-        and all(map(os.path.isfile, written))
+        and all(map(is_there, written))
         and ("perturbation" not in wanted or _is_shown(entry.outputs["perturbation"], files.amplify))
     )
 

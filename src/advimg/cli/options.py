@@ -117,6 +117,13 @@ batch_options = options(
         required=True,
         help="Folder for all that is written, or a URL: s3://bucket/results.",
     ),
+    _files(
+        "--pack",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Write the results into tar archives that webdataset reads, N attacks in each: OUT/results-00000.tar. "
+        "Attacks that are in no archive yet when a run is killed are made again.",
+    ),
     _files("--retry-failed", is_flag=True, help="Try again what failed in an earlier run."),
     _files("-f", "--force", is_flag=True, help="Overwrite files that are there, and results of other settings."),
 )
