@@ -149,7 +149,7 @@ def batch(
         figure: whether a figure of each attack is drawn.
         amplify: the factor of the perturbation's picture; "auto" lets the largest change span the range.
         metadata: whether PNGs hold their record.
-        recursive: whether to look into the folders of folders.
+        recursive: whether to look into the folders of folders, and into archives there.
         force: whether to overwrite files that are there, and results of other settings.
         retry_failed: whether to try again what failed in an earlier call.
         max_pixels: the most pixels a photo may have.

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from advimg.batches.byte_budget import ByteBudget
 from advimg.batches.packed import first_free, member_name, record_name, tar_name
 from advimg.batches.plan import Item
-from advimg.errors import DiskError, OutputError, PhotoError
+from advimg.errors import DiskError, OutputError, PhotoError, TakenError
 from advimg.images.decode import decode_photo
 from advimg.outcome import Outcome, pixels_sha256
 from advimg.storage import tars
@@ -192,9 +192,7 @@ class Packer:
                 self._begin({tar: sha256})
                 try:
                     write_whole(tar, data, overwrite=False, check=lambda read: _are_right(samples, read), durable=True)
-                except OutputError:
-                    if not exists(tar):
-                        raise
+                except TakenError:
                     continue  # another process took the number meanwhile
                 if isinstance(self._folder, Path):
                     sync_folder(self._folder)
@@ -217,9 +215,11 @@ class Packer:
         """
         if self._number is None:
             self._number = first_free(names_in(self._folder), self._tag)
-        while exists(tar := self._folder / tar_name(self._number, self._tag)):
+        while True:
+            tar = self._folder / tar_name(self._number, self._tag)
             self._number += 1
-        return tar
+            if not exists(tar):
+                return tar
 
 
 def _emptied(samples: Sequence[_Sample]) -> Iterator[tuple[str, bytes]]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from advimg.errors import DiskError, OutputError
+from advimg.errors import DiskError, OutputError, TakenError
 from advimg.storage import files, stores, tars
 from advimg.storage.url import Place, Url, is_below
 
@@ -172,18 +172,20 @@ def write_whole(
 
     Raises:
         DiskError: the disk is full, over quota or read-only; the store refuses access, or there is no such bucket.
-        OutputError: the file exists, its name is not possible, it did not pass ``check``, or a store does not answer.
+        TakenError: the file exists.
+        OutputError: its name is not possible, it did not pass ``check``, or a store does not answer.
     """
     if isinstance(where, Path):
         files.write_whole(where, data, overwrite=overwrite, check=check, durable=durable)
         return
+    tars.forget(where)
     try:
         stores.put(where, data, overwrite=overwrite)
         if check is None or check(stores.read(where)):
             return
         stores.remove([where])
     except FileExistsError:
-        raise OutputError(f"{where} exists; use --force to overwrite it") from None
+        raise TakenError(f"{where} exists; use --force to overwrite it") from None
     except OSError as error:
         raise _refused(f"cannot write {where}", error) from error
     raise OutputError(f"{where} did not read back as it was written; check the store")
@@ -196,6 +198,7 @@ def remove(where: Place) -> None:
         OSError: it cannot be removed.
     """
     if isinstance(where, Url):
+        tars.forget(where)
         stores.remove([where])
     else:
         where.unlink(missing_ok=True)

@@ -70,6 +70,12 @@ def members(archive: Place) -> Mapping[str, Member]:
     return found
 
 
+def forget(archive: Place) -> None:
+    """List the members anew when they are next asked for: an object may be another from now on."""
+    with _lock:
+        _members.pop(archive, None)
+
+
 def read(archive: Place, name: str) -> bytes:
     """Return the bytes of a member.
 
