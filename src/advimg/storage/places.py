@@ -99,7 +99,7 @@ def is_folder(where: Place) -> bool:
 
 
 def names_in(folder: Place) -> list[str]:
-    """Return the names of the files in a folder, without those in its folders; none if it is not there.
+    """Return the names that are taken directly in a folder; none if it is not there. A store has no names of folders.
 
     Raises:
         OSError: it cannot be listed, or a store does not answer.
