@@ -1,5 +1,6 @@
 """Batches that are interrupted, killed or out of disk, and go on where they were stopped."""
 
+import hashlib
 import json
 import os
 import random
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from advimg.storage.places import read_bytes
 from tests.batches import (
     absolute_paths,
     assert_kept,
@@ -163,6 +165,41 @@ def test_killed_ten_times_at_any_moment_it_ends_as_if_it_had_not_been(
     assert f"{len(before)} of 30 were done by an earlier run" in ran.err
     assert journal_lines(out)[: len(before)] == before
     assert_complete(out, photos)
+
+
+def test_killed_while_it_packs_it_makes_only_those_again_that_were_in_no_archive(
+    start: Start, photos: list[Path], out: Path
+) -> None:
+    moments = random.Random(21)
+    before: list[bytes] = []
+    for _ in range(2):
+        running = start(*COMMAND, "--pack", "4", "--batch-size", "2", delay=DELAY / 2)
+        wait_for_records(out, len(before) + 1)
+        time.sleep(moments.uniform(0, 0.15))
+        running.send(signal.SIGKILL)
+        assert running.end().code == -signal.SIGKILL
+        lines = journal_lines(out)
+        assert lines[: len(before)] == before
+        assert len(lines) % 4 == 0
+        for line in lines:
+            record = absolute_paths(json.loads(line), out)
+            data = read_bytes(Path(record["outputs"]["adversarial"]))
+            assert hashlib.sha256(data).hexdigest() == record["adversarial_sha256"]
+        before = lines
+    assert 0 < len(before) < len(photos)
+    running = start(*COMMAND, "--pack", "4", "--batch-size", "2", delay=DELAY / 2)
+    wait_for_records(out, len(before) + 1)
+    running.send(signal.SIGINT)
+    assert running.end().code == 130
+    done = journal_lines(out)
+    assert len(before) < len(done) < len(photos)
+    ran = start(*COMMAND, "--pack", "4").end()
+    assert (ran.code, f"{len(done)} of 30 were done by an earlier run" in ran.err) == (0, True)
+    records = records_of(out)
+    assert sorted(record["source"] for record in records) == sorted(map(str, photos))
+    archives = {record["outputs"]["adversarial"].rpartition("/")[0] for record in records}
+    sums = {"results.jsonl", "results.csv", "summary.json"}
+    assert {str(path) for path in out.iterdir()} == {*archives, *(str(out / name) for name in sums)}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -4,6 +4,7 @@ import gc
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -162,3 +163,17 @@ def test_a_budget_never_keeps_one_who_is_alone_waiting() -> None:
         budget.close()
         assert not larger.result(30)
     assert not budget.take(1)
+
+
+def test_the_last_job_of_a_writer_comes_after_all_others_unless_one_has_failed() -> None:
+    done: list[int] = []
+    writer = Writer(failed=lambda: None, memory=1 << 20)
+    for number in range(20):
+        writer.put(partial(done.append, number), holding=1)
+    writer.close(lambda: done.append(-1))
+    assert (sorted(done), done[-1]) == ([-1, *range(20)], -1)
+    writer = Writer(failed=lambda: None, memory=1 << 20)
+    writer.put(lambda: done[99], holding=1)  # type: ignore[arg-type] # raises
+    with pytest.raises(IndexError):
+        writer.close(done.clear)
+    assert len(done) == 21

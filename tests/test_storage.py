@@ -1,6 +1,7 @@
 """Places: how URLs behave as names, archives as folders, and stores as disks."""
 
 import io
+import os
 import pickle
 import tarfile
 from collections.abc import Iterator
@@ -212,3 +213,23 @@ def test_a_disk_error_is_one_of_a_store_that_refuses(memory: Url, monkeypatch: p
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "pipe_file", refuse)
     with pytest.raises(DiskError, match=r"cannot write .*dog.png: the store refuses access \(Access Denied\)"):
         places.write_whole(memory / "dog.png", b"data", overwrite=True)
+
+
+def test_an_archive_is_built_of_any_names_and_read_again() -> None:
+    names = ["a.png", "sub/犬 é.png", os.fsdecode(b"caf\xe9.png"), f"{'d' * 150}/{'n' * 200}.png"]
+    data = tars.built((name, name.encode("utf-8", "surrogateescape") * 99) for name in names)
+    assert data == tars.built((name, name.encode("utf-8", "surrogateescape") * 99) for name in names)
+    assert [(name, len(file)) for name, file in tars.contents(data)] == [
+        (name, 99 * len(name.encode("utf-8", "surrogateescape"))) for name in names
+    ]
+    with pytest.raises(OSError, match="no tar archive, or cut off"):
+        list(tars.contents(data[:700]))
+
+
+def test_the_names_in_a_folder_are_those_of_its_files(tmp_path: Path, memory: Url) -> None:
+    for folder in (tmp_path / "out", memory):
+        assert places.names_in(folder) == []
+        places.make_folder(folder / "sub")
+        for name in ("a", "sub/b"):
+            places.write_whole(folder / name, b"x", overwrite=False)
+        assert set(places.names_in(folder)) - {"sub"} == {"a"}

@@ -126,6 +126,7 @@ def batch(
     retry_failed: bool = False,
     max_pixels: int = MAX_PIXELS,
     worst_case: Sequence[str] = (),
+    pack: int | None = None,
     true_labels: str | Place | None = None,
     shard: str | None = None,
     ended: Callable[[dict[str, Any]], None] | None = None,
@@ -150,12 +151,14 @@ def batch(
         figure: whether a figure of each attack is drawn.
         amplify: the factor of the perturbation's picture; "auto" lets the largest change span the range.
         metadata: whether PNGs hold their record.
-        recursive: whether to look into the folders of folders.
+        recursive: whether to look into the folders of folders, and into archives there.
         force: whether to overwrite files that are there, and results of other settings.
         retry_failed: whether to try again what failed in an earlier call.
         max_pixels: the most pixels a photo may have.
         worst_case: the names of attacks that are made on each photo in turn, until one reaches the target, such as
             ``("pgd", "apgd")``; the record's ``attack`` says which it was.
+        pack: how many attacks share a tar archive that webdataset reads, ``results-00000.tar`` and so on; None gives
+            each attack files of its own.
         true_labels: "folders", if the folder of each photo is named after its true class, or the path of a CSV table
             with the header ``photo,label``; then the counts have the ``accuracies`` of each model.
         shard: which share of the photos this call attacks, such as ``"3/16"``, where several machines share them; in a
@@ -191,6 +194,7 @@ def batch(
         force=force,
         retry_failed=retry_failed,
         worst_case=tuple(worst_case),
+        pack=pack,
     )
     keys = each_target(found.photos, criteria, settings.eps)
     devices = [device] if isinstance(device, str) else device

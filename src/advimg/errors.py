@@ -43,6 +43,10 @@ class OutputError(AdvimgError):
     """A result cannot be written where it was asked for."""
 
 
+class TakenError(OutputError):
+    """There is a file already where a result is to be written, and it is not to be replaced."""
+
+
 class DiskError(OutputError):
     """The disk takes no more files: it is full, over quota, read-only or gone."""
 

@@ -1,5 +1,6 @@
 """The outcome of one attack: its record, its picture, and the saving that keeps the promise."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -120,6 +121,20 @@ class Outcome:
         write_whole(where, self.png(metadata=metadata), overwrite=overwrite, check=self.holds)
         self.record = replace(self.record, outputs={"adversarial": str(where)})
         return where
+
+
+def pixels_sha256(levels: Levels, alpha: Levels | None) -> str:
+    """Return the hash of a picture's pixels, to compare it where the picture itself would take too much memory.
+
+    Args:
+        levels: [height, width, 3], uint8.
+        alpha: [height, width], uint8, if it has one.
+    """
+    digest = hashlib.sha256(repr((levels.shape, alpha is not None)).encode())
+    digest.update(levels.tobytes())
+    if alpha is not None:
+        digest.update(alpha.tobytes())
+    return digest.hexdigest()
 
 
 def judge_result(result: Result, ensemble: Ensemble) -> tuple[Judgement, ...]:

@@ -443,14 +443,18 @@ class Record:
         """Return the record as one line of ASCII JSON."""
         return json.dumps(self.to_dict(), allow_nan=False)
 
-    def to_chunk(self) -> str:
-        """Return the JSON for the PNG's text chunk: without what differs between runs or tells of the disk's folders.
+    def published(self) -> dict[str, Any]:
+        """Return :meth:`to_dict` without what differs between runs or tells of the disk's folders.
 
-        So the same photo, settings and environment give the same bytes, whatever is checked besides.
+        So the same photo, settings and environment give the same values, whatever is checked besides.
         """
         shown = self.to_dict() | {"source": PurePath(self.source).name}
         del shown["outputs"], shown["seconds"], shown["checked"]
-        return json.dumps(shown, allow_nan=False)
+        return shown
+
+    def to_chunk(self) -> str:
+        """Return the JSON for the PNG's text chunk, of what is published."""
+        return json.dumps(self.published(), allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True)

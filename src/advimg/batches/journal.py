@@ -27,6 +27,7 @@ from advimg.batches.journal_files import FolderStore, sha256_or_none
 from advimg.batches.journal_lines import Line, Other, line_of, read_lines, tell_of_others
 from advimg.batches.journal_segments import SegmentStore
 from advimg.batches.journal_store import Store
+from advimg.batches.packed import file_of, sha256_of_results, tar_of
 from advimg.batches.photos import is_own_picture
 from advimg.batches.plan import Key
 from advimg.errors import OutputError
@@ -134,7 +135,7 @@ class Journal:
             self._rewrite()
         store.open()
         self._unfinished = store.unfinished(
-            path_or_url(each.path) for entry in self.entries.values() for each in entry.files
+            file_of(path_or_url(each.path)) for entry in self.entries.values() for each in entry.files
         )
 
     @classmethod
@@ -189,10 +190,13 @@ class Journal:
 
         They are in the folder, and have the bytes that were recorded. A PNG that was altered but holds the record of an
         attack counts, too. In journals of earlier versions other pictures count that are named after such a PNG.
+        Members of an archive are no files: nothing replaces or removes them.
         """
         own = {}
         for each in entry.files:
             path = path_or_url(each.path)
+            if tar_of(path) is not None:
+                continue
             sha256 = sha256_or_none(path) if is_inside(path, self.folder) else None
             if sha256 is not None and (
                 sha256 == each.sha256 or (is_own_picture(path) if each.sha256 is None else is_adversarial(path))
@@ -233,7 +237,8 @@ class Journal:
         lines = [line_of(record, self.folder) for record in records]
         # A failure that is lost when the power fails is found again.
         self._store.append(lines, durable=any(record["error"] is None for record in records))
-        self._unfinished.discard(path_or_url(path) for record in records for path in record["outputs"].values())
+        outputs = (path_or_url(path) for record in records for path in record["outputs"].values())
+        self._unfinished.discard({file_of(path) for path in outputs})
 
     def flush(self) -> None:
         """Have all records where :meth:`records` and :func:`read_attacks` find them.
@@ -249,8 +254,12 @@ class Journal:
         if not keys and not self._renamed and few:
             return
         own: dict[Place, str] = {}
-        for entry in (*self._replaced, *(self.entries[key] for key in keys)):
+        dropped = [*self._replaced, *(self.entries[key] for key in keys)]
+        for entry in dropped:
             own |= self.own_files(entry)
+        if tars := _tars(dropped):
+            tars -= _tars(entry for key, entry in self.entries.items() if key not in keys)
+            own |= {tar: sha256 for tar in tars if (sha256 := sha256_of_results(tar)) is not None}
         self._unfinished.add(own)
         for key in keys:
             del self.entries[key]
@@ -324,3 +333,8 @@ class Journal:
     def _close(self) -> None:
         self._store.close()
         self._unfinished.close()
+
+
+def _tars(entries: Iterable[Entry]) -> set[Place]:
+    """Return the archives of results whose members entries name."""
+    return {tar for entry in entries for path in entry.outputs.values() if (tar := tar_of(path)) is not None}

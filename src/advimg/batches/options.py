@@ -23,9 +23,11 @@ class Options:
         retry_failed: whether attacks that failed in an earlier run are made again.
         worst_case: the names of attacks that are made on each photo in turn, until one reaches the target; the attack
             of the settings is then the first of them. Empty for that alone.
+        pack: how many attacks share a tar archive; None where each has files of its own.
 
     Raises:
-        UsageError: the batch size is neither "auto" nor a number from 1, or there is no such attack.
+        UsageError: the batch size is neither "auto" nor a number from 1, there is no such attack, or an archive is to
+            hold less than one.
     """
 
     settings: Settings
@@ -36,6 +38,7 @@ class Options:
     force: bool = False
     retry_failed: bool = False
     worst_case: tuple[str, ...] = ()
+    pack: int | None = None
 
     def tried_with(self, device: str) -> dict[str, Any]:
         """Return what a failure may depend on besides the photo and the settings; its journal line holds it.
@@ -47,6 +50,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.batch_size != "auto" and (type(self.batch_size) is not int or self.batch_size < 1):
             raise UsageError(f"batch size {self.batch_size!r}: give a whole number from 1, or auto")
+        if self.pack is not None and (type(self.pack) is not int or self.pack < 1):
+            raise UsageError(f"pack {self.pack!r}: give a whole number from 1, or leave it out")
         for number, attack in enumerate(self.worst_case):
             ATTACKS[attack]  # raises where there is none
             if attack in self.worst_case[:number]:

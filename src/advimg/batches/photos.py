@@ -17,8 +17,8 @@ from advimg.storage import stores, tars
 from advimg.storage.places import exists, is_folder
 from advimg.storage.url import Place, Url, is_below, place
 
-_BESIDE = re.compile(r"(.+)_(?:perturbation|figure|x[\d.e+-]+)")
-"""The names of the pictures beside an adversarial PNG (``outputs.plan_outputs``).
+_BESIDE = re.compile(r"(.+)(?:[_.](?:perturbation|figure)|_x[\d.e+-]+)")
+"""The names of the pictures beside an adversarial PNG (``outputs.plan_outputs``; with a dot, ``packed.member_name``).
 
 The last form is that of perturbations in 0.1, whose names held the factor.
 """

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.options import Options
+from advimg.batches.packer import Packer, Written
 from advimg.batches.plan import Files, Item
 from advimg.batches.reader import PhotoReader
 from advimg.batches.stamps import stamp_before_reading, stamp_of_written
@@ -27,7 +28,7 @@ from advimg.engine.job import Failed, Job, Result
 from advimg.engine.program_verdicts import ProgramVerdicts, Stopped
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
 from advimg.outcome import Outcome, judge_result, known_before, outcome_of
-from advimg.record import CheckedRecord, Failure, Record
+from advimg.record import CheckedRecord, Failure
 from advimg.storage.places import make_folder
 from advimg.storage.stores import StoreError
 from advimg.storage.url import Place, Url
@@ -48,8 +49,8 @@ class Recorder(Protocol):
     def begin(self, hashes: Mapping[Place, str]) -> set[Place]:
         """List files that are about to be written, with the SHA-256 of their bytes; return those to be replaced."""
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add a record, after its files are in place."""
+    def append(self, *records: Mapping[str, Any]) -> None:
+        """Add records, after their files are in place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,8 @@ class Run:
         began: called once the networks are loaded, before the first photo is read.
         ended: called with the record of each attack after it is in the journal, in any thread, one at a time.
         stop: once it is set, what is complete is written and the rest is dropped.
+        tag: letters and digits that tell this worker from others that write to the folder; empty where it is alone, or
+            where the folder is on one machine.
     """
 
     files: Files
@@ -72,6 +75,7 @@ class Run:
     began: Callable[[], None]
     ended: Ended
     stop: threading.Event
+    tag: str = ""
 
 
 class Pipeline:
@@ -108,6 +112,7 @@ class Pipeline:
         waiting = machine_memory() // _WAITING
         reader = PhotoReader(photos, self._options, failed=self._fail, ahead=ahead, memory=waiting)
         writer = Writer(failed=self._run.stop.set, memory=waiting, to_store=isinstance(self._run.files.folder, Url))
+        packer = self._packer(waiting)
         attacks = WorstCase(self._options.worst_case)
         try:
             for ended in self._engine.run(reader, stop=self._run.stop.is_set):
@@ -118,10 +123,24 @@ class Pipeline:
                     continue
                 width, height = end.job.photo.size
                 # Checked in this thread, because networks take turns.
-                writer.put(partial(self._finish, *self._checked(end), item), holding=width * height * _BYTES_A_PIXEL)
+                job = partial(self._finish, *self._checked(end), item, packer)
+                writer.put(job, holding=width * height * _BYTES_A_PIXEL)
         finally:
             reader.close()
-            writer.close()
+            writer.close(packer.flush if packer else lambda: None)
+
+    def _packer(self, memory: int) -> Packer | None:
+        if self._options.pack is None:
+            return None
+        run = self._run
+        return Packer(
+            run.files.folder,
+            self._options.pack,
+            begin=run.journal.begin,
+            recorded=self._record,
+            memory=memory,
+            tag=run.tag,
+        )
 
     def _checked(self, end: Result | Failed) -> tuple[Result | Failed, tuple[Judgement, ...]]:
         """Check a result on the classifiers that were not attacked."""
@@ -137,8 +156,8 @@ class Pipeline:
         free_cached(self._check_on.device)
         return Failed(end.job, ClassifierError(f"{end.job.photo.source}: out of memory in {self._check_on.name}")), ()
 
-    def _finish(self, end: Result | Failed, checked: Sequence[Judgement], item: Item) -> None:
-        """Write the files and the record of one attack."""
+    def _finish(self, end: Result | Failed, checked: Sequence[Judgement], item: Item, packer: Packer | None) -> None:
+        """Write the files and the record of one attack, or leave both to a packer."""
         if isinstance(end, Failed):
             self._fail(item, end.error)
             return
@@ -148,7 +167,11 @@ class Pipeline:
                 # One at a time: a program may be a network with threads of its own, and its time is limited.
                 with self._one_program:
                     answers = self._programs.judge(end, stop=self._run.stop.is_set)
-            record, hashes = self._write(outcome_of(end, checked=checked, answers=answers), item)
+            outcome = outcome_of(end, checked=checked, answers=answers)
+            files = encode_outputs(
+                outcome, item.outputs, amplify=self._run.files.amplify, metadata=self._options.metadata
+            )
+            written = None if packer else self._write(files, outcome, item)
         except Stopped:
             return  # it is in no journal, so the next run makes the attack again
         except DiskError:
@@ -161,16 +184,19 @@ class Pipeline:
         except MemoryError:
             self._fail(item, OutputError(f"{item.key.source}: memory is too short to write its files"))
         else:
-            self._record(record.to_dict(), {key: hashes[path] for key, path in item.outputs}, item.stamp)
+            if packer:
+                packer.put(outcome, item, files)
+            elif written:
+                self._record(written)
 
-    def _write(self, outcome: Outcome, item: Item) -> tuple[Record, dict[Place, str]]:
+    def _write(self, files: Mapping[Place, bytes], outcome: Outcome, item: Item) -> Written:
         """Write the files of an attack; return its record, and their hashes."""
-        files = encode_outputs(outcome, item.outputs, amplify=self._run.files.amplify, metadata=self._options.metadata)
         hashes = {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
         make_folder(item.outputs.adversarial.parent)
         replaced = self._run.journal.begin(hashes)
         write_files(files, outcome, replaced=files if self._options.force else replaced)
-        return replace(outcome.record, outputs={key: str(path) for key, path in item.outputs}), hashes
+        record = replace(outcome.record, outputs={key: str(path) for key, path in item.outputs})
+        return record.to_dict(), {key: hashes[path] for key, path in item.outputs}, item.stamp
 
     def _fail(self, item: Item, error: AdvimgError) -> None:
         source, target, eps = item.key
@@ -187,16 +213,22 @@ class Pipeline:
         else:
             known["target_rule"] = target
         tried_with = self._options.tried_with(self._classifiers[0].device.type)
-        self._record(Failure(str(source), str(error), asked | known).to_dict() | {"tried_with": tried_with}, {}, stamp)
+        self._record(
+            (Failure(str(source), str(error), asked | known).to_dict() | {"tried_with": tried_with}, {}, stamp)
+        )
 
-    def _record(self, record: dict[str, Any], hashes: dict[str, str], source_stamp: str | None) -> None:
+    def _record(self, *written: Written) -> None:
+        lines = [self._line(*each) for each in written]
+        with self._lock:
+            self._run.journal.append(*lines)
+            for line in lines:
+                self._run.ended(line)
+
+    def _line(self, record: dict[str, Any], hashes: dict[str, str], source_stamp: str | None) -> dict[str, Any]:
         stamps = {"source": source_stamp}
         stamps |= {kind: stamp_of_written(path, hashes[kind]) for kind, path in record["outputs"].items()}
         line = record | {"adversarial_sha256": hashes.get("adversarial"), "outputs_sha256": hashes}
         line["stamps"] = {kind: stamp for kind, stamp in stamps.items() if stamp is not None}
         if "perturbation" in hashes:
             line["amplify"] = self._run.files.amplify
-        line |= self._options.recorded
-        with self._lock:
-            self._run.journal.append(line)
-            self._run.ended(line)
+        return line | self._options.recorded

@@ -7,6 +7,7 @@ from itertools import count, groupby
 from pathlib import PurePath
 from typing import NamedTuple
 
+from advimg.batches.packed import can_be_packed, without_dots
 from advimg.batches.pairs import Pair
 from advimg.formatting import bounded
 from advimg.images.perturbation import Amplify, check_amplify
@@ -114,21 +115,26 @@ def each_pair(pairs: Iterable[Pair], eps: Eps) -> list[Key]:
     return [key for keys in by_photo.values() for key in keys]
 
 
-def plan_items(keys: Sequence[Key], files: Files, labels: Labels, *, recorded: Mapping[Key, Place]) -> list[Item]:
+def plan_items(
+    keys: Sequence[Key], files: Files, labels: Labels, *, recorded: Mapping[Key, Place], packed: bool = False
+) -> list[Item]:
     """Name the files of each attack, so that no two attacks share one.
 
     Args:
         keys: each once.
         files: the kinds of files, and their folders.
         labels: the names of the classes.
-        recorded: the adversarial PNGs of earlier attacks; those keep their names.
+        recorded: the adversarial PNGs of earlier attacks, as they are called where nothing is packed; those keep their
+            names.
+        packed: whether results are packed, so that names have no dots; those recorded that have are named anew.
 
     Returns:
         An item for each key, in order.
     """
     taken = (path for adversarial in recorded.values() for _, path in files.outputs_for(adversarial, also=_BESIDE))
-    names = dict(_names([key for key in keys if key not in recorded], files, labels, taken=taken))
-    return [Item(key, files.outputs_for(recorded.get(key) or names[key])) for key in keys]
+    kept = {key: place for key, place in recorded.items() if not packed or can_be_packed(place)}
+    names = dict(_names([key for key in keys if key not in kept], files, labels, taken=taken, packed=packed))
+    return [Item(key, files.outputs_for(kept.get(key) or names[key])) for key in keys]
 
 
 def by_photo(items: Iterable[Item]) -> Iterator[list[Item]]:
@@ -137,13 +143,17 @@ def by_photo(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield list(group)
 
 
-def _names(keys: Iterable[Key], files: Files, labels: Labels, *, taken: Iterable[Place]) -> Iterator[tuple[Key, Place]]:
+def _names(
+    keys: Iterable[Key], files: Files, labels: Labels, *, taken: Iterable[Place], packed: bool
+) -> Iterator[tuple[Key, Place]]:
     """Yield the shortest name of each attack that no other has: ``dog_pelican``, else ``dog_jpg_pelican``, and so on.
 
     The last resort is a number.
     """
     occupied = set(map(_folded, taken))
     unnamed = {key: _stems(key, target_slug(key.target, labels)) for key in keys}
+    if packed:
+        unnamed = {key: tuple(map(without_dots, stems)) for key, stems in unnamed.items()}
     for form in range(4):
         proposed = {key: files.folder_for(key.source) / f"{stems[form]}.png" for key, stems in unnamed.items()}
         # With the pictures beside it: a class may be called figure.
@@ -161,8 +171,8 @@ def _names(keys: Iterable[Key], files: Files, labels: Labels, *, taken: Iterable
         yield key, path
 
 
-def _stems(key: Key, slug: str) -> tuple[str, str, str, str]:
-    """Return names for an attack, from the shortest to the longest, without a suffix."""
+def _stems(key: Key, slug: str) -> tuple[str, ...]:
+    """Return four names for an attack, from the shortest to the longest, without a suffix."""
     names = f"{key.source.stem}_{slug}", f"{key.source.name.replace('.', '_')}_{slug}"
     short, long = (bounded(name, LONGEST_STEM) for name in names)
     eps = "epsauto" if key.eps == "auto" else f"eps{key.eps:g}"

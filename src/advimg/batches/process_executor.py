@@ -126,10 +126,11 @@ class _Coordinator:
                 return None if self.run.stop.is_set() else self.queue.take(worker)
             case "begin", hashes:
                 return self.run.journal.begin(hashes)
-            case "append", record:
-                self.run.journal.append(record)
-                self.queue.done(worker, Entry.of(record).key)
-                self.run.ended(record)
+            case "append", *records:
+                self.run.journal.append(*records)
+                for record in records:
+                    self.queue.done(worker, Entry.of(record).key)
+                    self.run.ended(record)
             case "fail", DeviceError() as error:
                 self._lose(worker, error)
             case "fail", error:

@@ -11,6 +11,7 @@ from advimg.batches.journal import Journal
 from advimg.batches.journal_entry import Entry, differences
 from advimg.batches.moved import moved_photos
 from advimg.batches.options import Options
+from advimg.batches.packed import unpacked
 from advimg.batches.plan import Files, Item, Key, plan_items
 from advimg.errors import OutputError
 from advimg.images.perturbation import Amplify, shown_in
@@ -68,7 +69,8 @@ def compare_with_journal(
         if not (answered and _is_finished(entry, files, contents, tried_with)):
             repeated.add(key)
     undone = [key for key in keys if key in repeated or key not in journal.entries]
-    items = plan_items(undone, files, labels, recorded=_recorded(journal, of_other_settings)) if undone else []
+    recorded = _recorded(journal, of_other_settings) if undone else {}
+    items = plan_items(undone, files, labels, recorded=recorded, packed=options.pack is not None)
     # What is made anew has the pictures that it had, whether or not this run asks for them.
     pending = [
         replace(
@@ -79,7 +81,7 @@ def compare_with_journal(
         else item
         for item in items
     ]
-    if not options.force:
+    if not options.force and options.pack is None:  # an archive takes a number that is free
         own = {path for key in repeated for path in journal.own_files(journal.entries[key])}
         _check_absent(pending, own, journal, contents)
     # Nothing is changed before it is known that the run can begin.
@@ -97,7 +99,7 @@ def _recorded(journal: Journal, of_other_settings: Container[Key]) -> dict[Key, 
         adversarial = entry.file("adversarial")
         if key not in of_other_settings and adversarial is not None:
             # Not if the name leads out of the folder.
-            path = path_or_url(adversarial.path)
+            path = unpacked(path_or_url(adversarial.path))
             if isinstance(path, Url) or (inside(path.parent) and is_file_itself(path)) or not exists(path):
                 recorded[key] = path
     return recorded

@@ -70,8 +70,8 @@ class _Parent:
         replaced: set[Place] = self._ask("begin", dict(hashes))
         return replaced
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        self._ask("append", dict(record))
+    def append(self, *records: Mapping[str, Any]) -> None:
+        self._ask("append", *map(dict, records))
 
     def fail(self, error: AdvimgError) -> None:
         """Report the error that ends this worker."""

@@ -36,13 +36,18 @@ class Writer:
         self._room.take(holding)
         self._pool.submit(self._do, job, holding)
 
-    def close(self) -> None:
+    def close(self, last: Callable[[], None] = lambda: None) -> None:
         """Wait for all jobs.
+
+        Args:
+            last: a job to run after all others, in this thread, unless one of them has raised.
 
         Raises:
             BaseException: the first error of a job.
         """
         self._pool.shutdown(wait=True)
+        if self._error is None:
+            last()
         if self._error is not None:
             raise self._error
 

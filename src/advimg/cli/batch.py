@@ -72,15 +72,19 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None:
     """Attack many photos on one loaded network, several at a time, on one device or on several.
 
-    PATH is a photo or a folder of photos. The outputs mirror the tree below the folder that holds all PATHs:
-    OUT/sub/dog_pelican.png and OUT/sub/dog_pelican_perturbation.png for sub/dog.jpg. A photo that fails does not stop
-    the rest.
+    PATH is a photo, a folder of photos, or a tar archive of photos. The outputs mirror the tree below the folder that
+    holds all PATHs: OUT/sub/dog_pelican.png and OUT/sub/dog_pelican_perturbation.png for sub/dog.jpg. A photo that
+    fails does not stop the rest.
 
     OUT/results.jsonl is the journal, one record a line, OUT/results.csv the same as a table for a spreadsheet, and
     OUT/summary.json the sum. The same command, started again, goes on where the last run was stopped or killed: what is
     recorded, and whose photo and PNG are still the same, is passed over.
 
     With --shard several machines share the photos, without knowing of each other; `advimg merge OUT` at the end.
+
+    With --pack N the files of N attacks are members of one archive, OUT/results-00000.tar/sub/dog_pelican.png, and so
+    the journal names them. An attack that is made again gets a member of a new archive: it is the journal that says
+    which one counts.
 
     With --true-labels the sum and the table tell the accuracy of each model, too: on the photos (clean), and on photos
     and files alike (robust).
@@ -93,6 +97,7 @@ def command(ctx: click.Context, /, paths: tuple[str, ...], **given: Any) -> None
       advimg batch --targets pairs.csv -O illusions --json
       advimg batch photos/ -r --untargeted --true-labels folders -O illusions
       advimg batch photos/ -r -t pelican --shard 3/16 -O illusions
+      advimg batch train-000.tar -t random --pack 1000 -O illusions
 
     \b
     Exit code: 0 all files show their target; 3 some do not; 1 some photos failed, or the run;

@@ -88,7 +88,7 @@ precision_option = _models(
     "--precision", type=click.Choice(get_args(Precision)), default="auto", help="Of the gradients only."
 )
 batch_options = options(
-    _photos("-r", "--recursive", is_flag=True, help="Look into the folders of folders."),
+    _photos("-r", "--recursive", is_flag=True, help="Look into the folders of folders, and into archives there."),
     _photos(
         "--true-labels",
         metavar="folders|CSV",
@@ -116,6 +116,13 @@ batch_options = options(
         type=_PLACE,
         required=True,
         help="Folder for all that is written, or a URL: s3://bucket/results.",
+    ),
+    _files(
+        "--pack",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Write the results into tar archives that webdataset reads, OUT/results-00000.tar and so on: N attacks in "
+        "each, or fewer where they are large. What is in no archive yet when a run is killed is made again.",
     ),
     _files("--retry-failed", is_flag=True, help="Try again what failed in an earlier run."),
     _files("-f", "--force", is_flag=True, help="Overwrite files that are there, and results of other settings."),

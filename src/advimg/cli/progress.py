@@ -48,6 +48,7 @@ def batch_run_options(given: Mapping[str, Any], settings: Settings, console: Con
         force=given["force"],
         retry_failed=given["retry_failed"],
         worst_case=tuple(map(str.strip, given["worst_case"].split(","))) if given["worst_case"] else (),
+        pack=given["pack"],
     )
     return {"options": options, "devices": given["devices"], "progress": not given["quiet"], "warn": console.warn}
 

@@ -4,16 +4,28 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from advimg.record import NetworkRecord, Record, Target
 from advimg.report.thumbnails import Pictures
+from advimg.storage import tars
 from advimg.storage.url import Place, is_url, path_or_url, relative
 
 VERIFIED, NOT_REACHED, FAILED = "verified", "not reached", "failed"
 
 _LINKS = {"adversarial": "Adversarial PNG", "perturbation": "Perturbation PNG", "figure": "Figure"}
+
+
+class Link(NamedTuple):
+    """A file of an attack: what it is called, and its address, as seen from the report.
+
+    ``inside`` is the name within the file where that is an archive; else it is empty.
+    """
+
+    text: str
+    address: str
+    inside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +36,14 @@ class Card:
         name: of the photo, with the folders that tell it from others.
         seen: what the network sees that is fooled least.
         pictures: the thumbnails.
-        links: what the files are called, and where they are, as seen from the report.
+        links: to the files; of packed ones to the archive.
     """
 
     name: str
     record: Record
     seen: NetworkRecord
     pictures: Pictures
-    links: tuple[tuple[str, str], ...]
+    links: tuple[Link, ...]
 
     @property
     def status(self) -> str:
@@ -92,9 +104,19 @@ def _shown_name(source: str, root: Path | None) -> str:
     return inner.as_posix()
 
 
-def _links(outputs: Mapping[str, str], report: Place) -> Iterator[tuple[str, str]]:
+def _links(outputs: Mapping[str, str], report: Place) -> Iterator[Link]:
     for key, text in _LINKS.items():
-        if key in outputs:
-            path = PurePath(relative(path_or_url(outputs[key]), report))
-            # As bytes: names need not be UTF-8.
-            yield text, quote(os.fsencode(path.as_posix()))
+        if key not in outputs:
+            continue
+        where = path_or_url(outputs[key])
+        inside = tars.split(where)
+        if inside is None:
+            yield Link(text, _address(where, report))
+        elif key == "adversarial":  # the other members are beside it
+            archive, name = inside
+            yield Link(archive.name, _address(archive, report), name)
+
+
+def _address(where: Place, report: Place) -> str:
+    path = PurePath(relative(where, report))
+    return quote(os.fsencode(path.as_posix()))  # as bytes: names need not be UTF-8

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from advimg.errors import DiskError, OutputError
+from advimg.errors import DiskError, OutputError, TakenError
 
 if sys.platform != "win32":
     import fcntl
@@ -75,7 +75,8 @@ def write_whole(
 
     Raises:
         DiskError: the disk is full, over quota or read-only.
-        OutputError: the file exists, has a name that is impossible or not permitted, or did not pass ``check``.
+        TakenError: the file exists.
+        OutputError: its name is impossible or not permitted, or it did not pass ``check``.
     """
     temporary = None
     try:
@@ -92,7 +93,7 @@ def write_whole(
                 held.close()  # Windows does not rename files that are open
             _put_in_place(temporary, path, overwrite=overwrite)
     except FileExistsError:
-        raise OutputError(f"{path} exists; use --force to overwrite it") from None
+        raise TakenError(f"{path} exists; use --force to overwrite it") from None
     except OSError as error:
         raise _refused(f"cannot write {path}", error) from error
     finally:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
-from advimg.errors import DiskError, OutputError
+from advimg.errors import DiskError, OutputError, TakenError
 from advimg.storage import files, stores, tars
 from advimg.storage.url import Place, Url, is_below
 
@@ -98,6 +98,20 @@ def is_folder(where: Place) -> bool:
     return os.path.isdir(where)  # noqa: PTH112 - Path.is_dir() raises on impossible names
 
 
+def names_in(folder: Place) -> list[str]:
+    """Return the names that are taken directly in a folder; none if it is not there. A store has no names of folders.
+
+    Raises:
+        OSError: it cannot be listed, or a store does not answer.
+    """
+    try:
+        if isinstance(folder, Url):
+            return [url.name for url, _ in stores.listed(folder, recursive=False)]
+        return [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+
+
 def is_inside(where: Place, folder: Place) -> bool:
     """Tell whether a file, not a link to one, is in a folder or its subfolders, also once all links are followed.
 
@@ -106,7 +120,7 @@ def is_inside(where: Place, folder: Place) -> bool:
     """
     if isinstance(where, Path) and isinstance(folder, Path):
         if (inside := tars.split(where)) is not None:
-            return inside[1] in tars.members(inside[0]) and files.is_inside(Path(str(inside[0])), folder)
+            return is_there(where) and files.is_inside(Path(str(inside[0])), folder)
         return files.is_inside(where, folder)
     return is_below(where, folder) and exists(where)
 
@@ -140,18 +154,20 @@ def write_whole(
 
     Raises:
         DiskError: the disk is full, over quota or read-only; the store refuses access, or there is no such bucket.
-        OutputError: the file exists, its name is not possible, it did not pass ``check``, or a store does not answer.
+        TakenError: the file exists.
+        OutputError: its name is not possible, it did not pass ``check``, or a store does not answer.
     """
     if isinstance(where, Path):
         files.write_whole(where, data, overwrite=overwrite, check=check, durable=durable)
         return
+    tars.forget(where)
     try:
         stores.put(where, data if isinstance(data, bytes) else b"".join(data), overwrite=overwrite)
         if check is None or check(stores.read(where)):
             return
         stores.remove([where])
     except FileExistsError:
-        raise OutputError(f"{where} exists; use --force to overwrite it") from None
+        raise TakenError(f"{where} exists; use --force to overwrite it") from None
     except OSError as error:
         raise _refused(f"cannot write {where}", error) from error
     raise OutputError(f"{where} did not read back as it was written; check the store")
@@ -164,6 +180,7 @@ def remove(where: Place) -> None:
         OSError: it cannot be removed.
     """
     if isinstance(where, Url):
+        tars.forget(where)
         stores.remove([where])
     else:
         where.unlink(missing_ok=True)

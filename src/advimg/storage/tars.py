@@ -8,7 +8,7 @@ import os
 import tarfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
@@ -70,6 +70,12 @@ def members(archive: Place) -> Mapping[str, Member]:
     return found
 
 
+def forget(archive: Place) -> None:
+    """List the members anew when they are next asked for: an object may be another from now on."""
+    with _lock:
+        _members.pop(archive, None)
+
+
 def read(archive: Place, name: str) -> bytes:
     """Return the bytes of a member.
 
@@ -84,6 +90,40 @@ def read(archive: Place, name: str) -> bytes:
     with archive.open("rb") as file:
         file.seek(member.offset)
         return file.read(member.size)
+
+
+def built(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return the bytes of an archive: the same for the same files, whoever makes it, and when.
+
+    Args:
+        files: names and bytes, in their order.
+    """
+    buffer = io.BytesIO()
+    # GNU's format, and not PAX: a name that is no UTF-8 is stored as it is, and any other as UTF-8.
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
+        for name, data in files:
+            info = tarfile.TarInfo(name)  # of 1970, of nobody, 0644
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+            tar.members = []  # type: ignore[attr-defined] # a list of what is written already
+    return buffer.getvalue()
+
+
+def contents(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield names and bytes of the files in an archive's bytes, in their order.
+
+    Raises:
+        OSError: they are no tar archive, or are cut off.
+    """
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:", encoding="utf-8") as tar:
+            while (info := tar.next()) is not None:
+                file = tar.extractfile(info) if info.isreg() else None
+                if file is not None:
+                    yield info.name, file.read()
+                tar.members = []  # type: ignore[attr-defined]
+    except tarfile.TarError as error:
+        raise OSError(f"no tar archive, or cut off: {error}") from error
 
 
 _members: OrderedDict[Place, tuple[str, dict[str, Member]]] = OrderedDict()
