@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -274,3 +275,34 @@ def test_shards_in_a_store_are_merged_there(store: Url) -> None:
     assert attack(store).earlier == 4
     checked = advimg.verify_folder(str(store / "out"), model=quick_classifier())
     assert checked.holds, [each.reasons for each in checked.files]
+
+
+def test_packed_results_in_a_store_are_resumed_and_checked(store: Url, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert attack(store, pack=3, batch_size=1).verified == 4
+    tars = sorted(name for name in names_in(store / "out") if name.endswith(".tar"))
+    assert tars == ["results-00000.tar", "results-00001.tar"]
+    assert not any(name.endswith(".png") for name in names_in(store / "out"))
+    for record in read_attacks(store / "out").values():
+        data = read_bytes(Url(record["outputs"]["adversarial"]))
+        assert hashlib.sha256(data).hexdigest() == record["adversarial_sha256"]
+    assert advimg.verify_folder(str(store / "out"), model=quick_classifier()).holds
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "run", no_attack)
+        assert attack(store, pack=3).earlier == 4
+
+
+def test_photos_may_be_members_of_an_archive_in_a_store(store: Url, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        for path in sorted((tmp_path / "photos").iterdir()):
+            tar.add(path, f"train/{path.name}")
+    stores.put(store / "archives" / "photos.tar", (tmp_path / "photos.tar").read_bytes(), overwrite=False)
+    stats = advimg.batch(
+        str(store / "archives"), TARGET, model=quick_classifier(), out_dir=str(store / "out"), recursive=True
+    )
+    assert (stats.verified, stats.total) == (4, 4)
+    sources = {record["source"] for record in read_attacks(store / "out").values()}
+    assert sources == {f"{store}/archives/photos.tar/train/p0{number}.jpg" for number in range(4)}
+    again = advimg.batch(
+        str(store / "archives"), TARGET, model=quick_classifier(), out_dir=str(store / "out"), recursive=True
+    )
+    assert again.earlier == 4
