@@ -93,9 +93,9 @@ def _slow_down_writing(delay: float) -> None:
         link(self, target)
         time.sleep(delay)
 
-    def slow_append(self: LineFile, line: str, *, durable: bool = False) -> None:
+    def slow_append(self: LineFile, *lines: str, durable: bool = False) -> None:
         time.sleep(delay / 3)
-        append(self, line, durable=durable)
+        append(self, *lines, durable=durable)
         time.sleep(delay / 3)
 
     Path.replace = slow_replace  # type: ignore[assignment,method-assign]

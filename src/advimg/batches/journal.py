@@ -277,19 +277,20 @@ class Journal:
         self._replaced += [self.entries[key] for key in arrived if key in self.entries]
         self.entries |= arrived
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add a record, after its files are in place.
+    def append(self, *records: Mapping[str, Any]) -> None:
+        """Add records, after their files are in place.
 
         Args:
-            record: plain JSON values, with ``outputs_sha256`` and absolute paths.
+            records: plain JSON values, each with ``outputs_sha256`` and absolute paths.
 
         Raises:
             DiskError: the disk is full; the journal is as it was before.
         """
         # A failure that is lost when the power fails is found again.
-        line = json.dumps(_stored(record, self.folder), allow_nan=False)
-        self._file.append(line, durable=record["error"] is None)
-        self._unfinished.discard(map(Path, record["outputs"].values()))
+        lines = [json.dumps(_stored(record, self.folder), allow_nan=False) for record in records]
+        self._file.append(*lines, durable=any(record["error"] is None for record in records))
+        for record in records:
+            self._unfinished.discard(map(Path, record["outputs"].values()))
 
     def remove(self, keys: Collection[Key]) -> None:
         """Remove the records of attacks that are to be repeated; their files are unfinished until then."""

@@ -57,17 +57,17 @@ class LineFile(io.FileIO):
             raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
         self._lock = threading.Lock()
 
-    def append(self, line: str, *, durable: bool = False) -> None:
-        """Append a line of ASCII in one write.
+    def append(self, *lines: str, durable: bool = False) -> None:
+        """Append lines of ASCII in one write.
 
         Args:
-            line: without its end.
-            durable: whether it is on the disk, and not only in the system's memory, afterwards.
+            lines: each without its end.
+            durable: whether they are on the disk, and not only in the system's memory, afterwards.
 
         Raises:
             DiskError: the disk is full; the file is as it was before.
         """
-        data = line.encode("ascii") + b"\n"
+        data = "".join(f"{line}\n" for line in lines).encode("ascii")
         with self._lock:
             before = os.fstat(self.fileno()).st_size
             try:
@@ -113,8 +113,10 @@ class UnfinishedFiles:
         Raises:
             DiskError: the disk is full.
         """
+        self._file.append(
+            *(json.dumps([os.path.relpath(path, self._folder), sha256]) for path, sha256 in hashes.items())
+        )
         for path, sha256 in hashes.items():
-            self._file.append(json.dumps([os.path.relpath(path, self._folder), sha256]))
             self._hashes.setdefault(path, set()).add(sha256)
 
     def discard(self, paths: Iterable[Path]) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from advimg.batches.journal_files import sha256_or_none
+from advimg.batches.failure import failure_line, line_of
 from advimg.batches.options import Options
 from advimg.batches.plan import Files, Item
 from advimg.batches.reader import PhotoReader
@@ -26,8 +26,8 @@ from advimg.engine.job import Failed, Job, Result
 from advimg.engine.program_verdicts import ProgramVerdicts, Stopped
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
 from advimg.images.files import make_folder
-from advimg.outcome import Outcome, judge_result, known_before, outcome_of
-from advimg.record import CheckedRecord, Failure, Record
+from advimg.outcome import Outcome, judge_result, outcome_of
+from advimg.record import CheckedRecord, Record
 from advimg.writing import encode_outputs, write_files
 
 _WAITING = 16
@@ -45,8 +45,8 @@ class Recorder(Protocol):
     def begin(self, hashes: Mapping[Path, str]) -> set[Path]:
         """List files that are about to be written, with the SHA-256 of their bytes; return those to be replaced."""
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add a record, after its files are in place."""
+    def append(self, *records: Mapping[str, Any]) -> None:
+        """Add records, after their files are in place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,17 +93,23 @@ class Pipeline:
         self._lock = threading.Lock()
         self._engine = Engine(*classifiers, precision=run.options.precision, batch_size=run.options.batch_size)
 
+    @property
+    def ahead(self) -> int:
+        """How many photos are held ready for the network."""
+        # Rarely more than half of the attacks end in one pass.
+        return 2 + self._engine.batch_size // 2
+
     def run(self, photos: Iterable[Sequence[Item]]) -> None:
         """Attack the items of each photo, which are taken as there is room.
+
+        The iterator is asked again after it was at its end, as long as photos are attacked: it may have got new ones.
 
         Raises:
             DiskError: the disk is full.
             ClassifierError: the network does not behave like a classifier.
         """
-        # Rarely more than half of the attacks end in one pass.
-        ahead = 2 + self._engine.batch_size // 2
         waiting = machine_memory() // _WAITING
-        reader = PhotoReader(photos, self._options, failed=self._fail, ahead=ahead, memory=waiting)
+        reader = PhotoReader(photos, self._options, failed=self._fail, ahead=self.ahead, memory=waiting)
         writer = Writer(failed=self._run.stop.set, memory=waiting)
         attacks = WorstCase(self._options.worst_case)
         try:
@@ -157,7 +163,8 @@ class Pipeline:
         except MemoryError:
             self._fail(item, OutputError(f"{item.key.source}: memory is too short to write its files"))
         else:
-            self._record(record.to_dict(), {key: hashes[path] for key, path in item.outputs})
+            of_outputs = {key: hashes[path] for key, path in item.outputs}
+            self._record(line_of(record.to_dict(), of_outputs, self._options))
 
     def _write(self, outcome: Outcome, item: Item) -> tuple[Record, dict[Path, str]]:
         """Write the files of an attack; return its record, and their hashes."""
@@ -169,22 +176,19 @@ class Pipeline:
         return replace(outcome.record, outputs={key: str(path) for key, path in item.outputs}), hashes
 
     def _fail(self, item: Item, error: AdvimgError) -> None:
-        source, target, eps = item.key
-        settings = replace(self._options.settings, eps=eps)
-        asked = known_before(
-            settings, self._classifiers, self._classifiers[0].device.type, self._engine.precision, check_on=self._judges
+        self._record(
+            failure_line(
+                item,
+                error,
+                self._options,
+                self._classifiers,
+                self._judges,
+                device=self._classifiers[0].device.type,
+                precision=self._engine.precision,
+            )
         )
-        known: dict[str, Any] = {"source_sha256": sha256_or_none(source)}
-        if isinstance(target, int):
-            known["target"] = {"index": target, "name": self._classifiers[0].labels[target]}
-        else:
-            known["target_rule"] = target
-        tried_with = self._options.tried_with(self._classifiers[0].device.type)
-        self._record(Failure(str(source), str(error), asked | known).to_dict() | {"tried_with": tried_with}, {})
 
-    def _record(self, record: dict[str, Any], hashes: dict[str, str]) -> None:
-        line = record | {"adversarial_sha256": hashes.get("adversarial"), "outputs_sha256": hashes}
-        line |= self._options.recorded
+    def _record(self, line: dict[str, Any]) -> None:
         with self._lock:
             self._run.journal.append(line)
             self._run.ended(line)

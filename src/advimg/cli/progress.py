@@ -49,7 +49,13 @@ def batch_run_options(given: Mapping[str, Any], settings: Settings, console: Con
         retry_failed=given["retry_failed"],
         worst_case=tuple(map(str.strip, given["worst_case"].split(","))) if given["worst_case"] else (),
     )
-    return {"options": options, "devices": given["devices"], "progress": not given["quiet"], "warn": console.warn}
+    return {
+        "options": options,
+        "devices": given["devices"],
+        "on": given["on"],
+        "progress": not given["quiet"],
+        "warn": console.warn,
+    }
 
 
 def run_shown(batch: Batch, console: Console, *, as_json: bool) -> bool:
