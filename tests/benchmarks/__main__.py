@@ -17,6 +17,8 @@ NAMES = (
     "visibility",
     "survival",
     "onnx",
+    "driver",
+    "ray",
 )
 
 

@@ -93,7 +93,9 @@ class Slot:
         if "failed to import" in text or "creation task" in text:
             message = f"no actor can begin on a node of the cluster: {last}; each needs advimg {__version__}"
             return Loss(DeviceError(message), suspect=False, final=True)
-        if self.node is not None and not is_alive(self.node):
+        if self.node is None:
+            return Loss(DeviceError(f"{self.name} did not begin: {last}"), suspect=False)
+        if not is_alive(self.node):
             return Loss(DeviceError(f"the node {self.host} was lost"), suspect=False)
         if isinstance(error, ActorUnavailableError):
             return Loss(DeviceError(f"{self.name} no longer answers"), suspect=False)
