@@ -10,9 +10,8 @@ import pickle
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import click
@@ -30,6 +29,9 @@ from advimg.labels import Labels
 from advimg.settings import Settings
 from tests.batches import attack_all, quick_classifier, records_of, save_photo
 from tests.benchmarks.measure import print_machine, print_table, progress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _GOAL = 2000
 """Photos a second."""
