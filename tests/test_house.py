@@ -84,6 +84,7 @@ def test_no_import_leads_back() -> None:
     ("library", "rooms"),
     [
         ("click", {"cli"}),
+        ("ray", {"batches"}),
         ("rich", {"cli"}),
         ("matplotlib", {"report"}),
         ("torchvision", {"classifiers"}),

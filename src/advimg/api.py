@@ -117,6 +117,7 @@ def batch(
     precision: Precision = "auto",
     batch_size: BatchSize = "auto",
     device: str | Sequence[str] = "auto",
+    on: str | None = None,
     perturbation: bool = True,
     figure: bool = False,
     amplify: Amplify = "auto",
@@ -145,8 +146,10 @@ def batch(
         precision: what gradients are computed in: "auto", "fp32" or "bf16".
         batch_size: how many pictures share a pass: each photo, and what each change that it is to survive makes of it;
             "auto" decides by the device and its memory.
-        device: one, or several, each with a process of its own; then models are given by name, and the script needs
-            ``if __name__ == "__main__":``.
+        device: one, or several, each with a process of its own, an actor of Ray; then models are given by name.
+        on: the Ray cluster whose actors make the attacks: "ray" for one on this machine, or the one that
+            ``RAY_ADDRESS`` names; "ray://HOST:10001" or "ray:HOST:PORT" for one that runs already. Each GPU has an
+            actor, unless ``device`` names others. Models are given by name.
         perturbation: whether a picture of each perturbation is written.
         figure: whether a figure of each attack is drawn.
         amplify: the factor of the perturbation's picture; "auto" lets the largest change span the range.
@@ -209,7 +212,7 @@ def batch(
         if not keys:
             share.write_empty(folder)
             return BatchStats(0)
-    with opened(keys, files, models, options, true_labels=known, devices=devices, warn=warnings.warn) as run:
+    with opened(keys, files, models, options, true_labels=known, devices=devices, on=on, warn=warnings.warn) as run:
         if share:
             share.write(folder)
         run.run(stop=stop or threading.Event(), ended=ended or (lambda _: None))

@@ -18,6 +18,8 @@ NAMES = (
     "survival",
     "onnx",
     "resume",
+    "driver",
+    "ray",
 )
 
 

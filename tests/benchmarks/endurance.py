@@ -4,7 +4,11 @@ A network that costs next to nothing leaves the rest of `advimg batch`: decoding
 many photos the process's memory and its open files are counted. It fails, with exit code 1, if the memory at the end is
 more than a tenth above what it was at the first count, or if files stay open that were not open before.
 
+With ``--on ray`` actors of Ray make the attacks, on the bundled network, and are killed again and again; see
+tests/benchmarks/killed.py for what is checked.
+
     python -m tests.benchmarks endurance
+    python -m tests.benchmarks endurance --on ray --count 2000
 """
 
 import os
@@ -20,6 +24,7 @@ from PIL import Image
 from advimg.batches.stats import BatchStats
 from advimg.engine.allocator import keep_freed_memory
 from tests.batches import attack_all, open_descriptors, quick_classifier
+from tests.benchmarks.killed import outlive_kills
 from tests.benchmarks.measure import print_machine, print_table, progress
 from tests.benchmarks.photos import find_photos, photos_option
 
@@ -48,9 +53,20 @@ class _Count:
 @photos_option
 @click.option("--count", default=5000, show_default=True, type=click.IntRange(2), help="Photos in the batch.")
 @click.option("--every", default=500, show_default=True, type=click.IntRange(1), help="Photos between two counts.")
+@click.option("--on", type=click.Choice(["ray"]), help="Kill actors of Ray, and the driver, instead of counting.")
+@click.option("--kill-every", default=5.0, show_default=True, help="Seconds between two actors that are killed.")
 @click.pass_context
-def benchmark(ctx: click.Context, photos: Path | None, count: int, every: int) -> None:
+def benchmark(
+    ctx: click.Context, photos: Path | None, count: int, every: int, on: str | None, kill_every: float
+) -> None:
     """Count memory and open files over a long batch; exit 1 if they grow."""
+    if on is not None:
+        print_machine()
+        with tempfile.TemporaryDirectory() as name:
+            progress(f"making {count} photos ...")
+            made = _make_photos(find_photos(photos), count, Path(name, "photos"))
+            outlive_kills(made, Path(name, "out"), kill_every)
+        return
     if every >= count:
         raise click.UsageError("--every must be less than --count")
     print_machine()

@@ -191,9 +191,9 @@ class UnfinishedFiles:
         Raises:
             DiskError: the disk is full.
         """
+        lines = (json.dumps([relative(path, self._folder), sha256]) for path, sha256 in hashes.items())
+        self._file.append("".join(f"{line}\n" for line in lines).encode("ascii"))
         for path, sha256 in hashes.items():
-            line = json.dumps([relative(path, self._folder), sha256])
-            self._file.append(f"{line}\n".encode("ascii"))
             self._hashes.setdefault(path, set()).add(sha256)
 
     def discard(self, paths: Iterable[Place]) -> None:

@@ -37,6 +37,11 @@ _LARGE = 16 << 20
 """Bytes of a segment, when a journal is written anew."""
 
 
+def lock_of(folder: Url) -> Url:
+    """Return the object that a run holds while it writes to a folder."""
+    return folder / FOLDER / "lock"
+
+
 class SegmentStore:
     """The lines of a journal in an object store; see :class:`advimg.batches.journal_store.Store`.
 
@@ -53,7 +58,7 @@ class SegmentStore:
         self.folder = folder
         self.path = folder / FOLDER
         self._warn = warn
-        self._lock = StoreLock(self.path / "lock", of=folder)
+        self._lock = StoreLock(lock_of(folder), of=folder)
         self._run: Url | None = None
         self._segments: _Segments | None = None
 

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from advimg.batches.journal_files import sha256_or_none
+from advimg.batches.ended import failure_line, result_line
 from advimg.batches.options import Options
 from advimg.batches.packer import Packer, Written
 from advimg.batches.plan import Files, Item
 from advimg.batches.reader import PhotoReader
-from advimg.batches.stamps import stamp_before_reading, stamp_of_written
 from advimg.batches.worst_case import WorstCase
 from advimg.batches.writer import Writer
 from advimg.classifiers.classifier import Classifier
@@ -27,12 +26,13 @@ from advimg.engine.engine import Engine
 from advimg.engine.job import Failed, Job, Result
 from advimg.engine.program_verdicts import ProgramVerdicts, Stopped
 from advimg.errors import AdvimgError, ClassifierError, DiskError, OutputError
-from advimg.outcome import Outcome, judge_result, known_before, outcome_of
-from advimg.record import CheckedRecord, Failure
+from advimg.outcome import Outcome, judge_result, outcome_of
 from advimg.storage.places import make_folder
-from advimg.storage.stores import StoreError
 from advimg.storage.url import Place, Url
 from advimg.writing import encode_outputs, write_files
+
+if TYPE_CHECKING:
+    from advimg.record import CheckedRecord
 
 _WAITING = 16
 """The machine's memory over this may hold photos that are read ahead, and as much those to be written."""
@@ -100,17 +100,23 @@ class Pipeline:
         self._lock = threading.Lock()
         self._engine = Engine(*classifiers, precision=run.options.precision, batch_size=run.options.batch_size)
 
+    @property
+    def ahead(self) -> int:
+        """How many photos are held ready for the network."""
+        # Rarely more than half of the attacks end in one pass.
+        return 2 + self._engine.batch_size // 2
+
     def run(self, photos: Iterable[Sequence[Item]]) -> None:
         """Attack the items of each photo, which are taken as there is room.
+
+        The iterator is asked again after it was at its end, as long as photos are attacked: it may have got new ones.
 
         Raises:
             DiskError: the disk is full.
             ClassifierError: the network does not behave like a classifier.
         """
-        # Rarely more than half of the attacks end in one pass.
-        ahead = 2 + self._engine.batch_size // 2
         waiting = machine_memory() // _WAITING
-        reader = PhotoReader(photos, self._options, failed=self._fail, ahead=ahead, memory=waiting)
+        reader = PhotoReader(photos, self._options, failed=self._fail, ahead=self.ahead, memory=waiting)
         writer = Writer(failed=self._run.stop.set, memory=waiting, to_store=isinstance(self._run.files.folder, Url))
         packer = self._packer(waiting)
         attacks = WorstCase(self._options.worst_case)
@@ -199,36 +205,24 @@ class Pipeline:
         return record.to_dict(), {key: hashes[path] for key, path in item.outputs}, item.stamp
 
     def _fail(self, item: Item, error: AdvimgError) -> None:
-        source, target, eps = item.key
-        settings = replace(self._options.settings, eps=eps)
-        asked = known_before(
-            settings, self._classifiers, self._classifiers[0].device.type, self._engine.precision, check_on=self._judges
-        )
-        # A store that did not answer is not asked once more; then the next run does, as the photo has no hash.
-        unread = isinstance(source, Url) and isinstance(error.__cause__, StoreError | PermissionError)
-        stamp = None if unread else stamp_before_reading(source)
-        known: dict[str, Any] = {"source_sha256": None if unread else sha256_or_none(source)}
-        if isinstance(target, int):
-            known["target"] = {"index": target, "name": self._classifiers[0].labels[target]}
-        else:
-            known["target_rule"] = target
-        tried_with = self._options.tried_with(self._classifiers[0].device.type)
-        self._record(
-            (Failure(str(source), str(error), asked | known).to_dict() | {"tried_with": tried_with}, {}, stamp)
+        self._append(
+            failure_line(
+                item,
+                error,
+                self._run.files,
+                self._options,
+                self._classifiers,
+                self._judges,
+                device=self._classifiers[0].device.type,
+                precision=self._engine.precision,
+            )
         )
 
     def _record(self, *written: Written) -> None:
-        lines = [self._line(*each) for each in written]
+        self._append(*(result_line(*each, self._run.files, self._options) for each in written))
+
+    def _append(self, *lines: dict[str, Any]) -> None:
         with self._lock:
             self._run.journal.append(*lines)
             for line in lines:
                 self._run.ended(line)
-
-    def _line(self, record: dict[str, Any], hashes: dict[str, str], source_stamp: str | None) -> dict[str, Any]:
-        stamps = {"source": source_stamp}
-        stamps |= {kind: stamp_of_written(path, hashes[kind]) for kind, path in record["outputs"].items()}
-        line = record | {"adversarial_sha256": hashes.get("adversarial"), "outputs_sha256": hashes}
-        line["stamps"] = {kind: stamp for kind, stamp in stamps.items() if stamp is not None}
-        if "perturbation" in hashes:
-            line["amplify"] = self._run.files.amplify
-        return line | self._options.recorded

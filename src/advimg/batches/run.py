@@ -14,7 +14,7 @@ from advimg.batches.journal_entry import Entry, folder_settings, key_of
 from advimg.batches.options import Options
 from advimg.batches.pipeline import Ended, Run
 from advimg.batches.plan import Files, Key
-from advimg.batches.process_executor import SeveralProcesses
+from advimg.batches.ray_executor import OnRay
 from advimg.batches.resume import compare_with_journal
 from advimg.batches.stats import SUMMARY, BatchStats
 from advimg.classifiers.classifier import Identity
@@ -42,6 +42,7 @@ def opened(
     *,
     true_labels: Mapping[Place, int] = MappingProxyType({}),
     devices: Sequence[str] = ("auto",),
+    on: str | None = None,
     progress: bool = True,
     warn: Callable[[str], None],
 ) -> Iterator["Batch"]:
@@ -53,23 +54,27 @@ def opened(
         models: what to attack, and what to check on.
         options: of all attacks.
         true_labels: the classes of photos, where they are known, as the first model counts.
-        devices: one, or several, each with a process of its own.
+        devices: one, or several, each with an actor of Ray, a process of its own.
+        on: the Ray cluster that makes the attacks (:func:`advimg.batches.ray_cluster.address_of`); None for this
+            process, or with several devices for a cluster on this machine.
         progress: whether a download shows a progress bar on stderr.
-        warn: called with a line for a person, if a device is lost and the others go on.
+        warn: called with a line for a person, if an actor is lost and the others go on.
 
     Raises:
         UsageError: no such device, or several devices and a model that is loaded already.
         OutputError: another process writes to the folder, it was begun with other settings, or a file is in the way.
         ClassifierError: a model cannot be loaded.
+        DeviceError: the cluster cannot be used.
     """
-    with Journal.opened(files.folder, warn=warn) as journal:
+    with contextlib.ExitStack() as stack:
+        journal = stack.enter_context(Journal.opened(files.folder, warn=warn))
         executor: Executor
-        if len(devices) > 1:
+        if on is not None or len(devices) > 1:
             attacked = [each for each in models.attacked if isinstance(each, ModelSpec)]
             check_on = [each for each in models.check_on if isinstance(each, ModelSpec | Program)]
             if len(attacked) + len(check_on) < len(models.attacked) + len(models.check_on):
                 raise UsageError("several devices load each model themselves; give models by name or as TOML files")
-            executor = SeveralProcesses(devices, attacked, check_on, progress=progress, warn=warn)
+            executor = stack.enter_context(OnRay.opened(on, devices, attacked, check_on, progress=progress, warn=warn))
         else:
             executor = InProcess(*models.load(*devices, progress=progress))
         yield Batch(keys, files, executor, journal, options, true_labels)

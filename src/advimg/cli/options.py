@@ -110,6 +110,12 @@ batch_options = options(
         help="How many pictures share a pass: photos, and with --survive what changes make of them; auto goes by "
         "device and memory.",
     ),
+    _models(
+        "--on",
+        metavar="ray|ADDRESS",
+        help="Attack on a Ray cluster, with an actor on each GPU, or on CPUs: ray for one on this machine, or that of "
+        "RAY_ADDRESS; ray://HOST:10001 or ray:HOST:PORT for one that runs. Its nodes need to see photos and outputs.",
+    ),
     _files(
         "-O",
         "--out-dir",
@@ -282,7 +288,7 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices:
             "devices",
             type=DevicesType(),
             default="auto",
-            help=f"{device}; or several, like cuda:0,cuda:1: a process on each, which share the photos.",
+            help=f"{device}; or several, like cuda:0,cuda:1: an actor of Ray on each, which share the photos.",
         )
         if devices
         else _models("--device", type=DeviceType(), default="auto", help=f"{device}."),

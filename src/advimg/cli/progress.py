@@ -50,7 +50,13 @@ def batch_run_options(given: Mapping[str, Any], settings: Settings, console: Con
         worst_case=tuple(map(str.strip, given["worst_case"].split(","))) if given["worst_case"] else (),
         pack=given["pack"],
     )
-    return {"options": options, "devices": given["devices"], "progress": not given["quiet"], "warn": console.warn}
+    return {
+        "options": options,
+        "devices": given["devices"],
+        "on": given["on"],
+        "progress": not given["quiet"],
+        "warn": console.warn,
+    }
 
 
 def run_shown(batch: Batch, console: Console, *, as_json: bool) -> bool:

@@ -250,6 +250,26 @@ def sweep(folder: Path) -> None:
                 _remove_abandoned(Path(place, name))
 
 
+@contextlib.contextmanager
+def marker(folder: Path) -> Iterator[Path]:
+    """Keep a hidden file of a name that nobody else has in a folder while the context lasts.
+
+    Other machines look for it, to find out whether they see the same folder. One that a killed process leaves is swept.
+
+    Raises:
+        DiskError: it cannot be made.
+    """
+    try:
+        path, file = _begun(folder / "marker")
+    except OSError as error:
+        raise DiskError(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
+        yield path
+    finally:
+        file.close()
+        path.unlink(missing_ok=True)
+
+
 def _remove_abandoned(temporary: Path) -> None:
     """Remove a temporary file unless a process holds it locked; links and pipes of such a name stay."""
     with contextlib.suppress(OSError):
