@@ -85,6 +85,7 @@ def test_no_import_leads_back() -> None:
     [
         ("click", {"cli"}),
         ("ray", {"batches"}),
+        ("fsspec", {"storage"}),
         ("rich", {"cli"}),
         ("matplotlib", {"report"}),
         ("torchvision", {"classifiers"}),

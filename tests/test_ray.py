@@ -4,8 +4,10 @@ Most tests share one cluster of two nodes on this machine; those that start one 
 """
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,11 +26,14 @@ import torch
 from ray.cluster_utils import Cluster
 
 import advimg
-from advimg.batches.journal import Journal
+from advimg.batches.journal import Journal, read_attacks
 from advimg.batches.plan import Item
 from advimg.batches.ray_actor import PipelineActor
 from advimg.batches.work_queue import WorkQueue
 from advimg.errors import DiskError, UsageError
+from advimg.storage import stores
+from advimg.storage.places import read_bytes
+from advimg.storage.url import Url
 from tests.batches import (
     assert_one_line,
     code_of,
@@ -558,3 +563,20 @@ def test_the_actors_of_a_command_that_is_killed_end_and_the_same_command_goes_on
     assert journal_lines(out)[: len(done)] == done
     assert len(comparable(out)) == 18
     assert_clean(out)
+
+
+def test_actors_read_from_a_store_and_pack_into_it(bucket: str, photos: list[Path]) -> None:
+    store = Url(f"s3://{bucket}")
+    for path in photos:
+        stores.put(store / "photos" / path.name, path.read_bytes(), overwrite=False)
+    options: dict[str, Any] = {"out_dir": str(store / "out"), "model": "efficientnet_lite0", "eps": 10}
+    stats = advimg.batch(str(store / "photos"), "random", device=("cpu", "cpu"), pack=2, **options)
+    assert stats.done == len(photos)
+    records = read_attacks(store / "out")
+    assert {Url(record["source"]).name for record in records.values()} == {path.name for path in photos}
+    for record in records.values():
+        data = read_bytes(Url(record["outputs"]["adversarial"]))
+        assert hashlib.sha256(data).hexdigest() == record["adversarial_sha256"]
+    tars = {Url(record["outputs"]["adversarial"]).parent.name for record in records.values()}
+    assert all(re.fullmatch(r"results-0[01]-\d{5}\.tar", name) for name in tars)
+    assert advimg.batch(str(store / "photos"), "random", device="cpu", **options).earlier == len(photos)
