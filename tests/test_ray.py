@@ -443,7 +443,7 @@ def test_what_answers_and_is_no_cluster_is_one_line(
         )
         ran = subprocess.run([sys.executable, "-c", code], cwd=out.parent, capture_output=True, text=True)
     assert_one_line(
-        Ran(ran.returncode, ran.stdout, ran.stderr), 1, f"what answers at {address} is no Ray cluster, or does not"
+        Ran(ran.returncode, ran.stdout, ran.stderr), 1, f"what answers at {address} is no Ray cluster, or does not let"
     )
 
 

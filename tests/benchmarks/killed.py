@@ -30,7 +30,7 @@ def outlive_kills(photos: list[Path], out: Path, every: float) -> None:
     Raises:
         ClickException: something is lost, twice, or not what its record says.
     """
-    arguments = ["batch", str(photos[0].parent), "-t", "random", "-m", "efficientnet_lite0", "--refine-steps", "0"]
+    arguments = ["batch", str(photos[0].parent), "-t", "random", "-m", "efficientnet_lite0", "--refine", "0"]
     command = [*advimg_command(), *arguments, "-O", str(out), "--on", "ray:local", "--device", "cpu,cpu"]
     progress("attacking them, until the driver is killed half way ...")
     killed = _run(command, out, every, until=len(photos) // 2)

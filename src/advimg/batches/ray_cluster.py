@@ -23,7 +23,7 @@ from advimg.errors import DeviceError, UsageError
 if TYPE_CHECKING:
     from types import ModuleType
 
-_REACH, _CONNECT = 5.0, 30.0
+_REACH, _CONNECT = 5.0, 25.0
 """Seconds to open a connection to an address, and to join the cluster there."""
 _CORES = 4
 """Of an actor on a CPU where nobody says how many actors there are: more threads wait for each other more than they
@@ -248,7 +248,10 @@ def _joined_in_time(ray: "ModuleType", address: str) -> None:
         thread.start()
         thread.join(_CONNECT)
     if thread.is_alive():
-        raise DeviceError(f"what answers at {address} is no Ray cluster, or does not answer in {_CONNECT:g} s")
+        raise DeviceError(
+            f"what answers at {address} is no Ray cluster, or does not let this process in within {_CONNECT:g} s; one "
+            "with tokens needs RAY_AUTH_MODE=token here"
+        )
     for error in failed:
         if isinstance(error, ImportError):
             raise DeviceError(f"--on {address} needs Ray's client: pip install 'advimg-cli[ray]'") from error
