@@ -1,5 +1,6 @@
 """Batches whose photos and results are in an object store, over HTTP: that of tests/object_store.py."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -18,8 +19,10 @@ from PIL import Image
 
 import advimg
 from advimg.batches import store_lock
-from advimg.batches.journal import read_attacks
+from advimg.batches.journal import read_attacks, store_of
+from advimg.batches.journal_segments import SegmentStore
 from advimg.batches.stats import BatchStats
+from advimg.batches.store_lock import StoreLock
 from advimg.classifiers.classifier import Classifier
 from advimg.engine.engine import Engine
 from advimg.errors import OutputError
@@ -180,6 +183,7 @@ def test_two_runs_are_kept_apart(store: Url, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_lock_of_a_run_elsewhere_is_waited_for_and_taken(store: Url, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_lock, "_GIVEN_UP", 0.5)
     monkeypatch.setattr(store_lock, "_LOOKED_AT", 0.1)
+    monkeypatch.setattr(store_lock, "_SETTLED", 0.1)
     value = {"host": "elsewhere", "process": 1, "since": "2026-01-01 00:00:00 UTC", "token": "x"}
     stores.put(store / "out" / "journal" / "lock", json.dumps(value).encode(), overwrite=False)
     with pytest.warns(UserWarning, match="is locked by a run on elsewhere since 2026-01-01 00:00:00 UTC; waiting"):
@@ -306,3 +310,60 @@ def test_photos_may_be_members_of_an_archive_in_a_store(store: Url, tmp_path: Pa
         str(store / "archives"), TARGET, model=quick_classifier(), out_dir=str(store / "out"), recursive=True
     )
     assert again.earlier == 4
+
+
+def test_what_others_put_where_a_killed_run_was_to_write_stays(store: Url, monkeypatch: pytest.MonkeyPatch) -> None:
+    attack(store)
+    name = Url(next(iter(read_attacks(store / "out").values()))["outputs"]["adversarial"]).name
+    plan = store / "other" / "journal" / "000001-abcdef" / "plan.jsonl"
+    stores.put(plan, json.dumps([name, None]).encode() + b"\n", overwrite=False)
+    stores.put(store / "other" / name, b"mine", overwrite=False)
+    with pytest.raises(OutputError, match=r"exists and is not in .* journal"):
+        attack(store, out_dir=str(store / "other"))
+    assert read_bytes(store / "other" / name) == b"mine"
+
+
+def test_names_with_odd_characters_are_photos_like_others(store: Url) -> None:
+    photo = read_bytes(store / "photos" / "p00.jpg")
+    for name in ("what?.jpg", "a b#c%41.jpg", "é.jpg"):
+        stores.put(store / "odd" / name, photo, overwrite=False)
+    odd: dict[str, Any] = {"out_dir": str(store / "odd-out"), "model": quick_classifier()}
+    assert advimg.batch(str(store / "odd"), TARGET, **odd).verified == 3
+    assert advimg.batch(str(store / "odd"), TARGET, **odd).earlier == 3
+
+
+def test_a_journal_that_is_written_anew_while_it_is_read_is_one_error(store: Url) -> None:
+    attack(store)
+    segments = store_of(store / "out").read()
+    next(segments)
+    rest = list(segments)
+    assert len(rest) == 3
+    listed = [url for url, _ in stores.listed(store / "out" / "journal")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SegmentStore, "_listed", lambda _: [*listed, store / "out" / "journal" / "gone.jsonl"])
+        with pytest.raises(OutputError, match="which a run may have written anew meanwhile"):
+            read_attacks(store / "out")
+
+
+def test_of_two_runs_that_find_a_dead_lock_one_takes_it(store: Url, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_lock, "_SETTLED", 0.5)
+    url = store / "out" / "journal" / "lock"
+    locks = [StoreLock(url, of=store / "out") for _ in range(2)]
+    dead = locks[0]._value | {"process": 2**22 + 1, "token": "dead"}
+    stores.put(url, json.dumps(dead).encode(), overwrite=False)
+    held: list[StoreLock] = []
+
+    def take(lock: StoreLock) -> None:
+        with contextlib.suppress(OutputError):
+            lock.acquire(lambda _: None)
+            held.append(lock)
+
+    threads = [threading.Thread(target=take, args=(lock,)) for lock in locks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(held) == 1
+    held[0].check()
+    held[0].release()
+    assert not list(stores.listed(store / "out"))

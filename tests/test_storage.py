@@ -66,6 +66,7 @@ def test_urls_are_sorted_by_folders() -> None:
         ("s3://key:secret@bucket/x", "s3://…@bucket/x: leave credentials out of URLs"),
         ("s3://bucket/x?X-Amz-Signature=abc", r"s3://bucket/x\?…: leave credentials out of URLs"),
         ("s3://", "names no bucket"),
+        ("s3://key:abc/secret@bucket/x", "s3://…@bucket/x: leave credentials out of URLs"),
     ],
 )
 def test_urls_that_make_no_sense_are_refused_without_their_secrets(text: str, message: str) -> None:

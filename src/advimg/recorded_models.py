@@ -59,6 +59,8 @@ def class_of(target: Target, labels: Labels) -> int:
     """Return the index of a recorded target; by its name, where a model has other classes.
 
     Raises:
-        UsageError: there is no class of that name.
+        UsageError: there is no such class.
     """
+    if not target.name and not 0 <= target.index < len(labels):
+        raise UsageError(f"there is no class {target.index}")
     return labels.counterpart(target.index, target.name) if target.name else target.index

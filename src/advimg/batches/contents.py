@@ -7,7 +7,7 @@ from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.stamps import stamp_before_reading, stamp_of
 from advimg.storage.listing import Listing
 from advimg.storage.places import exists
-from advimg.storage.url import Place, Url, path_or_url
+from advimg.storage.url import Place, Url, place_of
 
 
 class Contents:
@@ -41,10 +41,10 @@ class Contents:
 
     def holds(self, file: Written) -> bool:
         """Tell whether a picture is there with the bytes that were recorded."""
-        if file.stamp is not None and self._stamp_of(path_or_url(file.path)) == file.stamp:
+        if file.stamp is not None and self._stamp_of(place_of(file.path)) == file.stamp:
             return True
         stamp = stamp_before_reading(file.path)
-        if file.sha256 is None or sha256_or_none(path_or_url(file.path)) != file.sha256:
+        if file.sha256 is None or sha256_or_none(place_of(file.path)) != file.sha256:
             return False
         self.read[file.path] = stamp
         return True

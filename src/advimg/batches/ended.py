@@ -68,7 +68,8 @@ def failure_line(
     source, target, eps = item.key
     asked = known_before(replace(options.settings, eps=eps), classifiers, device, precision, check_on=check_on)
     # A store that did not answer is not asked once more; then the next run does, as the photo has no hash.
-    unread = isinstance(source, Url) and isinstance(error.__cause__, StoreError | PermissionError)
+    cause = error.__cause__
+    unread = isinstance(cause, StoreError) or (isinstance(source, Url) and isinstance(cause, PermissionError))
     stamp = None if unread else stamp_before_reading(source)
     known: dict[str, Any] = {"source_sha256": None if unread else sha256_or_none(source)}
     if isinstance(target, int):

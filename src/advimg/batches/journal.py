@@ -33,7 +33,7 @@ from advimg.batches.plan import Key
 from advimg.errors import OutputError
 from advimg.images.decode import is_adversarial
 from advimg.storage.places import is_inside
-from advimg.storage.url import Place, path_or_url
+from advimg.storage.url import Place, place_of
 
 _FEW = 100
 """New stamps of fewer than one in so many attacks are not worth writing the journal anew."""
@@ -135,7 +135,7 @@ class Journal:
             self._rewrite()
         store.open()
         self._unfinished = store.unfinished(
-            file_of(path_or_url(each.path)) for entry in self.entries.values() for each in entry.files
+            file_of(place_of(each.path)) for entry in self.entries.values() for each in entry.files
         )
 
     @classmethod
@@ -168,10 +168,6 @@ class Journal:
         """
         self._unfinished.expect(paths)
 
-    def is_left(self, path: Place) -> bool:
-        """Tell whether a file without a record is known to be of a run that was killed, and may be replaced."""
-        return path in self._unfinished
-
     def begin(self, hashes: Mapping[Place, str]) -> set[Place]:
         """List files that are about to be written, with the SHA-256 of their bytes.
 
@@ -194,7 +190,7 @@ class Journal:
         """
         own = {}
         for each in entry.files:
-            path = path_or_url(each.path)
+            path = place_of(each.path)
             if tar_of(path) is not None:
                 continue
             sha256 = sha256_or_none(path) if is_inside(path, self.folder) else None
@@ -237,7 +233,7 @@ class Journal:
         lines = [line_of(record, self.folder) for record in records]
         # A failure that is lost when the power fails is found again.
         self._store.append(lines, durable=any(record["error"] is None for record in records))
-        outputs = (path_or_url(path) for record in records for path in record["outputs"].values())
+        outputs = (place_of(path) for record in records for path in record["outputs"].values())
         self._unfinished.discard({file_of(path) for path in outputs})
 
     def flush(self) -> None:

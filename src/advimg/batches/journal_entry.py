@@ -9,7 +9,7 @@ import msgspec
 
 from advimg.batches.plan import Key
 from advimg.settings import Settings, described
-from advimg.storage.url import Place, path_or_url
+from advimg.storage.url import Place, place_of
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -93,7 +93,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def outputs(self) -> dict[str, Place]:
         """The paths of the files that were written, by the record's keys."""
-        return {each.kind: path_or_url(each.path) for each in self.files}
+        return {each.kind: place_of(each.path) for each in self.files}
 
     def file(self, kind: str) -> Written | None:
         """Return a file by its key in the record."""
@@ -103,7 +103,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def key_of(record: Mapping[str, Any]) -> Key:
     """Return which attack a record is of."""
     target = record["target_rule"] or record["target"]["index"]
-    return Key(path_or_url(record["source"]), target, "auto" if record["max_eps"] is not None else record["eps"])
+    return Key(place_of(record["source"]), target, "auto" if record["max_eps"] is not None else record["eps"])
 
 
 class SharedEntries:
@@ -129,7 +129,7 @@ class SharedEntries:
         hashes = {"adversarial": read.adversarial_sha256} if read.outputs_sha256 is None else read.outputs_sha256
         return Entry(
             key=Key(
-                path_or_url(source), read.target_rule or read.target.index, read.eps if read.max_eps is None else "auto"
+                place_of(source), read.target_rule or read.target.index, read.eps if read.max_eps is None else "auto"
             ),
             source_sha256=read.source_sha256,
             files=tuple(

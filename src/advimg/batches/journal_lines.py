@@ -11,9 +11,9 @@ import msgspec
 
 from advimg.batches.journal_entry import Entry, SharedEntries
 from advimg.batches.journal_store import Store
-from advimg.errors import OutputError, RecordError
+from advimg.errors import OutputError, RecordError, first_line
 from advimg.record_schema import check_record, parse_json, read_ended
-from advimg.storage.url import Place, Url, is_below, is_url, located, path_or_url, relative
+from advimg.storage.url import Place, Url, is_below, is_url, located, place_of, relative
 
 _HEAD = b'{"advimg": '
 """The beginning of every journal."""
@@ -177,6 +177,8 @@ def _parsed(content: bytes, folder: Place) -> Line:
         raise RecordError(f"it has no key {error}") from None
     except TypeError:  # a record of a failure may lack what tells it from others
         raise RecordError("it names no target") from None
+    except (AttributeError, ValueError) as error:  # what the schema lets through, and no batch writes
+        raise RecordError(first_line(error)) from None
 
 
 def _plain(content: bytes) -> Any:
@@ -228,5 +230,5 @@ def line_of(record: Mapping[str, Any], folder: Place) -> bytes:
 
 def _stored(record: Mapping[str, Any], folder: Place) -> dict[str, Any]:
     """Return a record as the journal of a folder stores it, with paths relative to the folder."""
-    outputs = {key: relative(path_or_url(path), folder) for key, path in record["outputs"].items()}
-    return {**record, "source": relative(path_or_url(record["source"]), folder), "outputs": outputs}
+    outputs = {key: relative(place_of(path), folder) for key, path in record["outputs"].items()}
+    return {**record, "source": relative(place_of(record["source"]), folder), "outputs": outputs}

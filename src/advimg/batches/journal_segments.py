@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from advimg.batches.store_lock import StoreLock
 from advimg.batches.unfinished_objects import UnfinishedObjects
-from advimg.errors import DiskError, OutputError
+from advimg.errors import DiskError, OutputError, first_line
 from advimg.storage import stores
 from advimg.storage.url import Place, Url, relative
 
@@ -80,14 +80,17 @@ class SegmentStore:
 
     def read(self) -> Iterator[bytes]:
         """Yield the lines, each with its end."""
-        with stores.errors_as(f"cannot read {self.path}", but=FileNotFoundError):
+        with stores.errors_as(f"cannot read {self.path}"):
             segments = self._listed()
-            if not segments:
-                raise FileNotFoundError(f"{self.path} does not exist")
-            with ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="segment") as pool:
-                for first in range(0, len(segments), _AT_A_TIME):
-                    for data in pool.map(stores.read, segments[first : first + _AT_A_TIME]):
-                        yield from data.splitlines(keepends=True)
+        if not segments:
+            raise FileNotFoundError(f"{self.path} does not exist")
+        with (
+            stores.errors_as(f"cannot read {self.path}, which a run may have written anew meanwhile"),
+            ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="segment") as pool,
+        ):
+            for first in range(0, len(segments), _AT_A_TIME):
+                for data in pool.map(stores.read, segments[first : first + _AT_A_TIME]):
+                    yield from data.splitlines(keepends=True)
 
     def open(self) -> None:
         """Make ready to append."""
@@ -111,14 +114,15 @@ class SegmentStore:
         if self._segments is not None:
             self._segments.close()
         with stores.errors_as(f"cannot write to {self.path}"):
-            before, run = self._listed(), self._next_run()
+            before, run = [url for url, _ in stores.listed(self.path)], self._next_run()
             anew = run.with_name(f"{run.name}-anew")
             for number, data in enumerate(_in_parts(lines)):
                 stores.put(anew / f"{number:06}.jsonl", data, overwrite=False)
-            names = [relative(segment, self.path) for segment in before]
+            names = [name for url in before if _SEGMENT.fullmatch(name := relative(url, self.path))]
             stores.put(anew / _INSTEAD, json.dumps(names).encode("ascii"), overwrite=False)
+        gone = set(names)
         with contextlib.suppress(OSError):  # they no longer count, be they there or not
-            stores.remove(before)
+            stores.remove(url for url in before if relative(url, self.path) in gone or _of_anew(url))
         if self._segments is not None:
             self.open()
 
@@ -126,7 +130,7 @@ class SegmentStore:
         """Return the list of unfinished files, once those that a killed run left are removed."""
         assert self._run is not None
         with stores.errors_as(f"cannot write to {self.folder}"):
-            return UnfinishedObjects(self.folder, self.path, self._run, recorded)
+            return UnfinishedObjects(self.folder, self.path, self._run, recorded, check=self._lock.check)
 
     def close(self) -> None:
         """Write what waits."""
@@ -150,6 +154,10 @@ class SegmentStore:
             for name, url in sorted(found.items())
             if (match := _SEGMENT.fullmatch(name)) and name not in gone and (not match["anew"] or url.parent in runs)
         ]
+
+
+def _of_anew(url: Url) -> bool:
+    return url.parent.name.endswith("-anew")
 
 
 def _in_parts(lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -228,8 +236,9 @@ class _Segments:
                 self._changed.wait_for(lambda: self._closed or len(self._lines) >= _MOST_LINES, timeout=_EVERY)
             try:
                 self._write()
-            except OutputError as error:
-                self._error = error
+            except Exception as error:
+                # Whatever it is, no line that is added after it would be written.
+                self._error = error if isinstance(error, OutputError) else DiskError(first_line(error))
                 return
 
     def _write(self) -> None:
@@ -240,7 +249,12 @@ class _Segments:
                 return
             with stores.errors_as(f"cannot write to {self._run.parent}"):
                 self._before_each()
-                stores.put(self._run / f"{self._number:06}.jsonl", b"".join(lines), overwrite=False)
-            self._number += 1
+                while True:
+                    number, self._number = self._number, self._number + 1
+                    try:
+                        stores.put(self._run / f"{number:06}.jsonl", b"".join(lines), overwrite=False)
+                        break
+                    except FileExistsError:
+                        pass  # the answer to an earlier attempt was lost; a line that is there twice counts once
             with self._changed:
                 del self._lines[: len(lines)]

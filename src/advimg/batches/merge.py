@@ -24,7 +24,7 @@ from advimg.outputs import is_summary
 from advimg.report.results_table import NAME as TABLE
 from advimg.report.results_table import is_results_table, results_table
 from advimg.storage.places import exists, is_folder, is_there, write_whole
-from advimg.storage.url import Place, is_below, located, path_or_url, place, relative
+from advimg.storage.url import Place, is_below, located, place, place_of, relative
 
 _OF_A_RUN = ("earlier", "seconds", "per_second")
 """What the summary of a batch tells of the run itself."""
@@ -218,7 +218,7 @@ def _others(index: Index, shares: Sequence[tuple[Place, WrittenShare]], away: Se
     expected = planned - sum(share.attacks for _, share in known)
     folder, share = known[0]
     root = located(share.root, folder)
-    photos = (path_or_url(attack.source) for attack in index.lines)
+    photos = (place_of(attack.source) for attack in index.lines)
     made = sum(is_below(photo, root) and shard_number(name_of(photo, root), count) in numbers for photo in photos)
     return max(0, expected - made)
 
@@ -237,7 +237,7 @@ def _lines(index: Index, merged: Merged, *, check: bool) -> Iterator[bytes]:
 def _gone(entry: Entry, *, check: bool) -> Iterator[Place]:
     """Yield the files of an attack that are not there, or, with ``check``, not what they were."""
     for each in entry.files:
-        path = path_or_url(each.path)
+        path = place_of(each.path)
         if not is_there(path) or (check and each.sha256 and sha256_or_none(path) != each.sha256):
             yield path
 

@@ -12,7 +12,7 @@ from advimg.errors import PhotoError, unreadable
 from advimg.images.decode import decode_photo
 from advimg.images.photo import Photo
 from advimg.storage.places import read_bytes
-from advimg.storage.url import path_or_url
+from advimg.storage.url import place_of
 
 _AHEAD = 3
 """How many files are opened before their turn."""
@@ -98,7 +98,7 @@ def _open(name: str, max_pixels: int, room: ByteBudget | None = None) -> OpenedF
         held = pixels * _BYTES_A_PIXEL
 
     try:
-        data = read_bytes(path_or_url(name))
+        data = read_bytes(place_of(name))
     except FileNotFoundError:
         return OpenedFile(None, None, "is gone")
     except (OSError, ValueError, MemoryError) as error:  # ValueError: a NUL in the name
@@ -106,6 +106,8 @@ def _open(name: str, max_pixels: int, room: ByteBudget | None = None) -> OpenedF
     sha256 = hashlib.sha256(data).hexdigest()
     try:
         photo = decode_photo(data, source=name, max_pixels=max_pixels, before_decoding=wait_for_room)
+    except MemoryError:
+        return OpenedFile(sha256, None, "is too large for this machine's memory", held)
     except PhotoError as error:
         return OpenedFile(sha256, None, str(error).removeprefix(f"{name} "), held)
     return OpenedFile(sha256, photo, held=held)

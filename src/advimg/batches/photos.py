@@ -10,9 +10,10 @@ from functools import cache
 from pathlib import Path
 
 from advimg.errors import PhotoError, UsageError, unreadable
-from advimg.images.decode import SUFFIXES, is_adversarial
-from advimg.images.perturbation import shown_in
+from advimg.images.decode import SUFFIXES, is_adversarial, text_chunks
+from advimg.images.perturbation import PERTURBATION_KEY, shown_by
 from advimg.outputs import is_report
+from advimg.record import CHUNK_KEY
 from advimg.storage import stores, tars
 from advimg.storage.places import exists, is_folder
 from advimg.storage.url import Place, Url, is_below, place
@@ -220,7 +221,8 @@ def is_own_picture(photo: Place) -> bool:
     if photo.suffix.lower() != ".png":
         return False
     beside = _BESIDE.fullmatch(photo.stem)
-    if is_adversarial(photo) or shown_in(photo) is not None:
+    record, perturbation = text_chunks(photo, CHUNK_KEY, PERTURBATION_KEY)
+    if record is not None or shown_by(perturbation) is not None:
         return True
     return beside is not None and is_adversarial(photo.with_name(f"{beside[1]}.png"))
 

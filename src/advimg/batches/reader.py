@@ -138,7 +138,7 @@ class PhotoReader:
                 error = PhotoError(f"{items[0].key.source} is too large for this machine's memory")
             if isinstance(error, AdvimgError):
                 self._refused.append((items, error))
-                if not _is_refusal(error):
+                if not (isinstance(items[0].key.source, Url) and _is_refusal(error)):
                     self._fail_refused()
                 elif len(self._refused) > _MOST_REFUSED:
                     # Credentials have expired, for example. The photos are in no journal, so the next run reads them.

@@ -19,7 +19,10 @@ from advimg.labels import Labels
 from advimg.settings import Eps
 from advimg.storage.files import is_file_itself, is_inside_folder
 from advimg.storage.places import exists
-from advimg.storage.url import Place, Url, path_or_url
+from advimg.storage.url import Place, Url, place_of
+
+_MANY = 1000
+"""Of more attacks, photos in a store are listed, and not asked for one by one."""
 
 
 class Work(NamedTuple):
@@ -56,7 +59,8 @@ def compare_with_journal(
     Raises:
         OutputError: the folder was begun with other settings, or a file is in the way.
     """
-    contents = Contents(journal.entries.values(), (files.folder, files.root))
+    many = [files.root] if len(keys) > _MANY else []  # the folder of a few photos may be a whole bucket
+    contents = Contents(journal.entries.values(), [files.folder, *many])
     journal.rename(moved_photos((key.source for key in keys), journal.entries.values(), contents.sha256_of))
     of_other_settings = _of_other_settings(keys, journal, asked, force=options.force)
     tried_with = [] if options.retry_failed else [options.tried_with(device) for device in devices]
@@ -99,7 +103,7 @@ def _recorded(journal: Journal, of_other_settings: Container[Key]) -> dict[Key, 
         adversarial = entry.file("adversarial")
         if key not in of_other_settings and adversarial is not None:
             # Not if the name leads out of the folder.
-            path = unpacked(path_or_url(adversarial.path))
+            path = unpacked(place_of(adversarial.path))
             if isinstance(path, Url) or (inside(path.parent) and is_file_itself(path)) or not exists(path):
                 recorded[key] = path
     return recorded
@@ -161,13 +165,11 @@ def _is_finished(entry: Entry, files: Files, contents: Contents, tried_with: Seq
         if written is None:
             return False
         unchanged = contents.holds(written)
-        if not unchanged and (kind == "adversarial" or not contents.is_there(path_or_url(written.path))):
+        if not unchanged and (kind == "adversarial" or not contents.is_there(place_of(written.path))):
             return False
         if kind == "perturbation":
             asked = entry.amplify if unchanged else None
-            if asked != files.amplify and (
-                asked is not None or not _is_shown(path_or_url(written.path), files.amplify)
-            ):
+            if asked != files.amplify and (asked is not None or not _is_shown(place_of(written.path), files.amplify)):
                 return False
     return True
 
@@ -181,7 +183,7 @@ def _is_shown(perturbation: Place, amplify: Amplify) -> bool:
 def _check_absent(pending: Sequence[Item], repeated: Container[Place], journal: Journal, contents: Contents) -> None:
     for item in pending:
         for _, path in item.outputs:
-            if contents.is_there(path) and path not in repeated and not journal.is_left(path):
+            if contents.is_there(path) and path not in repeated:
                 raise OutputError(
                     f"{path} exists and is not in {journal.folder}'s journal, or no longer what it was; choose another "
                     "-O, or --force to overwrite such files"

@@ -161,7 +161,9 @@ class Batch:
 
         try:
             if self._pending:
-                self._journal.expect(path for item in self._pending for _, path in item.outputs)
+                if self._options.pack is None and self._options.metadata:
+                    # Else names say nothing: files have others, or cannot be told from those of others.
+                    self._journal.expect(path for item in self._pending for _, path in item.outputs)
                 run = Run(self._files, self._journal, self._options, began=begin, ended=count, stop=stop)
                 self._executor.attack(self._pending, run)
         finally:

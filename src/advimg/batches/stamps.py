@@ -11,7 +11,7 @@ import sys
 import time
 
 from advimg.storage import places, stores, tars
-from advimg.storage.url import Place, Url, path_or_url
+from advimg.storage.url import Place, Url, place_of
 
 _TICK = 10_000_000 if sys.platform == "linux" else 16_000_000
 """Nanoseconds: two changes that follow each other within one tick of the system's clock may have the same time."""
@@ -26,11 +26,11 @@ def stamp_of(path: str | Place) -> str | None:
     That of an object is what its store says of its bytes, that of a member its archive's.
     """
     if "://" in str(path):
-        return _stamp_in_store(path_or_url(path))
+        return _stamp_in_store(place_of(path))
     try:
         about = os.stat(str(path))  # noqa: PTH116 - called for each file of a batch, and Path.stat() takes twice as long
-    except NotADirectoryError:
-        return _stamp_of_member(path_or_url(path))
+    except (NotADirectoryError, FileNotFoundError):  # the second on Windows
+        return _stamp_of_member(place_of(str(path)))
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return None
     if not stat.S_ISREG(about.st_mode):
@@ -85,13 +85,13 @@ def stamp_of_written(path: str | Place, sha256: str) -> str | None:
         time.sleep(wait / _SECOND)
     stamp = stamp_before_reading(path)
     try:
-        return stamp if stamp is not None and places.sha256(path_or_url(path)) == sha256 else None
+        return stamp if stamp is not None and places.sha256(place_of(path)) == sha256 else None
     except OSError:
         return None
 
 
 def _age(stamp: str) -> int:
-    """Return how long ago a file was changed, in nanoseconds; of a server's file by its clock, as git does."""
+    """Return how long ago a file was changed, in nanoseconds, by this machine's clock."""
     return time.time_ns() - _time_in(stamp)
 
 

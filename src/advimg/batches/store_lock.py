@@ -1,17 +1,20 @@
-"""The lock of an output folder in an object store: an object that one run creates, and renews while it lives.
+"""The lock of an output folder in an object store: an object that one run creates, and never writes again.
 
-The store sees to it that one run alone creates it, where it can (:func:`advimg.storage.stores.put`). The lock of a run
-that was killed is known by not being renewed, or at once, if it was a process of this machine.
+The store sees to it that one run alone creates it, where it can (:func:`advimg.storage.stores.put`). A second object,
+named after its token, tells that the run lives, and is renewed: a renewal that comes late can take nothing back.
+The lock of a run that was killed is known by not being renewed, or at once, if it was a process of this very system.
 """
 
 import contextlib
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from advimg.errors import OutputError
@@ -24,6 +27,8 @@ _GIVEN_UP = 40.0
 """Seconds without a renewal after which the run is taken for dead."""
 _LOOKED_AT = 2.0
 """Seconds between two looks at the lock of another run."""
+_SETTLED = 2.0
+"""Seconds after which a run that takes a dead lock, too, has either done so or seen that it is taken."""
 
 _own: set[Url] = set()
 """The locks that this process holds: those of its number from an earlier life are of dead processes."""
@@ -42,6 +47,7 @@ class StoreLock:
         self._of = of
         self._value = {
             "host": socket.gethostname(),
+            "system": _this_system(),
             "process": os.getpid(),
             "since": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
             "token": os.urandom(8).hex(),
@@ -62,12 +68,17 @@ class StoreLock:
         try:
             self._create()
         except FileExistsError:
-            self._wait_for_death(warn)
-            stores.remove([self._url])
+            dead = self._dead(warn)
+            if dead:
+                if (now := _read(self._url)) != dead:
+                    raise self._held_by(now) from None
+                stores.remove([self._url, self._sign_of(dead)])
             try:
                 self._create()
             except FileExistsError:
                 raise self._held_by(_read(self._url)) from None
+            time.sleep(_SETTLED)
+            self.check()
         _own.add(self._url)
         self._thread.start()
 
@@ -89,46 +100,53 @@ class StoreLock:
         self._thread.join()
         _own.discard(self._url)
         with contextlib.suppress(OSError, OutputError):
+            stores.remove([self._sign_of(self._value)])
             self.check()
             stores.remove([self._url])
 
     def _create(self) -> None:
-        stores.put(self._url, self._bytes(0), overwrite=False)
+        stores.put(self._url, json.dumps(self._value).encode("ascii"), overwrite=False)
         # A store that cannot create exclusively may have taken another's in the same moment.
         if _read(self._url).get("token") != self._value["token"]:
             raise FileExistsError
-
-    def _bytes(self, renewed: int) -> bytes:
-        return json.dumps({**self._value, "renewed": renewed}).encode("ascii")
 
     def _renew(self) -> None:
         renewed = 0
         while not self._released.wait(_RENEWED):
             renewed += 1
-            with contextlib.suppress(OSError, OutputError):  # the next time, or the next segment tells
-                self.check()
-                stores.put(self._url, self._bytes(renewed), overwrite=True)
+            with contextlib.suppress(Exception):  # the next time, or the next segment tells
+                stores.put(self._sign_of(self._value), str(renewed).encode("ascii"), overwrite=True)
 
-    def _wait_for_death(self, warn: Callable[[str], None]) -> None:
-        """Return once the run that holds the lock is known to be dead.
+    def _sign_of(self, value: dict[str, Any]) -> Url:
+        """Return the object by which a run says that it lives."""
+        return self._url.with_name(f"{self._url.name}-{value.get('token', '')}")
+
+    def _dead(self, warn: Callable[[str], None]) -> dict[str, Any]:
+        """Return what the lock says of its run once that is known to be dead; nothing if the lock is gone.
 
         Raises:
-            OutputError: it is alive.
+            OutputError: the run is alive.
         """
         first = _read(self._url)
-        if first.get("host") == self._value["host"] and self._url not in _own and not _is_alive(first.get("process")):
-            return
         if self._url in _own:
             raise self._held_by(first)
+        if (
+            first.get("system") is not None
+            and first["system"] == self._value["system"]
+            and not _is_alive(first.get("process"))
+        ):
+            return first
         warn(f"{self._of} is locked by a run on {_where(first)}; waiting {_GIVEN_UP:.0f} s to see whether it is alive")
+        sign = _bytes_of(self._sign_of(first))
         given_up = time.monotonic() + _GIVEN_UP
         while time.monotonic() < given_up:
             time.sleep(_LOOKED_AT)
             now = _read(self._url)
-            if now and now != first:
+            if now and (now != first or _bytes_of(self._sign_of(first)) != sign):
                 raise self._held_by(now)
             if not now:
-                return
+                return {}
+        return first
 
     def _held_by(self, value: dict[str, Any]) -> OutputError:
         return OutputError(
@@ -145,18 +163,36 @@ def _read(url: Url) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _bytes_of(url: Url) -> bytes | None:
+    try:
+        return stores.read(url)
+    except FileNotFoundError:
+        return None
+
+
+def _this_system() -> str | None:
+    """Return what tells this start of this machine, and this container, from others; None where that is not told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
+
+
 def _where(value: dict[str, Any]) -> str:
     return f"{value.get('host', 'a machine')} since {value.get('since', 'a while')}"
 
 
 def _is_alive(process: object) -> bool:
     """Tell whether a process of this machine may be alive; one with this process's own number has died before it."""
-    if type(process) is not int or process == os.getpid():
-        return type(process) is not int
+    if type(process) is not int or sys.platform == "win32":  # where a signal is no probe
+        return True
+    if process == os.getpid():
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, SystemError):  # not ours, or on Windows
+    except OSError:  # not ours
         return True
     return True

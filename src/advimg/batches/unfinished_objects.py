@@ -7,10 +7,11 @@ known before, so that they are one object.
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.photos import is_own_picture
+from advimg.errors import OutputError
 from advimg.storage import stores
 from advimg.storage.url import Place, Url, is_below, located, relative
 
@@ -21,35 +22,35 @@ class UnfinishedObjects:
     """The files of an output folder that have no record yet; see :class:`advimg.batches.journal_store.Unfinished`.
 
     The lists have lines of a name and, where it was known, the SHA-256. Of a run that was killed, those files are
-    removed that have the hash, or that are pictures of advimg. Others may be replaced when their attack is made again:
-    nothing was there when that run began.
+    removed that have the hash, or that are pictures of advimg, and no others.
 
     Args:
         folder: the URL of the output folder.
         journal: the URL of the folder with the runs.
         run: the folder of this run, below that.
         recorded: the files that records name; those are kept.
+        check: raises an error if this run may no longer write.
 
     Raises:
         OSError: the store does not answer.
     """
 
-    def __init__(self, folder: Url, journal: Url, run: Url, recorded: Iterable[Place]) -> None:
+    def __init__(
+        self, folder: Url, journal: Url, run: Url, recorded: Iterable[Place], *, check: Callable[[], None]
+    ) -> None:
+        self._check = check
         self._folder = folder
         self._run = run
         self._planned: set[Place] = set()
         self._hashes: dict[Place, str] = {}
         self._own_lists: list[Url] = []
         lists = [url for url, _ in stores.listed(journal) if _LIST.fullmatch(relative(url, journal))]
-        self._left = self._clean(lists, recorded) if lists else set[Place]()
-        if not self._left:
+        if lists:
+            self._clean(lists, recorded)
             stores.remove(lists)
 
     def __contains__(self, path: Place) -> bool:
         """Tell whether a file is there as it was listed."""
-        if path in self._left and isinstance(path, Url):
-            with stores.errors_as(f"cannot read {path}"):
-                return stores.find(path) is not None
         return path in self._hashes and sha256_or_none(path) == self._hashes[path]
 
     def expect(self, paths: Iterable[Place]) -> None:
@@ -76,11 +77,11 @@ class UnfinishedObjects:
         """Keep files, because they have a record."""
         for path in paths:
             self._hashes.pop(path, None)
-            self._left.discard(path)
 
     def close(self) -> None:
         """Remove the files that have no record, and the lists."""
-        with contextlib.suppress(OSError):  # the next run finds them in the lists
+        with contextlib.suppress(OSError, OutputError):  # the next run finds them in the lists
+            self._check()
             stores.remove(path for path in self._hashes if isinstance(path, Url) and path in self)
             stores.remove(self._own_lists)
 
@@ -90,21 +91,18 @@ class UnfinishedObjects:
         with stores.errors_as(f"cannot write to {self._folder}"):
             stores.put(self._own_lists[-1], "".join(lines).encode("ascii"), overwrite=True)
 
-    def _clean(self, lists: Iterable[Url], recorded: Iterable[Place]) -> set[Place]:
-        """Remove what killed runs left; return what is there and may be somebody else's."""
+    def _clean(self, lists: Iterable[Url], recorded: Iterable[Place]) -> None:
+        """Remove what killed runs left."""
         there = {url for url, _ in stores.listed(self._folder)}
         there.difference_update(path for path in recorded if isinstance(path, Url))
-        left: set[Place] = set()
-        for url in lists:
-            for path, sha256 in self._read(url):
-                if path not in there:
-                    continue
-                if (sha256 is not None and sha256_or_none(path) == sha256) or is_own_picture(path):
-                    stores.remove([path])
-                    left.discard(path)
-                else:
-                    left.add(path)
-        return left
+        listed = {(path, sha256) for url in lists for path, sha256 in self._read(url) if path in there}
+        # All are looked at before one is removed: a figure is known by the file beside it.
+        own = [
+            path
+            for path, sha256 in listed
+            if (sha256 is not None and sha256_or_none(path) == sha256) or is_own_picture(path)
+        ]
+        stores.remove(own)
 
     def _read(self, url: Url) -> Iterator[tuple[Url, str | None]]:
         for line in stores.read(url).splitlines():

@@ -9,7 +9,7 @@ import click
 from advimg.cli.command import Command, option
 from advimg.cli.options import stream_options
 from advimg.cli.param_types import PlaceType
-from advimg.storage.url import path_or_url
+from advimg.storage.url import place_of
 
 _NAMED = 10
 """How many shards and reasons are named; of others the merge itself names so many."""
@@ -137,4 +137,4 @@ def _of(attack: "Attack") -> str:
     from advimg.cli.console import shown_path
 
     eps = attack.eps if isinstance(attack.eps, str) else f"{attack.eps:g}"
-    return f"{shown_path(path_or_url(attack.source))}, target {attack.target}, eps {eps}"
+    return f"{shown_path(place_of(attack.source))}, target {attack.target}, eps {eps}"

@@ -60,9 +60,10 @@ def command(ctx: click.Context, /, adversarial: "Place", original: "Place | None
     the options say, and a record that names another does not hold. A model that is not on disk, and one with weights or
     a file of its own, has to be given with -m.
 
-    DIR has a journal, results.jsonl, or folders that have one, such as those of a sweep. Each file in it is checked
-    from its bytes, and against its record: file and photo are those that were recorded, the promise holds, and the
-    record does not say more than is found. Each network is loaded once; -m is for the records that name the model.
+    DIR has a journal, results.jsonl, or folders that have one, such as those of a sweep. Each adversarial PNG in it is
+    checked from its bytes, and against its record: file and photo are those that were recorded, the promise holds, and
+    the record does not say more of it than is found. The pictures beside it, and what networks of --check-on saw, are
+    not. Each network is loaded once; -m is for the records that name the model.
 
     \b
     Examples:

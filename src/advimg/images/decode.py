@@ -146,13 +146,18 @@ def is_adversarial(path: Place) -> bool:
 
 def text_chunk(path: Place, key: str) -> str | None:
     """Return a text chunk of a PNG; None if there is none. The pixels are not decoded."""
+    return text_chunks(path, key)[0]
+
+
+def text_chunks(path: Place, *keys: str) -> list[str | None]:
+    """Return several text chunks of a PNG, which is opened once; None for those that there are not."""
     try:
         file = path if isinstance(path, Path) and split(path) is None else io.BytesIO(read_bytes(path))
         with Image.open(file, formats=("PNG",)) as image:
-            text = image.info.get(key)
+            texts = [image.info.get(key) for key in keys]
     except Exception:  # as _broken_is_one_error says
-        return None
-    return text if isinstance(text, str) else None
+        return [None for _ in keys]
+    return [text if isinstance(text, str) else None for text in texts]
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -90,8 +90,13 @@ def factor_for(amplify: Amplify, linf: int) -> float:
 
 def shown_in(path: Place) -> Shown | None:
     """Return how much a perturbation was amplified in a picture; None if its file does not say."""
+    return shown_by(text_chunk(path, PERTURBATION_KEY))
+
+
+def shown_by(chunk: str | None) -> Shown | None:
+    """Return what the text chunk of a perturbation's picture says; None if it is none."""
     try:
-        values = json.loads(text_chunk(path, PERTURBATION_KEY) or "")
+        values = json.loads(chunk or "")
         return Shown(values["asked"], float(values["amplify"]))
     except (ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from advimg.record import NetworkRecord, Record, Target
 from advimg.report.thumbnails import Pictures
 from advimg.storage import tars
-from advimg.storage.url import Place, is_url, path_or_url, relative
+from advimg.storage.url import Place, is_url, place_of, relative
 
 VERIFIED, NOT_REACHED, FAILED = "verified", "not reached", "failed"
 
@@ -108,7 +108,7 @@ def _links(outputs: Mapping[str, str], report: Place) -> Iterator[Link]:
     for key, text in _LINKS.items():
         if key not in outputs:
             continue
-        where = path_or_url(outputs[key])
+        where = place_of(outputs[key])
         inside = tars.split(where)
         if inside is None:
             yield Link(text, _address(where, report))

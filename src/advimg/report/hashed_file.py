@@ -7,7 +7,7 @@ from advimg.errors import PhotoError
 from advimg.images.decode import decode_photo
 from advimg.images.photo import Photo
 from advimg.storage.places import is_there, read_bytes
-from advimg.storage.url import path_or_url
+from advimg.storage.url import place_of
 
 
 class HashedFile:
@@ -20,7 +20,7 @@ class HashedFile:
     """
 
     def __init__(self, path: str, sha256: str, called: str) -> None:
-        self._path = path_or_url(path)
+        self._path = place_of(path)
         self._called = called
         self.sha256 = sha256
 

@@ -16,7 +16,7 @@ from advimg.record import Target
 from advimg.report.accuracy import TrueClasses
 from advimg.report.csv_table import csv_header, csv_rows
 from advimg.storage.places import read_beginning
-from advimg.storage.url import Place, is_url, path_or_url, relative
+from advimg.storage.url import Place, is_url, place_of, relative
 
 NAME = "results.csv"
 COLUMNS = (
@@ -155,7 +155,7 @@ def _named(path: str, beginning: Callable[[str], str]) -> str:
 def _beginning(inner: str, folder: Place) -> str:
     """Return how paths begin that lead into a folder, relative to that of the table."""
     separator = "/" if is_url(inner) else os.sep
-    within = relative(path_or_url(inner or separator), folder)
+    within = relative(place_of(inner or separator), folder)
     return "" if within == os.curdir else within if within.endswith(separator) else f"{within}{separator}"
 
 

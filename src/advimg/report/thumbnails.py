@@ -22,7 +22,7 @@ from advimg.images.photo import Levels
 from advimg.images.scaling import fit, pick_pixels, resample
 from advimg.report.hashed_file import HashedFile
 from advimg.storage.places import is_there, read_bytes, write_whole
-from advimg.storage.url import Place, path_or_url
+from advimg.storage.url import Place, place_of
 
 _LONGEST = 448
 _LONGEST_PERTURBATION = 320
@@ -140,7 +140,7 @@ def _perturbation(
             return name, f"{factor:g}"
     except PhotoError:
         pass
-    file = path_or_url(record["outputs"].get("perturbation", ""))
+    file = place_of(record["outputs"].get("perturbation", ""))
     shown, in_name = shown_in(file), _FACTOR_IN_NAME.search(file.stem)
     if shown is None and in_name is None:
         return None, ""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from advimg.storage import stores
+from advimg.storage.tars import SUFFIX
 from advimg.storage.url import Place, Url
 
 
@@ -26,10 +27,14 @@ class Listing:
         """
         with stores.errors_as(f"cannot read {url}"):
             if not any(url.is_relative_to(folder) for folder in self._folders):
-                found = stores.find(url)
-                return found.stamp if found else None
+                alone = stores.find(url)
+                return alone.stamp if alone else None
             if self._stamps is None:
                 self._stamps = {
                     str(each): found.stamp for folder in self._folders for each, found in stores.listed(folder)
                 }
-            return self._stamps.get(str(url))
+            found = self._stamps.get(str(url))
+            if found is None and SUFFIX in str(url).lower():  # that of a member is its archive's
+                archives = (each for each in url.parents if each.suffix.lower() == SUFFIX)
+                found = next((stamp for each in archives if (stamp := self._stamps.get(str(each)))), None)
+            return found

@@ -76,7 +76,12 @@ def read(url: Url, begin: int | None = None, end: int | None = None) -> bytes:
     Raises:
         OSError: as the module says.
     """
-    data: bytes = _asked(url, lambda files: files.cat_file(str(url), start=begin, end=end))
+    try:
+        data: bytes = _asked(url, lambda files: files.cat_file(str(url), start=begin, end=end))
+    except StoreError as error:
+        if begin is None or error.errno != errno.EINVAL:
+            raise
+        return b""  # there is nothing from there on, as HTTP says with 416
     return data
 
 
@@ -208,7 +213,7 @@ def _asked(url: Url, ask: Callable[[Any], _Answer]) -> _Answer:
             answer = _as_of_a_disk(error, url)
             if answer is None:
                 raise
-            if not isinstance(answer, StoreError) or attempt == TRIES:
+            if not isinstance(answer, StoreError) or answer.errno == errno.EINVAL or attempt == TRIES:
                 raise answer from None  # whose text may hold more than a person is to see
         time.sleep(_FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.5, 1))
     raise AssertionError("unreachable")
@@ -220,6 +225,7 @@ def file_system(scheme: str) -> Any:
 
     Raises:
         UsageError: its package is not installed.
+        PermissionError: it lacks what the environment has to tell it.
     """
     import fsspec
 
@@ -234,6 +240,10 @@ def file_system(scheme: str) -> Any:
         files = fsspec.filesystem(scheme, use_listings_cache=False, **options)
     except ImportError:
         raise UsageError(f"{scheme}:// needs the package {package}: pip install 'advimg-cli[{extra}]'") from None
+    except Exception as error:  # such as an account that no variable names
+        raise PermissionError(
+            errno.EACCES, f"{scheme}:// cannot be used ({without_secrets(first_line(error))})"
+        ) from None
     if scheme == "s3":
         files.retries = 1  # of its own, which take no argument
     return files
@@ -252,7 +262,8 @@ def _as_of_a_disk(error: Exception, url: Url) -> OSError | None:
     if "Credential" in type(error).__name__ or "Authentication" in type(error).__name__:
         return PermissionError(errno.EACCES, f"the store was given no valid credentials ({text})", str(url))
     if isinstance(error, OSError | TimeoutError) or module in _CLIENTS:
-        return StoreError(errno.EIO, f"the store failed ({text})", str(url))
+        number = errno.EINVAL if getattr(error, "errno", None) == errno.EINVAL or _status(error) == 416 else errno.EIO
+        return StoreError(number, f"the store failed ({text})", str(url))
     return None
 
 

@@ -122,7 +122,7 @@ def contents(data: bytes) -> Iterator[tuple[str, bytes]]:
                 if file is not None:
                     yield info.name, file.read()
                 tar.members = []  # type: ignore[attr-defined]
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
         raise OSError(f"no tar archive, or cut off: {error}") from error
 
 
@@ -145,7 +145,7 @@ def _listed(archive: Place) -> Iterator[tuple[str, Member]]:
                 if info.isreg() and parts and parts[0] != "/" and ".." not in parts:
                     yield "/".join(parts), Member(info.offset_data, info.size)
                 tar.members = []  # type: ignore[attr-defined] # a second list, in more words
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
         raise OSError(f"{archive} is no tar archive, or is cut off: {error}") from error
 
 

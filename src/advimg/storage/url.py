@@ -158,7 +158,7 @@ def place(text: str | Place) -> Place:
     if url.scheme not in STORES:
         known = ", ".join(f"{scheme}://" for scheme in STORES)
         raise UsageError(f"{shown}: advimg does not know {url.scheme}://; it knows {known}")
-    if shown != str(text):
+    if shown != str(text) or _SIGNED.search(str(text)):
         raise UsageError(f"{shown}: leave credentials out of URLs; they belong into the store's environment variables")
     if not str(url).partition("://")[2].partition("/")[0]:
         raise UsageError(f"{shown} names no bucket")
@@ -199,6 +199,20 @@ def relative(where: Place, folder: Place) -> str:
     return str(where)
 
 
+def place_of(text: str | Place) -> Place:
+    """Return the place that a record or a listing names, whatever its characters: nobody wrote it by hand."""
+    if isinstance(text, Url | Path):
+        return text
+    return Url(text) if is_url(text) else Path(text)
+
+
 def _without_secrets(url: str) -> str:
-    """Return a URL without passwords, and without a query, which may be a signature."""
-    return re.sub(r"\?.*", "?…", re.sub(r"://[^/@]*:[^/@]*@", "://…@", url), flags=re.DOTALL)
+    """Return a URL without a password, which may hold slashes, and without a query that is a signature."""
+    scheme, _, rest = url.partition("://")
+    if ":" in rest.partition("/")[0]:
+        return f"{scheme}://…{rest[rest.rindex('@') :] if '@' in rest else ''}"
+    return re.sub(r"\?.*", "?…", url, flags=re.DOTALL) if _SIGNED.search(url) else url
+
+
+_SIGNED = re.compile(r"\?.*\b(?:sig|signature|token|X-Amz-[\w-]+|X-Goog-[\w-]+|AWSAccessKeyId)=", re.IGNORECASE)
+"""A query that lets whoever has it read the object."""
