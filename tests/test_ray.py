@@ -411,7 +411,7 @@ def test_devices_that_the_cluster_does_not_have_are_one_line(
     [
         ("spark", 2, "--on 'spark': give ray, ray://HOST:10001, or ray:HOST:PORT"),
         ("ray:", 2, "--on 'ray:': give ray, "),
-        ("ray:nowhere", 2, "--on nowhere: this is no address; give "),
+        ("ray:nowhere", 2, "--on ray:nowhere: this is no address; give "),
         ("ray:127.0.0.1:1", 1, "no Ray cluster answers at 127.0.0.1:1: Connection refused"),
         ("ray://127.0.0.1:1", 1, "no Ray cluster answers at ray://127.0.0.1:1: Connection refused"),
     ],

@@ -327,8 +327,10 @@ class Journal:
         yield from read_journal(self.folder)
 
     def _close(self) -> None:
-        self._store.close()
-        self._unfinished.close()
+        try:
+            self._store.close()
+        finally:
+            self._unfinished.close()
 
 
 def _tars(entries: Iterable[Entry]) -> set[Place]:

@@ -155,7 +155,11 @@ def _sources(folders: Sequence[str | Place], out_dir: str | Place | None) -> tup
         found = [(folder, source) for folder in shards_in(given[0]) if (source := Source.of(folder))]
         target = given[0]
         if not found:
-            raise OutputError(f"{given[0]} holds no folder of a shard, such as shard-1-of-4")
+            own = " it is a folder of results itself: name others to merge it with" if has_journal(given[0]) else ""
+            raise OutputError(
+                f"{given[0]} holds no folder of a shard, such as shard-1-of-4;"
+                f"{own or ' give the -O of advimg batch --shard, or several folders of results'}"
+            )
     if out_dir is not None:
         chosen = place(out_dir)
         if not all(is_below(folder, chosen) for folder in given):

@@ -151,8 +151,7 @@ def own_cluster(actors: int) -> Iterator[None]:
     """
     ray = _ray()
     if ray.is_initialized():
-        yield
-        return
+        raise DeviceError("this program has joined a Ray cluster; leave it, or attack on it with on='ray:auto'")
     folder: str | None = None
     with _silent():
         try:
@@ -200,7 +199,7 @@ def node_of_this_process() -> str:
 def _ray() -> "ModuleType":
     # Read when Ray is imported, here and in the processes of a cluster of our own. No statistics are sent anywhere, and
     # an actor that asks for no GPU sees all of them.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
@@ -219,8 +218,9 @@ def _check_reachable(address: str) -> None:
     if address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        raise UsageError(f"--on {address}: this is no address; give ray://HOST:10001, or ray:HOST:PORT")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        given = address if address.startswith("ray://") else f"ray:{address}"
+        raise UsageError(f"--on {given}: this is no address; give ray://HOST:10001, or ray:HOST:PORT")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH).close()
     except (OSError, OverflowError) as error:
@@ -255,7 +255,8 @@ def _joined_in_time(ray: "ModuleType", address: str) -> None:
     for error in failed:
         if isinstance(error, ImportError):
             raise DeviceError(f"--on {address} needs Ray's client: pip install 'advimg-cli[ray]'") from error
-        raise DeviceError(f"the Ray cluster at {address} cannot be used: {_one_line(error)}") from error
+        hint = "; one with tokens needs RAY_AUTH_MODE=token here" if isinstance(error, ConnectionError) else ""
+        raise DeviceError(f"the Ray cluster at {address} cannot be used: {_one_line(error)}{hint}") from error
 
 
 @contextlib.contextmanager
@@ -263,7 +264,11 @@ def _silent() -> Iterator[None]:
     """Keep Ray from printing what its nodes say: it does so on stdout, whatever it is told about logs."""
     from ray._private import worker
 
-    said, worker.print_to_stdstream = worker.print_to_stdstream, lambda *_, **__: None
+    said = getattr(worker, "print_to_stdstream", None)
+    if said is None:  # in another version of Ray, which then may print
+        yield
+        return
+    worker.print_to_stdstream = lambda *_, **__: None
     try:
         yield
     finally:

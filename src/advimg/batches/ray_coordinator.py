@@ -21,6 +21,8 @@ _POLL = 0.1
 """Seconds between two checks whether to stop, and of an exchange without news."""
 _NO_ACTOR = 300.0
 """Seconds to wait for a first actor, or for another one where all are lost."""
+_PAUSE = 30.0
+"""Seconds without a round after which this process was stopped, or busy with something else: actors may have ended."""
 _MOST_RESTARTS = 3
 """How many actors in a row may be lost at one place before they have done anything."""
 
@@ -47,6 +49,8 @@ class Coordinator:
     began: bool = False
     error: AdvimgError | None = None
     _seen: float = field(default_factory=time.monotonic)
+    _round: float = field(default_factory=time.monotonic)
+    _paused: float | None = None
 
     def serve(self) -> None:
         """Have all items attacked, or what is complete be written after a stop.
@@ -58,6 +62,10 @@ class Coordinator:
         from ray.exceptions import RayError
 
         while self.queue.left:
+            now = time.monotonic()
+            if now - self._round > _PAUSE:
+                self._paused = now
+            self._round = now
             self._dispatch()
             calls = {slot.call: slot for slot in self.slots if slot.call is not None}
             if not calls:
@@ -73,7 +81,9 @@ class Coordinator:
                 try:
                     reports.append((slot, ray.get(call)))
                 except RayError as error:
-                    lost.append((slot, slot.loss(error)))
+                    # Ray tells of actors that have ended in a pause within a few seconds after it.
+                    paused = self._paused is not None and time.monotonic() - self._paused < _PAUSE
+                    lost.append((slot, slot.loss(error, paused=paused)))
             self._take(reports)
             for slot, loss in lost:
                 self._lose(slot, loss)

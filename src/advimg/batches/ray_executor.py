@@ -102,17 +102,19 @@ class OnRay:
         """Attack items; see :meth:`advimg.batches.executor.Executor.attack`."""
         places = self._places[: len(items)]
         with contextlib.ExitStack() as stack:
+            folder = run.files.folder
+            if isinstance(folder, Path):
+                # Once the actors have ended; the journal removes unfinished files as it is closed.
+                stack.callback(sweep, folder)
             if self._own:
                 stack.enter_context(own_cluster(len(places)))
-            folder = run.files.folder
             needed = self._needed(items)
             if isinstance(folder, Path):
                 needed |= {stack.enter_context(marker(folder)): f"the output folder {folder}"}
-                stack.callback(sweep, folder)  # the journal removes unfinished files as it is closed
             else:
                 needed |= {lock_of(folder): f"the output folder {folder}"}
             coordinator = Coordinator(
-                [Slot(place, self._task(place, run, needed, f"{n:02}")) for n, place in enumerate(places)],
+                [Slot(place, self._task(place, run, needed, f"{n:02}"), self._own) for n, place in enumerate(places)],
                 WorkQueue(items),
                 run,
                 self._warn,

@@ -32,6 +32,7 @@ class Slot:
     Attributes:
         place: where, and what it asks the cluster for.
         task: of its actors, pickled.
+        alone: whether the cluster has this machine only, and ends with this command.
         handle: Ray's of the actor; None before it is begun, and between two.
         call: the exchange that is under way.
         answers: for the next exchange.
@@ -43,6 +44,7 @@ class Slot:
 
     place: Bundle
     task: bytes
+    alone: bool = False
     handle: Any = None
     call: Any = None
     answers: dict[int, set[Place] | AdvimgError] = field(default_factory=dict)
@@ -82,8 +84,13 @@ class Slot:
         self.handle = self.call = self.node = self.host = None
         self.answers, self.wanted, self.state = {}, 0, "loading"
 
-    def loss(self, error: Exception) -> Loss:
-        """Tell from Ray's error why the actor was lost."""
+    def loss(self, error: Exception, *, paused: bool = False) -> Loss:
+        """Tell from Ray's error why the actor was lost.
+
+        Args:
+            error: of Ray.
+            paused: whether this process has called no actor for so long that they ended by themselves.
+        """
         from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 
         text = str(error)
@@ -95,7 +102,11 @@ class Slot:
             return Loss(DeviceError(message), suspect=False, final=True)
         if self.node is None:
             return Loss(DeviceError(f"{self.name} did not begin: {last}"), suspect=False)
+        if paused:
+            return Loss(DeviceError(f"{self.name} has ended, as it was not called for long"), suspect=False)
         if not is_alive(self.node):
+            if self.alone:
+                return Loss(DeviceError("Ray's processes on this machine have ended"), suspect=False, final=True)
             return Loss(DeviceError(f"the node {self.host} was lost"), suspect=False)
         if isinstance(error, ActorUnavailableError):
             return Loss(DeviceError(f"{self.name} no longer answers"), suspect=False)

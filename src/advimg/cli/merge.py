@@ -65,8 +65,8 @@ def command(ctx: click.Context, /, folders: "tuple[Place, ...]", **given: Any) -
       advimg merge monday/ tuesday/ -O .
 
     \b
-    Exit code: 0 everything is there and shows its target; 3 some files do not; 1 something is missing or failed,
-    or the merge; 2 wrong usage.
+    Exit code: 0 everything is there and shows its target; 3 some files do not;
+    1 something is missing or failed, or the merge; 2 wrong usage.
     """
     from advimg.batches.merge import merge
     from advimg.cli.console import Console
@@ -83,8 +83,9 @@ def _print(merged: "Merged", console: "Console") -> None:
     from advimg.cli.console import shown_path
 
     stats = merged.stats
-    shards = f" of {len(merged.shards)} shards" if merged.shards else f" of {len(merged.folders)} folders"
-    console.say(f"{stats.done} of {stats.total} attacks{shards}, in {shown_path(merged.folder)}", "bold")
+    what, count = ("shard", len(merged.shards)) if merged.shards else ("folder", len(merged.folders))
+    sources = f" of {count} {what}{'s' * (count != 1)}"
+    console.say(f"{stats.done} of {stats.total} attacks{sources}, in {shown_path(merged.folder)}", "bold")
     counts = [("verified", stats.verified), ("not reached", stats.not_reached), ("failed", len(stats.failures))]
     optional = [
         ("no answer", len(stats.unanswered)),

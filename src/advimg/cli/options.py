@@ -114,7 +114,8 @@ batch_options = options(
         "--on",
         metavar="ray|ADDRESS",
         help="Attack on a Ray cluster, with an actor on each GPU, or on CPUs: ray for one on this machine, or that of "
-        "RAY_ADDRESS; ray://HOST:10001 or ray:HOST:PORT for one that runs. Its nodes need to see photos and outputs.",
+        "RAY_ADDRESS; ray://HOST:10001 or ray:HOST:PORT for one that runs. Its nodes need to "
+        "see photos and outputs. Needs the extra ray.",
     ),
     _files(
         "-O",
@@ -128,7 +129,8 @@ batch_options = options(
         type=click.IntRange(min=1),
         metavar="N",
         help="Write the results into tar archives that webdataset reads, OUT/results-00000.tar and so on: N attacks in "
-        "each, or fewer where they are large. What is in no archive yet when a run is killed is made again.",
+        "each; the last, and those of large photos, hold fewer. Several devices write archives of their own, "
+        "results-01-00000.tar. What is in no archive yet when a run is killed is made again.",
     ),
     _files("--retry-failed", is_flag=True, help="Try again what failed in an earlier run."),
     _files("-f", "--force", is_flag=True, help="Overwrite files that are there, and results of other settings."),
@@ -288,7 +290,7 @@ def model_options(*, several: str, default: str | None = DEFAULT_MODEL, devices:
             "devices",
             type=DevicesType(),
             default="auto",
-            help=f"{device}; or several, like cuda:0,cuda:1: an actor of Ray on each, which share the photos.",
+            help=f"{device}; or several, like cuda:0,cuda:1: an actor of Ray on each (needs the extra ray).",
         )
         if devices
         else _models("--device", type=DeviceType(), default="auto", help=f"{device}."),

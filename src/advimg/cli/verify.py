@@ -73,8 +73,8 @@ def command(ctx: click.Context, /, adversarial: "Place", original: "Place | None
       advimg verify illusions/
 
     \b
-    Exit code: 0 the promise holds; 3 it does not; 1 a file cannot be read or checked, or its attack failed;
-    2 wrong usage; 130 interrupted.
+    Exit code: 0 the promise holds; 3 it does not;
+    1 a file cannot be read or checked, or its attack failed; 2 wrong usage; 130 interrupted.
     """
     from advimg.cli.console import Console
 

@@ -151,7 +151,11 @@ def is_folder(url: Url) -> bool:
         OSError: as the module says.
     """
     if not url.key:
-        return bool(_asked(url, lambda files: files.exists(str(url))))
+        try:
+            _asked(url, lambda files: files.info(str(url)))  # which tells a refusal from an absence, unlike exists()
+        except FileNotFoundError:
+            return False
+        return True
     return bool(_asked(url, lambda files: files.isdir(str(url))))
 
 
