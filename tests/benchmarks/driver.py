@@ -112,7 +112,7 @@ def _rate(folder: Path, actors: int, count: int) -> float:
     keys = [Key(folder / "photos" / f"{number:06}.jpg", record["target"]["index"], 10.0) for number in range(count)]
     items = plan_items(keys, files, Labels(f"class {index}" for index in range(6)), recorded={})
     places = [Bundle("cpu", None, {"num_cpus": 0})] * actors
-    executor = OnRay(places, [], own=True, warn=click.echo)
+    executor = OnRay(places, [], own=False, warn=click.echo)
     stats = BatchStats(count)
     with (
         Journal.opened(files.folder) as journal,
