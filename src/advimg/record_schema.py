@@ -139,7 +139,7 @@ def _refuse(constant: str) -> None:
 def _converted(values: object, type_: type[msgspec.Struct]) -> Any:
     try:
         return msgspec.convert(values, type_)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # the second of half a surrogate pair
         raise RecordError(printable(str(error), _LONGEST_REASON)) from None
 
 

@@ -62,5 +62,5 @@ def class_of(target: Target, labels: Labels) -> int:
         UsageError: there is no such class.
     """
     if not target.name and not 0 <= target.index < len(labels):
-        raise UsageError(f"there is no class {target.index}")
+        raise UsageError(f"class {target.index} is out of range: 0 to {len(labels) - 1}")
     return labels.counterpart(target.index, target.name) if target.name else target.index

@@ -69,6 +69,7 @@ class Pretending:
         return Report(
             node="node",
             host="host",
+            process=0,
             state="ended" if orders.stop else "ready",
             begins=begins,
             records=records,

@@ -69,6 +69,7 @@ class Report:
     Attributes:
         node: the cluster's name of the actor's node.
         host: the name of its machine, for a person.
+        process: its number there.
         state: whether it loads its classifiers, attacks, or has ended: by :attr:`Orders.stop`, or by an error.
         begins: the SHA-256 of files that are about to be written, by a number for the answer.
         records: of attacks whose files are in place.
@@ -78,6 +79,7 @@ class Report:
 
     node: str
     host: str
+    process: int
     state: State
     begins: dict[int, dict[Place, str]]
     records: list[dict[str, Any]]

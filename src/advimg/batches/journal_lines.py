@@ -46,6 +46,8 @@ class Line(NamedTuple):
         """Return the record, with the paths of today."""
         record: dict[str, Any] = _plain(self.content) | {"source": self.source, "outputs": self.outputs}
         record.pop("out_dir", None)
+        if record.get("adversarial_sha256") is None:  # named among those of all files, as others may write it
+            record["adversarial_sha256"] = (record.get("outputs_sha256") or {}).get("adversarial")
         return record
 
 

@@ -45,6 +45,7 @@ class PipelineActor:
     def __init__(self, version: str, task: bytes) -> None:
         # A terminal sends Ctrl-C to all of its processes; the driver decides what follows.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _exit_on_sigterm()
         warnings.simplefilter("ignore")
         self._host, self._node = socket.gethostname(), _node_id()
         self._changed = threading.Condition()
@@ -83,6 +84,7 @@ class PipelineActor:
             return Report(
                 node=self._node,
                 host=self._host,
+                process=os.getpid(),
                 state=self._state,
                 begins=begins,
                 records=records,
@@ -202,6 +204,21 @@ def _node_id() -> str:
     from advimg.batches.ray_cluster import node_of_this_process
 
     return node_of_this_process()
+
+
+def _exit_on_sigterm() -> None:
+    """End programs, too, when this process is asked to end; another thread waits, for Ray's code runs in this one."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def wait() -> None:
+        while os.read(reader, 1)[0] != signal.SIGTERM:
+            pass
+        _exit()
+
+    threading.Thread(target=wait, name="sigterm", daemon=True).start()
 
 
 def _exit() -> NoReturn:

@@ -108,6 +108,7 @@ class Coordinator:
                 self._fail(replaced := error)
         for slot, report in reports:
             slot.node, slot.host, slot.wanted = report.node, report.host, report.wanted
+            slot.runs_as(report.process)
             for number, files in report.begins.items():
                 slot.answers[number] = replaced if isinstance(replaced, AdvimgError) else replaced & files.keys()
             if slot.state == "loading" and report.state == "ready":

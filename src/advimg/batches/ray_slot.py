@@ -1,5 +1,9 @@
 """A place for an actor in a Ray cluster, and the actor that has it at present."""
 
+import contextlib
+import os
+import signal
+import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,6 +29,30 @@ class Loss(NamedTuple):
     final: bool = False
 
 
+_own: set[int] = set()
+"""The processes of the actors in this command's own cluster."""
+_GONE = 2.0
+"""Seconds for such a process to end."""
+
+
+def end_own_actors() -> None:
+    """End the actors of this command's own cluster, with the programs that they run: the command ends at once."""
+    for process in tuple(_own):
+        with contextlib.suppress(OSError):
+            os.kill(process, signal.SIGTERM)
+    given_up = time.monotonic() + _GONE
+    while any(map(_is_there, tuple(_own))) and time.monotonic() < given_up:
+        time.sleep(0.02)
+
+
+def _is_there(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
+
+
 @dataclass(eq=False)
 class Slot:
     """A place for an actor, and the actor that has it at present.
@@ -37,7 +65,7 @@ class Slot:
         call: the exchange that is under way.
         answers: for the next exchange.
         wanted: how many photos the actor has room for.
-        node, host: where it is; None until it has begun.
+        node, host, process: where it is; None until it has begun.
         state: of the actor.
         losses: actors that were lost in a row, without a record in between.
     """
@@ -51,6 +79,7 @@ class Slot:
     wanted: int = 0
     node: str | None = None
     host: str | None = None
+    process: int | None = None
     state: State = "loading"
     losses: int = 0
 
@@ -75,13 +104,21 @@ class Slot:
         )
         self.handle = actor.remote(__version__, self.task)
 
+    def runs_as(self, process: int) -> None:
+        """Take note of the actor's process."""
+        self.process = process
+        if self.alone:
+            _own.add(process)
+
     def end(self) -> None:
         """End the actor at once, if there is one."""
         import ray
 
+        if self.process is not None:
+            _own.discard(self.process)
         if self.handle is not None:
             ray.kill(self.handle)
-        self.handle = self.call = self.node = self.host = None
+        self.handle = self.call = self.node = self.host = self.process = None
         self.answers, self.wanted, self.state = {}, 0, "loading"
 
     def loss(self, error: Exception, *, paused: bool = False) -> Loss:

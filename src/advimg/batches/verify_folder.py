@@ -164,7 +164,7 @@ class FolderCheck:
             return ends("failed", values["error"])
         if picture.sha256 is None:
             return ends("not_checked", f"the file {picture.error}")
-        altered = ["its bytes are not those that were recorded"] * (picture.sha256 != _sha256_in(values))
+        altered = ["its bytes are not those that were recorded"] * (picture.sha256 != values["adversarial_sha256"])
         unsure: Status = "does_not_hold" if altered else "not_checked"
         if picture.photo is None:
             return ends(unsure, *altered, f"the file {picture.error}")
@@ -235,12 +235,6 @@ class FolderCheck:
         if self._mask is None:
             return ("its record names a mask; give --mask to check that nothing else is changed",)
         return () if record.mask_sha256 == self._mask.sha256 else ("this mask is not the one that its record names",)
-
-
-def _sha256_in(record: Mapping[str, Any]) -> str | None:
-    """Return the hash that a record names of the adversarial PNG."""
-    sha256: str | None = record.get("adversarial_sha256") or (record.get("outputs_sha256") or {}).get("adversarial")
-    return sha256
 
 
 def _models_of(record: Mapping[str, Any]) -> tuple[str, ...]:

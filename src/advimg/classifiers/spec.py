@@ -9,7 +9,7 @@ from typing import Any, Self
 from advimg.errors import ClassifierError, UsageError, unreadable
 from advimg.formatting import shortened
 from advimg.labels import Labels
-from advimg.storage.url import Place, is_url, place
+from advimg.storage.url import STORES, Place, is_url, place
 from advimg.toml import parse_toml
 
 _MOST_WORDS = 100_000
@@ -61,7 +61,7 @@ class ModelSpec:
             UsageError: a key of the file is unknown, missing or of the wrong type.
             ClassifierError: the file cannot be read.
         """
-        if is_url(name):
+        if name.partition("://")[0].lower() in STORES and is_url(name):
             raise UsageError(f"{name}: a model is a name, or a file of this machine; its --weights may be a URL")
         if is_onnx(name):
             return cls(model=name, title=Path(name).name, file=Path(name).absolute())

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from advimg.batches.options import Options
+from advimg.batches.ray_slot import end_own_actors
 from advimg.batches.run import Batch
 from advimg.batches.stats import BatchStats
 from advimg.classifiers.program import end_programs
@@ -213,6 +214,7 @@ def _stop_on_signals() -> Iterator[tuple[threading.Event, threading.Event]]:
     def handle(number: int, frame: FrameType | None) -> None:
         if interrupted.is_set():
             end_programs()
+            end_own_actors()
             os._exit(ExitCode.INTERRUPTED)
         interrupted.set()
         stop.set()
