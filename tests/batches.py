@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,13 @@ def write(path: Path, data: bytes = b"x") -> Path:
 
 
 def save_photo(path: Path, seed: int = 0, *, size: tuple[int, int] = (24, 16)) -> Path:
-    """Write a photo of noise, in the format that its name asks for, and the folders above it."""
+    """Write a photo of noise, in the format that its name asks for, and the folders above it.
+
+    It is an hour old: of a photo that was changed this moment the journal has no stamp, and the next run adds it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(random_photo(*size, seed).levels).save(path)
+    os.utime(path, (time.time() - 3600,) * 2)
     return path
 
 
