@@ -292,7 +292,8 @@ def test_a_photo_that_ends_each_actor_fails_and_no_other(
     program.chmod(0o755)
     ran = cli("batch", "photos", *COMMAND[2:], "--check-on", "exec:./judge", *on)
     assert ran.code == 1
-    assert len([note for note in notes(ran) if "was killed" in note]) == 2
+    # The third is told only where other photos are left, for which another actor is begun.
+    assert len([note for note in notes(ran) if "was killed" in note]) in (2, 3)
     assert_whole(out, [*photos, odd])
     (failure,) = [record for record in records_of(out) if record["error"]]
     assert failure["source"] == str(odd)
