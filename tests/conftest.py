@@ -35,6 +35,7 @@ from advimg.images.decode import photo_from_pixels
 from advimg.images.photo import Photo
 from advimg.record import Failure, Record
 from advimg.storage import stores
+from advimg.storage.url import Url
 
 if TYPE_CHECKING:
     from tests.object_store import ObjectStore
@@ -90,6 +91,18 @@ def photo(tmp_path: Path) -> Path:
     with Image.open(sample("chelsea.png")) as image:
         image.save(path)
     return path
+
+
+@pytest.fixture
+def memory() -> Iterator[Url]:
+    """A folder in fsspec's store in memory, whose contents end with the test."""
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    before = dict(files.store)
+    yield Url("memory://bucket/folder")
+    files.store.clear()
+    files.store.update(before)
 
 
 @pytest.fixture(scope="session")

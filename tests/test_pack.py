@@ -5,11 +5,10 @@ import io
 import json
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -41,16 +40,6 @@ from tests.batches import COMMAND, EPS, assert_one_line, no_attack, pictures, re
 from tests.conftest import Cli, encoded, random_photo, sample
 
 PACKED = (*COMMAND, "--pack", "3")
-
-
-@pytest.fixture
-def memory() -> Iterator[Url]:
-    """A folder in fsspec's store in memory, whose contents end with the test."""
-    files = fsspec.filesystem("memory")
-    before = dict(files.store)
-    yield Url("memory://bucket/out")
-    files.store.clear()
-    files.store.update(before)
 
 
 def archives(folder: Path) -> list[str]:

@@ -4,7 +4,6 @@ import io
 import os
 import pickle
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import fsspec
@@ -19,16 +18,6 @@ from advimg.storage.copies import on_disk
 from advimg.storage.url import Url, is_below, is_url, located, path_or_url, place, relative
 
 _PARTS = st.lists(st.text("abc.-_ é", min_size=1, max_size=5).filter(lambda part: part not in (".", "..")), max_size=4)
-
-
-@pytest.fixture
-def memory() -> Iterator[Url]:
-    """A folder in fsspec's store in memory, whose contents end with the test."""
-    files = fsspec.filesystem("memory")
-    before = dict(files.store)
-    yield Url("memory://bucket/photos")
-    files.store.clear()
-    files.store.update(before)
 
 
 def test_a_url_has_the_names_that_a_path_has() -> None:

@@ -45,6 +45,10 @@ class FolderStore:
         with made_folder(self.folder), _locked(self.folder):
             yield
 
+    def is_there(self) -> bool:
+        """Tell whether there is such a file."""
+        return places.exists(self.path)
+
     def read(self) -> Iterator[bytes]:
         """Yield the lines, each with its end; the last may lack it."""
         try:

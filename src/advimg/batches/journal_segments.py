@@ -78,6 +78,10 @@ class SegmentStore:
         finally:
             self._lock.release()
 
+    def is_there(self) -> bool:
+        """Tell whether there is anything of a journal."""
+        return stores.is_folder(self.path)
+
     def read(self) -> Iterator[bytes]:
         """Yield the lines, each with its end."""
         with stores.errors_as(f"cannot read {self.path}"):

@@ -63,6 +63,13 @@ class Store(Protocol):
             OutputError: another process writes there, or the folder cannot be written.
         """
 
+    def is_there(self) -> bool:
+        """Tell whether there is a journal, be it empty.
+
+        Raises:
+            OSError: it cannot be told.
+        """
+
     def read(self) -> Iterator[bytes]:
         """Yield the lines, each with its end; the last may lack it, if it is not complete.
 

@@ -13,7 +13,7 @@ from advimg.batches.journal_files import sha256_or_none
 from advimg.batches.journal_lines import Line as RecordLine
 from advimg.batches.journal_lines import LineReader
 from advimg.batches.shards import Attack, Shard, WrittenShare, read_share
-from advimg.errors import OutputError, RecordError
+from advimg.errors import OutputError, RecordError, unreadable
 from advimg.settings import Eps
 from advimg.storage.url import Place
 
@@ -268,10 +268,11 @@ def has_journal(folder: Place) -> bool:
     Raises:
         OutputError: it cannot be told.
     """
+    store = store_of(folder)
     try:
-        return next(store_of(folder).read(), None) is not None
-    except FileNotFoundError:
-        return False
+        return store.is_there()
+    except OSError as error:
+        raise OutputError(unreadable(store.path, error)) from error
 
 
 def _reread(folder: Place, items: Sequence[tuple[Attack, Line]]) -> Iterator[tuple[dict[str, Any], Entry]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from advimg.batches.claims import FileVerification, Status, claims_of, differences_of
-from advimg.batches.journal import read_attacks
+from advimg.batches.journal import read_attacks, store_of
 from advimg.batches.journal_files import NAME
 from advimg.batches.journal_segments import FOLDER
 from advimg.batches.opened_files import OpenedFile, open_ahead
@@ -30,7 +30,7 @@ from advimg.record_schema import record_of
 from advimg.recorded_models import check_once, class_of
 from advimg.settings import MAX_PIXELS
 from advimg.storage import stores
-from advimg.storage.places import exists, is_file, is_folder
+from advimg.storage.places import is_file, is_folder
 from advimg.storage.url import Place, Url
 from advimg.verification import Verification, check_promise
 
@@ -47,7 +47,7 @@ def journals_in(where: Place) -> list[Place]:
     try:
         if where.name == NAME and (is_file(where) or not is_folder(where)):
             return [where.parent]
-        if _has_journal(where):
+        if store_of(where).is_there():
             return [where]
         found = list(_below(where))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -55,10 +55,6 @@ def journals_in(where: Place) -> list[Place]:
     if not found:
         raise OutputError(f"{where} has no journal, nor has a folder in it; give a folder that advimg batch wrote to")
     return found
-
-
-def _has_journal(folder: Place) -> bool:
-    return is_folder(folder / FOLDER) if isinstance(folder, Url) else exists(folder / NAME)
 
 
 def _below(where: Place) -> Iterator[Place]:

@@ -52,20 +52,17 @@ class Found:
 
 
 @contextlib.contextmanager
-def errors_as(what: str, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+def errors_as(what: str) -> Iterator[None]:
     """Turn what a store answers into an error of one line.
 
     Args:
         what: could not be done.
-        but: errors that are let through.
 
     Raises:
         DiskError: the store refuses, or does not answer.
     """
     try:
         yield
-    except but:
-        raise
     except OSError as error:
         raise DiskError(f"{what}: {error.strerror or error}") from error
 

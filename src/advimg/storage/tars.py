@@ -22,6 +22,10 @@ _BLOCK = 8 << 20
 """How many bytes of an archive in a store are read at a time when its members are listed."""
 
 
+_BROKEN = (tarfile.TarError, ValueError, OverflowError, EOFError)
+"""What tarfile raises where an archive is none, or is damaged."""
+
+
 class Member(NamedTuple):
     """A member of an archive: where its bytes begin, and how many they are."""
 
@@ -122,7 +126,7 @@ def contents(data: bytes) -> Iterator[tuple[str, bytes]]:
                 if file is not None:
                     yield info.name, file.read()
                 tar.members = []  # type: ignore[attr-defined]
-    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+    except _BROKEN as error:
         raise OSError(f"no tar archive, or cut off: {error}") from error
 
 
@@ -145,7 +149,7 @@ def _listed(archive: Place) -> Iterator[tuple[str, Member]]:
                 if info.isreg() and parts and parts[0] != "/" and ".." not in parts:
                     yield "/".join(parts), Member(info.offset_data, info.size)
                 tar.members = []  # type: ignore[attr-defined] # a second list, in more words
-    except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+    except _BROKEN as error:
         raise OSError(f"{archive} is no tar archive, or is cut off: {error}") from error
 
 
